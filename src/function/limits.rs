@@ -1,0 +1,143 @@
+//! Memory, time and /tmp, as Lambda counts them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Configured memory in MiB (Lambda writes "MB"). The 2018 limits: 128 to 3008 in steps of 64.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Memory(u32);
+
+/// Size of /tmp in MiB: 512, today up to 10240.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct TmpSize(u32);
+
+/// A function's timeout in seconds: 1 to 900.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Timeout(u32);
+
+/// Refused, with the nearest bound in Lambda's grammar ("Member must …").
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{constraint}")]
+pub struct NotALimit {
+    pub value: u32,
+    pub constraint: &'static str,
+}
+
+/// MiB of memory that come with one whole CPU.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-function-common.html>
+const MIB_PER_CPU: u64 = 1769;
+
+impl Memory {
+    pub const MIN: u32 = 128;
+    /// The most that any profile allows (today's limit); the 2018 profile's door stops at 3008.
+    pub const MAX: u32 = 10240;
+
+    /// Any size that some profile allows. Steps and the profile's own maximum are checked at the door.
+    pub fn from_mib(mib: u32) -> Result<Self, NotALimit> {
+        match mib {
+            0..Self::MIN => Err(NotALimit { value: mib, constraint: "Member must have value greater than or equal to 128" }),
+            Self::MIN..=Self::MAX => Ok(Self(mib)),
+            _ => Err(NotALimit { value: mib, constraint: "Member must have value less than or equal to 10240" }),
+        }
+    }
+
+    pub fn mib(self) -> u32 {
+        self.0
+    }
+
+    pub fn bytes(self) -> u64 {
+        u64::from(self.0) << 20
+    }
+
+    /// CPU time that this memory buys in a period of the scheduler.
+    pub fn cpu_quota(self, period: Duration) -> Duration {
+        let micros = period.as_micros() as u64 * u64::from(self.0) / MIB_PER_CPU;
+        Duration::from_micros(micros)
+    }
+}
+
+impl TmpSize {
+    pub const DEFAULT: Self = Self(512);
+
+    pub fn from_mib(mib: u32) -> Result<Self, NotALimit> {
+        match mib {
+            0..512 => Err(NotALimit { value: mib, constraint: "Member must have value greater than or equal to 512" }),
+            512..=10240 => Ok(Self(mib)),
+            _ => Err(NotALimit { value: mib, constraint: "Member must have value less than or equal to 10240" }),
+        }
+    }
+
+    pub fn mib(self) -> u32 {
+        self.0
+    }
+
+    pub fn bytes(self) -> u64 {
+        u64::from(self.0) << 20
+    }
+
+    /// As many files as a disk of this size would hold with its usual 16 KiB for each inode;
+    /// without a bound, empty files would eat kernel memory that no size counts.
+    pub fn inodes(self) -> u64 {
+        self.bytes() / (16 << 10)
+    }
+}
+
+impl Timeout {
+    pub fn from_secs(secs: u32) -> Result<Self, NotALimit> {
+        match secs {
+            0 => Err(NotALimit { value: secs, constraint: "Member must have value greater than or equal to 1" }),
+            1..=900 => Ok(Self(secs)),
+            _ => Err(NotALimit { value: secs, constraint: "Member must have value less than or equal to 900" }),
+        }
+    }
+
+    pub fn secs(self) -> u32 {
+        self.0
+    }
+
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+}
+
+macro_rules! as_u32 {
+    ($($type:ident, $parse:ident;)*) => {$(
+        impl TryFrom<u32> for $type {
+            type Error = NotALimit;
+            fn try_from(value: u32) -> Result<Self, NotALimit> { Self::$parse(value) }
+        }
+        impl From<$type> for u32 {
+            fn from(limit: $type) -> u32 { limit.0 }
+        }
+    )*};
+}
+as_u32! { Memory, from_mib; TmpSize, from_mib; Timeout, from_secs; }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_in_proportion_to_memory() {
+        let period = Duration::from_millis(100);
+        let quota = |mib| Memory::from_mib(mib).unwrap().cpu_quota(period).as_micros();
+        assert_eq!([quota(128), quota(512), quota(1769), quota(3008)], [7_235, 28_942, 100_000, 170_039]);
+    }
+
+    #[test]
+    fn limits_end_where_lambda_says() {
+        assert!(Memory::from_mib(127).is_err() && Memory::from_mib(128).is_ok());
+        assert!(Timeout::from_secs(0).is_err() && Timeout::from_secs(900).is_ok() && Timeout::from_secs(901).is_err());
+        assert!(TmpSize::from_mib(511).is_err() && TmpSize::from_mib(10241).is_err());
+    }
+
+    #[test]
+    fn a_limit_cannot_be_smuggled_in_through_the_wire() {
+        assert!(postcard::from_bytes::<Memory>(&postcard::to_stdvec(&1u32).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,39 @@
+//! What a function is: its name, its limits, its revision.
+//!
+//! A word, known to server and launchers. Everything here is valid by construction: texts and
+//! numbers from outside become these types at a door, or are refused there.
+
+mod limits;
+mod name;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::code::Digest;
+use crate::runtime::RuntimeName;
+
+pub use limits::{Memory, NotALimit, Timeout, TmpSize};
+pub use name::{FunctionName, NotAName};
+
+/// A function as stored: what an environment is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Function {
+    pub name: FunctionName,
+    pub runtime: RuntimeName,
+    pub handler: String,
+    pub memory: Memory,
+    pub timeout: Timeout,
+    pub tmp: TmpSize,
+    /// The customer's environment variables.
+    pub vars: BTreeMap<String, String>,
+    pub code: Digest,
+    pub layers: Vec<Digest>,
+    pub stamp: Stamp,
+}
+
+/// Which state of a function an environment was made from. Grows with every change of code or
+/// configuration and is never used twice, not even for a function deleted and created anew:
+/// an environment with another stamp than the registry's is never lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stamp(pub u64);

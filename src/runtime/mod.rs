@@ -1,0 +1,181 @@
+//! What a runtime is: a recipe (data) and a tree of files.
+//!
+//! A word. The builder (`scripts/build-runtimes`) lays out `runtimes_dir`:
+//!
+//! ```text
+//! owner                 R: the host uid (decimal) that owns every tree; "root as seen inside"
+//! trees/<sha256>/       content: a base or a delta, owned by R
+//! sets/<sha256>         digests of trees, one a line, top layer first; the file is named by its own SHA-256
+//! <name>.toml           the recipe as installed, read by the server ([`Recipe`])
+//! ```
+//!
+//! The engine has no list of runtimes: whatever recipe is installed can be used, and no recipe adds a
+//! `match` arm anywhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use crate::code::Digest;
+use crate::function::Memory;
+
+/// `nodejs8.10`, `provided.al2023`: 1 to 40 of `[a-z0-9.]`, beginning with a letter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RuntimeName(String);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a runtime name: 1 to 40 of a-z, 0-9 and '.', beginning with a letter")]
+pub struct NotARuntimeName(String);
+
+impl RuntimeName {
+    pub fn parse(text: &str) -> Result<Self, NotARuntimeName> {
+        let good = (1..=40).contains(&text.len())
+            && text.as_bytes()[0].is_ascii_lowercase()
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.');
+        if good { Ok(Self(text.to_owned())) } else { Err(NotARuntimeName(text.chars().take(80).collect())) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RuntimeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for RuntimeName {
+    type Error = NotARuntimeName;
+    fn try_from(text: String) -> Result<Self, NotARuntimeName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<RuntimeName> for String {
+    fn from(name: RuntimeName) -> String {
+        name.0
+    }
+}
+
+/// The set of trees that a container's root is made of: the digest of the file in `sets/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TreeId(pub Digest);
+
+impl fmt::Display for TreeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a runtime is started, as `<name>.toml` says it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub name: RuntimeName,
+    /// Digest of the file in `sets/`.
+    #[serde(deserialize_with = "digest")]
+    pub tree: TreeId,
+    /// Command lines to try, in this order: the first whose program is a regular file is started.
+    /// `{memory_mib:85%}` becomes that share of the configured memory in MiB.
+    pub start: Vec<Vec<String>>,
+    /// Sets `AWS_EXECUTION_ENV=AWS_Lambda_<name>` (every runtime but `provided*`).
+    #[serde(default)]
+    pub execution_env: bool,
+    /// Variables that a function's own may replace (PATH, LD_LIBRARY_PATH, …).
+    #[serde(default)]
+    pub vars: BTreeMap<String, String>,
+}
+
+fn digest<'de, D: serde::Deserializer<'de>>(text: D) -> Result<TreeId, D::Error> {
+    let text = String::deserialize(text)?;
+    text.parse().map(TreeId).map_err(serde::de::Error::custom)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("parse {path}")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path} is the recipe of {found}: a recipe's file bears its name")]
+    Misnamed { path: PathBuf, found: RuntimeName },
+}
+
+impl Recipe {
+    /// Reads one installed recipe. `Ok(None)` when this runtime is not installed.
+    pub fn read(runtimes_dir: &Path, name: &RuntimeName) -> Result<Option<Self>, RecipeError> {
+        let path = runtimes_dir.join(format!("{name}.toml"));
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RecipeError::Read { path, source }),
+        };
+        let recipe: Self =
+            toml::from_str(&text).map_err(|source| RecipeError::Parse { path: path.clone(), source: Box::new(source) })?;
+        if recipe.name != *name {
+            return Err(RecipeError::Misnamed { path, found: recipe.name });
+        }
+        Ok(Some(recipe))
+    }
+
+    /// The names of all installed runtimes, sorted.
+    pub fn installed(runtimes_dir: &Path) -> Result<Vec<RuntimeName>, RecipeError> {
+        let fail = |source| RecipeError::Read { path: runtimes_dir.to_owned(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(runtimes_dir).map_err(fail)? {
+            let file = entry.map_err(fail)?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".toml")).map(RuntimeName::parse);
+            names.extend(name.and_then(Result::ok));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The command lines of [`Recipe::start`] for a function with this memory.
+    pub fn command_lines(&self, memory: Memory) -> Vec<Vec<String>> {
+        let fill = |word: &String| fill_memory(word, memory);
+        self.start.iter().map(|line| line.iter().map(fill).collect()).collect()
+    }
+}
+
+fn fill_memory(word: &str, memory: Memory) -> String {
+    let filled = || {
+        let (before, rest) = word.split_once("{memory_mib:")?;
+        let (percent, after) = rest.split_once("%}")?;
+        let percent: u32 = percent.parse().ok().filter(|p| *p <= 100)?;
+        Some(format!("{before}{}{after}", memory.mib() * percent / 100))
+    };
+    filled().unwrap_or_else(|| word.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_name_is_never_a_path() {
+        assert!(RuntimeName::parse("provided.al2023").is_ok());
+        for text in ["", ".", "..", ".x", "a/b", "Node", &"a".repeat(41)] {
+            assert!(RuntimeName::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_the_memory_is_filled_in() {
+        let memory = Memory::from_mib(512).unwrap();
+        assert_eq!(fill_memory("--max-old-space-size={memory_mib:85%}", memory), "--max-old-space-size=435");
+        assert_eq!(fill_memory("/var/{memory_mib:x%}", memory), "/var/{memory_mib:x%}");
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_recipe_is_refused() {
+        let text = format!("name='a'\ntree='{}'\nstart=[['/x']]\nstrat=1", Digest::of(b""));
+        assert!(toml::from_str::<Recipe>(&text).unwrap_err().to_string().contains("strat"));
+    }
+}

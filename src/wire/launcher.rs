@@ -1,0 +1,166 @@
+//! Server ⇄ launcher: orders and reports.
+//!
+//! Each launcher has its own socket pair to the server. Reports carry the order's id and may come in any order.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::code::Digest;
+use crate::function::{Memory, TmpSize};
+use crate::invocation::ProcessEnd;
+use crate::runtime::TreeId;
+
+/// Chosen by the server, unique on one socket pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OrderId(pub u64);
+
+/// Chosen by the launcher. Unique for the life of the supervisor: no launcher gets a number twice.
+/// Written `3-17`; its cgroup is `kiln-<instance>-3-17`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ContainerId {
+    pub launcher: u32,
+    pub number: u32,
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.launcher, self.number)
+    }
+}
+
+/// A directory below `staging/`, written as 32 hexadecimal digits. Chosen by the server, at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StagingId(pub u128);
+
+impl fmt::Display for StagingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Server → launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Build a container; its init then waits for "start".
+    Build(Build),
+    /// Check the tree that `unpack` left in `staging/<staging>/`, own it, rename it to `code/<code>`.
+    /// One descriptor: the zip (a sealed memfd), kept as `code/<code>.zip`.
+    AdoptCode { order: OrderId, staging: StagingId, code: Digest },
+    /// Remove `code/<code>` and `code/<code>.zip`.
+    ForgetCode { order: OrderId, code: Digest },
+    /// Kill what is left of a container, reap its init, remove its cgroups.
+    End { order: OrderId, container: ContainerId },
+    /// Describe a container as an OCI runtime configuration (in a memfd that comes with the report).
+    Describe { order: OrderId, container: ContainerId },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    pub order: OrderId,
+    pub tree: TreeId,
+    pub code: Digest,
+    pub layers: Vec<Digest>,
+    pub memory: Memory,
+    pub tmp: TmpSize,
+}
+
+/// Lambda's limit on layers of a function.
+pub const MAX_LAYERS: usize = 5;
+
+/// Launcher → server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The container rests. One descriptor for each of `handles`, in that order.
+    Built {
+        order: OrderId,
+        container: ContainerId,
+        cgroups: CgroupLayout,
+        handles: Vec<Handle>,
+        steps: Vec<StepTime>,
+    },
+    Adopted {
+        order: OrderId,
+    },
+    Forgotten {
+        order: OrderId,
+    },
+    Ended {
+        order: OrderId,
+        container: ContainerId,
+    },
+    /// One descriptor: the JSON text.
+    Described {
+        order: OrderId,
+    },
+    /// The order breaks a rule, and nothing was done.
+    Refused {
+        order: OrderId,
+        why: String,
+    },
+    /// A step failed, and what had been done was undone.
+    Failed {
+        order: OrderId,
+        failure: StepFailure,
+    },
+    /// A container's init has ended and was reaped; the server may not know yet. Its cgroups are still there.
+    InitEnded {
+        container: ContainerId,
+        how: ProcessEnd,
+    },
+}
+
+/// Which descriptors come with a container. "v1" and "v2" are cgroup versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Handle {
+    /// pidfd of kiln-init: for noticing its end (as uid kiln it can neither signal nor wait).
+    InitPidfd,
+    /// The listening socket of the Runtime API, made inside the container's network namespace.
+    Listener,
+    /// Read end of the pipe that is the function's stdout and stderr.
+    Log,
+    /// Control socket to kiln-init ([`super::init`]).
+    Control,
+    /// The mount of /tmp (O_PATH), for fstatfs.
+    Tmp,
+    /// The container's cgroup2 directory (O_PATH).
+    CgroupDir,
+    /// Its `cgroup.kill`, open for writing.
+    CgroupKill,
+    /// Its `cgroup.freeze`, open for writing.
+    CgroupFreeze,
+    /// v2: `cpu.max`; v1: `cpu.cfs_quota_us`; open for writing.
+    CpuQuota,
+    /// v2: `cpu.max.burst`; v1: `cpu.cfs_burst_us`; open for writing. Absent where the kernel has none.
+    CpuBurst,
+    /// v1 only: directories (O_PATH) of the memory and cpuacct hierarchies. On unified hosts `CgroupDir` serves.
+    MemoryDir,
+    CpuacctDir,
+}
+
+/// Where limits and statistics are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupLayout {
+    /// All controllers in cgroup2.
+    Unified,
+    /// Limits and statistics in v1 hierarchies; birth, freeze and kill in cgroup2 (hybrid and v1 hosts).
+    Split,
+}
+
+/// What a launch step took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepTime {
+    pub step: String,
+    pub micros: u32,
+}
+
+/// A step of a launch (or of adopting code) that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("step {step:?}: {what}: {}", std::io::Error::from_raw_os_error(*errno))]
+pub struct StepFailure {
+    /// The step's name, as in the list in `launcher::launch`.
+    pub step: String,
+    /// The operation and its object.
+    pub what: String,
+    pub errno: i32,
+}

@@ -1,0 +1,83 @@
+//! Server ⇄ supervisor.
+
+use serde::{Deserialize, Serialize};
+
+use super::launcher::{OrderId, StagingId};
+
+/// Server → supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// Both doors are served.
+    Ready,
+    /// Sent every [`HEARTBEAT_S`] seconds from the server's own event loop.
+    Heartbeat,
+    /// Make `staging/<staging>/` and start `unpack` on it. One descriptor: the zip (a sealed memfd).
+    Unpack { order: OrderId, staging: StagingId },
+}
+
+/// Seconds between two heartbeats; after five missed ones the supervisor replaces the server.
+pub const HEARTBEAT_S: u64 = 2;
+
+/// Supervisor → server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToServer {
+    /// A launcher is ready; one descriptor: the server's end of its socket pair. Sent at start for each, and
+    /// again for each that replaces a dead one.
+    Launcher {
+        launcher: u32,
+    },
+    /// A launcher has died; its containers are dead too and their cgroups removed.
+    LauncherGone {
+        launcher: u32,
+    },
+    Unpacked {
+        order: OrderId,
+        result: Unpacked,
+    },
+    /// Take no new callers, let running invocations finish within the limit, then exit 0.
+    Drain,
+}
+
+/// How `unpack` ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unpacked {
+    /// The tree rests in `staging/<staging>/tree`.
+    Done { bytes: u64 },
+    /// The zip is at fault.
+    Refused(ZipRefusal),
+    /// We are at fault (disk full, killed, …).
+    Failed { what: String },
+}
+
+/// What is wrong with a zip. `unpack`'s exit code is 64 plus the variant's place in this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ZipRefusal {
+    /// Not a zip, or damaged.
+    Unreadable,
+    /// Over the limit of 250 MB unpacked.
+    TooLarge,
+    TooManyEntries,
+    /// An entry's name leaves the tree: absolute, `..`, NUL, or not UTF-8.
+    BadName,
+    /// A symbolic link that leaves the tree.
+    BadLink,
+    /// A device, a socket, a pipe.
+    BadKind,
+    /// Two entries of one name, or overlapping data.
+    Overlapping,
+    /// Compressed with a method that Lambda does not take, or encrypted.
+    BadMethod,
+}
+
+impl ZipRefusal {
+    pub const ALL: [Self; 8] = [
+        Self::Unreadable,
+        Self::TooLarge,
+        Self::TooManyEntries,
+        Self::BadName,
+        Self::BadLink,
+        Self::BadKind,
+        Self::Overlapping,
+        Self::BadMethod,
+    ];
+}
