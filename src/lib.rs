@@ -50,6 +50,7 @@ pub mod kill_point;
 pub mod code;
 pub mod config;
 pub mod function;
+pub mod hierarchy;
 pub mod invocation;
 pub mod meter;
 pub mod registry;
