@@ -49,13 +49,24 @@ pub struct Invocation {
     pub invoked_arn: String,
     /// `Root=…;Parent=…;Sampled=0`
     pub trace: String,
+    pub log_type: LogType,
+}
+
+/// `X-Amz-Log-Type`: whether the caller wants the end of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogType {
+    /// The answer goes out as soon as the runtime has posted it.
+    #[default]
+    None,
+    /// The answer waits for the REPORT line, which the tail ends with.
+    Tail,
 }
 
 /// What a caller of `dispatch` gets for an invocation that ran.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub outcome: Outcome,
-    /// The last 4096 bytes of this invocation's log, START to REPORT.
+    /// The last 4096 bytes of this invocation's log, START to REPORT; empty unless [`LogType::Tail`] was asked for.
     pub log_tail: Vec<u8>,
 }
 

@@ -1,1 +1,7 @@
 //! To come.
+
+pub mod dispatch;
+pub mod environment;
+pub mod logs;
+pub mod pool;
+pub mod runtime_api;

@@ -1,0 +1,4 @@
+//! To come.
+mod launchers;
+
+pub use launchers::{LaunchError, Launchers};

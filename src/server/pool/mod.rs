@@ -1,0 +1,4 @@
+//! To come.
+mod snapshot;
+
+pub use snapshot::{Seen, SeenState, Snapshot};

@@ -1,0 +1,52 @@
+//! What people on duty see of the pool: a copy, made under the lock, free of it afterwards.
+
+use serde::{Deserialize, Serialize};
+
+use crate::function::FunctionName;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The host's memory that environments may use, and what they are charged now.
+    pub budget_mib: u64,
+    pub charged_mib: u64,
+    /// Invocations accepted and not yet answered, and their bound.
+    pub in_flight: usize,
+    pub concurrency: usize,
+    /// Environments that initialise now, and their bound.
+    pub starting: usize,
+    pub parallel_starts: usize,
+    /// Invocations that wait for capacity.
+    pub waiting: usize,
+    pub environments: Vec<Seen>,
+}
+
+/// One environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    pub function: FunctionName,
+    /// `$LATEST` or a number.
+    pub version: String,
+    pub state: SeenState,
+    pub age_s: f64,
+    /// Since when it is idle, for idle ones.
+    pub idle_s: Option<f64>,
+    /// Configured memory.
+    pub memory_mib: u32,
+    /// What it is charged against the budget.
+    pub charged_mib: u64,
+    /// What the function used when last looked at, and the most so far.
+    pub used_mib: u64,
+    pub peak_mib: u64,
+    /// Invocations handed over so far, the running one included.
+    pub invocations: u64,
+    /// The container's id; none while it is being built.
+    pub container: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeenState {
+    Initialising,
+    Idle,
+    Busy,
+}
