@@ -27,7 +27,11 @@ const LOG_LIMIT = 256 * 1024; // of a logged error, as Lambda cut it
 
 // The invocation at work; null while we initialise or wait.
 let current = null;
+// For log lines: what runs on after its answer still speaks under its own id, until the next event comes.
+let requestId;
 let handler = null;
+// An exception was not caught; the answer on its way may still arrive.
+let dying = false;
 
 // ---- The Runtime API ------------------------------------------------------------------------------------------------
 
@@ -58,10 +62,11 @@ function postError(resource, error, done) {
 }
 
 function headerSafe(type) {
-  return /^[A-Za-z0-9_.]{1,100}$/.test(type) ? type : 'Unhandled';
+  return type !== undefined && /^[A-Za-z0-9_.]{1,100}$/.test(type) ? type : 'Unhandled';
 }
 
 function next() {
+  if (dying) return process.exit(129);
   current = null;
   call('GET', 'invocation/next', {}, null, (answer, body) => {
     if (answer.statusCode !== 200) lost(new Error('next was answered with ' + answer.statusCode));
@@ -74,6 +79,7 @@ function next() {
 function invoke(headers, body) {
   const invocation = new Invocation(headers);
   current = invocation;
+  requestId = invocation.id;
   if (headers['lambda-runtime-trace-id']) env._X_AMZN_TRACE_ID = headers['lambda-runtime-trace-id'];
   else delete env._X_AMZN_TRACE_ID;
   try {
@@ -81,8 +87,7 @@ function invoke(headers, body) {
     const returned = handler(event, invocation.context, (error, result) => invocation.called(error, result));
     // A promise that settles wins; any other return value never counted.
     if (returned && typeof returned.then === 'function') {
-      invocation.promised = true;
-      returned.then(result => invocation.succeed(result), error => invocation.fail(error === undefined || error === null ? 'null' : error));
+      returned.then(result => invocation.succeed(result), error => invocation.fail(error));
     }
   } catch (error) {
     invocation.fail(error);
@@ -156,7 +161,7 @@ function makeContext(invocation, headers) {
     identity: parsed(headers['lambda-runtime-cognito-identity']),
     getRemainingTimeInMillis: () => deadline - Date.now(),
     succeed: result => invocation.succeed(result),
-    fail: error => invocation.fail(isSet(error) ? error : 'null'),
+    fail: error => invocation.fail(error),
     done: (error, result) => (isSet(error) ? invocation.fail(error) : invocation.succeed(result)),
   };
   Object.defineProperty(context, 'callbackWaitsForEmptyEventLoop', {
@@ -191,7 +196,8 @@ process.on('beforeExit', () => {
 function describe(thrown) {
   try {
     if (!(thrown instanceof Error) && Object.prototype.toString.call(thrown) !== '[object Error]') return { errorMessage: String(thrown) };
-    const frames = String(thrown.stack || '').split('\n').filter(line => /^\s+at /.test(line));
+    // Calls, and before them the "file:line" that a syntax error begins with.
+    const frames = String(thrown.stack || '').split('\n').filter(line => /^\s+at |^\/.*:\d+$/.test(line));
     return {
       errorMessage: String(thrown.message),
       errorType: String(thrown.name || 'Error'),
@@ -209,21 +215,21 @@ function logError(error) {
 
 process.on('uncaughtException', thrown => {
   const error = describe(thrown);
-  const invocation = current;
   logError(error);
   if (!handler) return failInit(error);
-  // After the answer nobody is left to tell; and one that was sent is not unsaid.
-  if (!invocation || invocation.sent) return process.exit(129);
-  invocation.sent = true;
-  postError('invocation/' + invocation.id + '/error', error, () => process.exit(129));
+  // While we wait for an event there is nobody to tell.
+  if (!current) return process.exit(129);
+  dying = true;
+  if (current.sent) return;
+  current.sent = true;
+  postError('invocation/' + current.id + '/error', error, next);
 });
 
 // ---- Logs -----------------------------------------------------------------------------------------------------------
 
 // One console call is one event: Lambda splits events at \n and keeps \r.
 function line(text) {
-  const id = current ? current.id : undefined;
-  process.stdout.write(new Date().toISOString() + '\t' + id + '\t' + text.replace(/\n/g, '\r') + '\n');
+  process.stdout.write(new Date().toISOString() + '\t' + requestId + '\t' + text.replace(/\n/g, '\r') + '\n');
 }
 
 ['log', 'info', 'warn', 'error', 'debug'].forEach(name => {
