@@ -95,9 +95,10 @@ fn play(environment: &mut Environment, call: &Call) -> Result<(), String> {
     let (path, right) = match &call.answer {
         Answer::Result(json) => ("/response", said == serde_json::from_str::<Value>(json).map_err(|error| error.to_string())?),
         Answer::Error { message, kind: None } => ("/error", said == json!({ "errorMessage": message })),
-        Answer::Error { message, kind: Some(kind) } | Answer::LastError { message, kind } => {
-            ("/error", first_line(&said["errorMessage"]) == first_line(&json!(message)) && said["errorType"] == *kind && traced(&said))
-        }
+        Answer::Error { message, kind: Some(kind) } | Answer::LastError { message, kind } => (
+            "/error",
+            first_line(&said["errorMessage"]) == first_line(&json!(message)) && said["errorType"] == *kind && traced(&said),
+        ),
         Answer::InitError { holds, kind } => {
             ("/init/error", said["errorMessage"].as_str().is_some_and(|text| text.contains(holds)) && said["errorType"] == *kind)
         }
@@ -303,7 +304,8 @@ fn read_request(connection: &mut BufReader<TcpStream>) -> std::io::Result<Reques
 fn node() -> Option<PathBuf> {
     let built = env::var_os("KILN_TEST_NODE").map(PathBuf::from).or_else(|| built_node(&runtimes_dir()));
     if built.is_none() {
-        let why = format!("no nodejs8.10 in {}: run scripts/build-runtimes --runtimes-dir target/runtimes", runtimes_dir().display());
+        let why =
+            format!("no nodejs8.10 in {}: run scripts/build-runtimes --runtimes-dir target/runtimes", runtimes_dir().display());
         assert!(env::var_os("KILN_TESTS_MUST_RUN").is_none(), "{why}");
         eprintln!("SKIP: {why}");
     }
