@@ -1,0 +1,117 @@
+//! Calls whose arguments decide.
+//!
+//! A test sees the low 32 bits of an argument, and each call below has an argument of 32 bits there: the kernel does
+//! not look at the rest either (clone(2) takes `lower_32_bits(clone_flags)`), so nothing can hide in it.
+
+use libc::*;
+
+use super::{Call, calls};
+
+/// A call that is allowed if all tests of one of `any` hold, and else answers `otherwise`.
+#[derive(Debug)]
+pub struct Condition {
+    pub call: Call,
+    pub any: &'static [&'static [Test]],
+    /// An errno that the call's callers expect.
+    pub otherwise: i32,
+    pub why: &'static str,
+}
+
+/// One argument, counted from 0, and what it has to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Test(pub u32, pub Arg);
+
+#[derive(Clone, Copy, Debug)]
+pub enum Arg {
+    OneOf(&'static [u32]),
+    NoneOf(&'static [u32]),
+    WithoutBits(u32),
+}
+
+use Arg::{NoneOf, OneOf, WithoutBits};
+
+/// All that make a namespace. (CLONE_NEWTIME shares its bit with the exit signal; only clone3 knows it.)
+const NEW_NAMESPACES: u32 =
+    (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) as u32;
+
+const INTERNET_AND_UNIX: &[u32] = &[AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
+/// The others load kernel modules on request (SCTP, DCCP) or are young (MPTCP: Go tries it and goes on).
+const TCP_AND_UDP: &[u32] = &[0, IPPROTO_TCP as u32, IPPROTO_UDP as u32];
+
+/// Each with its caller; the others are securebits, capabilities, filters, and what checkpoints need.
+const PRCTL_OPTIONS: &[u32] = &[
+    PR_SET_PDEATHSIG as u32,       // Python's and Go's children that die with their parent
+    PR_GET_PDEATHSIG as u32,       // the same, looking
+    PR_GET_DUMPABLE as u32,        // .NET's createdump
+    PR_SET_DUMPABLE as u32,        // kiln-init, so that the function cannot trace it; ssh-agent
+    PR_SET_NAME as u32,            // thread names: libuv, the JVM, .NET, glibc's pthread_setname_np
+    PR_GET_NAME as u32,            // the same, looking
+    PR_CAPBSET_READ as u32,        // libcap's start
+    PR_GET_SECUREBITS as u32,      // libcap; our own probe
+    PR_SET_CHILD_SUBREAPER as u32, // tini and other supervisors inside a function
+    PR_GET_CHILD_SUBREAPER as u32, // the same, looking
+    PR_SET_NO_NEW_PRIVS as u32,    // xz, bubblewrap: already so
+    PR_GET_NO_NEW_PRIVS as u32,    // the same, looking
+    PR_SET_THP_DISABLE as u32,     // Go 1.21 with disablethp, Redis
+    PR_GET_THP_DISABLE as u32,     // the JVM's choice of huge pages
+    PR_SET_VMA as u32,             // Go 1.25 and glibc's tunable name their maps
+];
+
+/// What forges a terminal's input (CVE-2017-5226, and for TIOCLINUX CVE-2023-28100), and what loads a kernel module for
+/// any line discipline that it is asked for (CVE-2017-2636, CVE-2023-6546).
+const TERMINAL_TRICKS: &[u32] = &[TIOCSTI as u32, TIOCLINUX as u32, TIOCSETD];
+/// asm-generic/ioctls.h; missing in `libc`.
+const TIOCSETD: u32 = 0x5423;
+
+const fn call(one: &'static [Call]) -> Call {
+    one[0]
+}
+
+pub const CONDITIONS: &[Condition] = &[
+    Condition {
+        call: call(calls![SYS_clone]),
+        any: &[&[Test(0, WithoutBits(NEW_NAMESPACES))]],
+        otherwise: EPERM,
+        why: "glibc's fork, posix_spawn and pthread_create, Go's threads; none makes a namespace",
+    },
+    Condition {
+        call: call(calls![SYS_clone3]),
+        any: &[],
+        otherwise: ENOSYS,
+        why: "glibc 2.34 and later tries it first and falls back to clone; its flags are in memory, out of a filter's sight",
+    },
+    Condition {
+        call: call(calls![SYS_socket]),
+        any: &[
+            &[Test(0, OneOf(INTERNET_AND_UNIX)), Test(2, OneOf(TCP_AND_UDP))],
+            // NETLINK_ROUTE alone; the others are doors of the firewall, of audit, of crypto modules.
+            &[Test(0, OneOf(&[AF_NETLINK as u32])), Test(2, OneOf(&[NETLINK_ROUTE as u32]))],
+        ],
+        otherwise: EAFNOSUPPORT,
+        why: "HTTP clients and servers of every runtime; netlink for glibc's getifaddrs and Go's net.Interfaces",
+    },
+    Condition {
+        call: call(calls![SYS_socketpair]),
+        any: &[&[Test(0, OneOf(&[AF_UNIX as u32]))]],
+        otherwise: EAFNOSUPPORT,
+        why: "libuv's stdio of a child process, Python's asyncio self-pipe, tokio's signals",
+    },
+    Condition {
+        call: call(calls![SYS_prctl]),
+        any: &[&[Test(0, OneOf(PRCTL_OPTIONS))]],
+        otherwise: EINVAL,
+        why: "kiln-init makes itself not dumpable; libuv, the JVM and .NET name threads. No securebits, no seccomp, no PR_SET_MM",
+    },
+    Condition {
+        call: call(calls![SYS_ioctl]),
+        any: &[&[Test(1, NoneOf(TERMINAL_TRICKS))]],
+        otherwise: EPERM,
+        why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input",
+    },
+    Condition {
+        call: call(calls![SYS_personality]),
+        any: &[&[Test(0, OneOf(&[0, u32::MAX]))]],
+        otherwise: EPERM,
+        why: "the JVM and Ruby builds ask (0xffffffff) or set what is (0); READ_IMPLIES_EXEC and no randomisation are refused",
+    },
+];
