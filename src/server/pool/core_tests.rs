@@ -1,0 +1,381 @@
+//! Random histories against a shadow that is too simple to be wrong.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const FUNCTIONS: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Request { function: usize, patience_ms: u64 },
+    Started { pick: usize },
+    Failed { pick: usize },
+    Answered { pick: usize },
+    GiveBack { pick: usize, now: u64, tmp: u64 },
+    Dirty { pick: usize },
+    Grow { pick: usize, tmp: u64 },
+    Change { function: usize },
+    DeadWhenLent,
+    Died { pick: usize },
+    Abandon { pick: usize },
+    Pass { ms: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pick = any::<usize>;
+    prop_oneof![
+        6 => (0..FUNCTIONS, 1..50u64).prop_map(|(function, patience_ms)| Step::Request { function, patience_ms }),
+        4 => pick().prop_map(|pick| Step::Started { pick }),
+        1 => pick().prop_map(|pick| Step::Failed { pick }),
+        2 => pick().prop_map(|pick| Step::Answered { pick }),
+        5 => (pick(), 1..700 * MIB, 0..300 * MIB).prop_map(|(pick, now, tmp)| Step::GiveBack { pick, now, tmp }),
+        1 => pick().prop_map(|pick| Step::Dirty { pick }),
+        1 => (pick(), 0..300 * MIB).prop_map(|(pick, tmp)| Step::Grow { pick, tmp }),
+        1 => (0..FUNCTIONS).prop_map(|function| Step::Change { function }),
+        1 => Just(Step::DeadWhenLent),
+        1 => pick().prop_map(|pick| Step::Died { pick }),
+        1 => pick().prop_map(|pick| Step::Abandon { pick }),
+        3 => (1..30u64).prop_map(|ms| Step::Pass { ms }),
+    ]
+}
+
+/// What must be true, kept without looking into the core.
+struct Shadow {
+    core: Core,
+    now: Instant,
+    stamps: [Stamp; FUNCTIONS],
+    next_stamp: u64,
+    waiting: BTreeMap<Ticket, Want>,
+    starting: BTreeMap<SlotId, Want>,
+    /// Slots on loan, and whether their request is answered.
+    busy: BTreeMap<SlotId, (Want, bool)>,
+    /// In order of their return.
+    idle: Vec<(SlotId, Want)>,
+    ended: usize,
+    requested: usize,
+    dead_when_lent: bool,
+}
+
+fn limits() -> Limits {
+    Limits {
+        budget: 1024 * MIB,
+        starts: 2,
+        concurrency: 8,
+        waiters: 3,
+        idle: Duration::from_millis(60),
+        settle: Duration::from_millis(5),
+    }
+}
+
+impl Shadow {
+    fn new() -> Self {
+        Self {
+            core: Core::new(limits()),
+            now: Instant::now(),
+            stamps: std::array::from_fn(|n| Stamp(n as u64)),
+            next_stamp: 100,
+            waiting: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            idle: Vec::new(),
+            ended: 0,
+            requested: 0,
+            dead_when_lent: false,
+        }
+    }
+
+    fn name(function: usize) -> FunctionName {
+        FunctionName::parse(&format!("f{function}")).unwrap()
+    }
+
+    fn current(&self, function: &FunctionName) -> Stamp {
+        (0..FUNCTIONS).find(|n| Self::name(*n) == *function).map(|n| self.stamps[n]).unwrap()
+    }
+
+    fn obey(&mut self, orders: Vec<Order>) {
+        let mut dead = None;
+        for order in orders {
+            match order {
+                Order::Lend { ticket, slot } => {
+                    let want = self.waiting.remove(&ticket).expect("only who waits is served");
+                    let at = self.idle.iter().position(|(idle, _)| *idle == slot).expect("only what is idle is lent");
+                    let (_, made_for) = self.idle.remove(at);
+                    assert_eq!((&made_for.function, made_for.stamp), (&want.function, want.stamp), "a stale or foreign slot");
+                    self.first_of_its_kind(ticket, &want);
+                    if std::mem::take(&mut self.dead_when_lent) {
+                        // What was decided together with this loan did not overtake it.
+                        dead = Some((slot, ticket, want));
+                        continue;
+                    }
+                    let younger = self.idle[at..].iter().any(|(_, idle)| (&idle.function, idle.stamp) == (&want.function, want.stamp));
+                    assert!(!younger, "the most recently used is lent first");
+                    assert!(self.busy.insert(slot, (want, false)).is_none(), "two requests in one slot");
+                }
+                Order::Start { ticket, slot } => {
+                    let want = self.waiting.remove(&ticket).expect("only who waits is served");
+                    self.first_of_its_kind(ticket, &want);
+                    assert!(self.starting.insert(slot, want).is_none());
+                }
+                Order::Refuse { ticket, .. } => {
+                    self.waiting.remove(&ticket).expect("only who waits is refused");
+                    self.ended += 1;
+                }
+                Order::Retire { slot, .. } => {
+                    let at = self.idle.iter().position(|(idle, _)| *idle == slot);
+                    self.idle.remove(at.expect("only what is idle is evicted"));
+                }
+            }
+        }
+        if let Some((slot, ticket, want)) = dead {
+            self.waiting.insert(ticket, want.clone());
+            let orders = self.core.replace(slot, ticket, want, self.now);
+            return self.obey(orders);
+        }
+        self.check();
+    }
+
+    fn first_of_its_kind(&self, ticket: Ticket, want: &Want) {
+        let alike = |(other, w): (&Ticket, &Want)| *other < ticket && (&w.function, w.stamp) == (&want.function, want.stamp);
+        assert!(!self.waiting.iter().any(alike), "a later request overtook an earlier one for the same");
+    }
+
+    fn check(&self) {
+        assert!(self.core.charged() <= limits().budget, "over budget: {}", self.core.charged() / MIB);
+        assert!(self.starting.len() <= limits().starts, "too many starts");
+        let unanswered = self.busy.values().filter(|(_, answered)| !answered).count();
+        let in_flight = self.waiting.len() + self.starting.len() + unanswered;
+        assert!(in_flight <= limits().concurrency);
+        assert_eq!((self.core.in_flight(), self.core.waiting()), (in_flight, self.waiting.len()));
+        for function in 0..FUNCTIONS {
+            let waiters = self.waiting.values().filter(|want| want.function == Self::name(function)).count();
+            assert!(waiters <= limits().waiters + 1, "a replaced request is the only one over the bound");
+        }
+        let all: BTreeSet<SlotId> =
+            self.starting.keys().chain(self.busy.keys()).copied().chain(self.idle.iter().map(|(slot, _)| *slot)).collect();
+        assert_eq!(all, self.core.slots().map(|(id, _)| id).collect(), "a slot was lost or invented");
+    }
+
+    fn act(&mut self, step: Step) {
+        let now = self.now;
+        match step {
+            Step::Request { function, patience_ms } => {
+                let want = Want {
+                    function: Self::name(function),
+                    stamp: self.stamps[function],
+                    memory: Memory::from_mib([128, 256, 512][self.stamps[function].0 as usize % 3]).unwrap(),
+                    until: now + Duration::from_millis(patience_ms),
+                };
+                self.requested += 1;
+                let (ticket, orders) = self.core.request(want.clone(), now);
+                self.waiting.insert(ticket, want);
+                self.obey(orders);
+            }
+            Step::Started { pick } => {
+                if let Some((slot, want)) = remove_nth(&mut self.starting, pick) {
+                    self.busy.insert(slot, (want, false));
+                    let orders = self.core.started(slot, now);
+                    self.obey(orders);
+                }
+            }
+            Step::Failed { pick } => {
+                if let Some((slot, _)) = remove_nth(&mut self.starting, pick) {
+                    self.ended += 1;
+                    let orders = self.core.remove(slot, now);
+                    self.obey(orders);
+                }
+            }
+            Step::Answered { pick } => {
+                if let Some(slot) = nth(&self.busy, pick) {
+                    if let Some((_, answered)) = self.busy.get_mut(&slot) {
+                        *answered = true;
+                    }
+                    self.core.answered(slot);
+                }
+            }
+            Step::GiveBack { pick, now: used, tmp } => {
+                if let Some((slot, (want, _))) = remove_nth(&mut self.busy, pick) {
+                    self.ended += 1;
+                    let current = self.current(&want.function);
+                    // It was lent with what was current; whether the core keeps it is seen from its orders.
+                    self.idle.push((slot, want));
+                    let orders = self.core.give_back(slot, Usage { now: used, tmp }, Some(current), now);
+                    self.obey(orders);
+                }
+            }
+            Step::Dirty { pick } => {
+                if let Some((slot, _)) = remove_nth(&mut self.busy, pick) {
+                    self.ended += 1;
+                    let orders = self.core.remove(slot, now);
+                    self.obey(orders);
+                }
+            }
+            Step::Grow { pick, tmp } => {
+                if let Some(slot) = nth(&self.busy, pick) {
+                    let (granted, orders) = self.core.grow(slot, tmp);
+                    assert!(granted || self.idle.is_empty() || orders.is_empty(), "evicted for nothing");
+                    self.obey(orders);
+                }
+            }
+            Step::Change { function } => {
+                self.next_stamp += 1;
+                self.stamps[function] = Stamp(self.next_stamp);
+                let orders = self.core.function_changed(&Self::name(function), Some(self.stamps[function]), now);
+                self.obey(orders);
+                assert!(!self.idle.iter().any(|(_, want)| want.function == Self::name(function)), "a stale slot stayed");
+            }
+            Step::DeadWhenLent => self.dead_when_lent = true,
+            Step::Died { pick } => {
+                if !self.idle.is_empty() {
+                    let (slot, _) = self.idle.remove(pick % self.idle.len());
+                    let orders = self.core.remove(slot, now);
+                    self.obey(orders);
+                }
+            }
+            Step::Abandon { pick } => {
+                if let Some((ticket, _)) = remove_nth(&mut self.waiting, pick) {
+                    self.ended += 1;
+                    let orders = self.core.abandon(ticket, now);
+                    self.obey(orders);
+                }
+            }
+            Step::Pass { ms } => {
+                self.now += Duration::from_millis(ms);
+                let orders = self.core.tick(self.now);
+                self.obey(orders);
+                assert!(self.waiting.values().all(|want| want.until > self.now), "who is late is refused");
+            }
+        }
+    }
+}
+
+fn nth<K: Copy + Ord, V>(map: &BTreeMap<K, V>, pick: usize) -> Option<K> {
+    map.keys().nth(pick % map.len().max(1)).copied()
+}
+
+fn remove_nth<K: Copy + Ord, V>(map: &mut BTreeMap<K, V>, pick: usize) -> Option<(K, V)> {
+    let key = nth(map, pick)?;
+    map.remove_entry(&key)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_breaks_a_promise(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut shadow = Shadow::new();
+        for step in steps {
+            shadow.act(step);
+        }
+        // Whatever happened: when all loans end and time passes, nothing is left and everybody was told.
+        while !(shadow.starting.is_empty() && shadow.busy.is_empty() && shadow.waiting.is_empty()) {
+            shadow.act(Step::Started { pick: 0 });
+            shadow.act(Step::GiveBack { pick: 0, now: MIB, tmp: 0 });
+            shadow.act(Step::Pass { ms: 1 });
+        }
+        prop_assert_eq!(shadow.ended, shadow.requested);
+        shadow.act(Step::Pass { ms: 60 });
+        prop_assert_eq!((shadow.core.charged(), shadow.idle.len()), (0, 0));
+    }
+}
+
+fn want(name: &str, mib: u32, now: Instant) -> Want {
+    Want {
+        function: FunctionName::parse(name).unwrap(),
+        stamp: Stamp(1),
+        memory: Memory::from_mib(mib).unwrap(),
+        until: now + Duration::from_secs(5),
+    }
+}
+
+/// Starts one and gives it back, using so much.
+#[track_caller]
+fn warm(core: &mut Core, want: &Want, usage: Usage, now: Instant) -> SlotId {
+    let (ticket, orders) = core.request(want.clone(), now);
+    let [Order::Start { ticket: served, slot }] = orders[..] else { panic!("{orders:?}") };
+    assert_eq!(served, ticket);
+    core.started(slot, now);
+    assert_eq!(core.give_back(slot, usage, Some(want.stamp), now), []);
+    slot
+}
+
+#[test]
+fn a_frozen_one_is_charged_what_it_uses_and_a_busy_one_what_it_may() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    warm(&mut core, &want("a", 512, now), Usage { now: 40 * MIB, tmp: 0 }, now);
+    assert_eq!(core.charged(), 40 * MIB);
+    core.request(want("a", 512, now), now);
+    assert_eq!(core.charged(), 512 * MIB);
+}
+
+#[test]
+fn tmp_in_use_is_charged_in_steps_beside_the_memory() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let (_, orders) = core.request(want("a", 128, now), now);
+    let [Order::Start { slot, .. }] = orders[..] else { panic!("{orders:?}") };
+    core.started(slot, now);
+    assert_eq!(core.grow(slot, 1), (true, vec![]));
+    assert_eq!(core.charged(), (128 + 64) * MIB);
+    assert_eq!(core.grow(slot, 65 * MIB), (true, vec![]));
+    assert_eq!(core.charged(), (128 + 128) * MIB);
+    assert!(!core.grow(slot, 900 * MIB).0);
+}
+
+#[test]
+fn the_least_recently_used_goes_first_and_no_more_than_needed() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let old = warm(&mut core, &want("a", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now);
+    warm(&mut core, &want("b", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now + Duration::from_millis(1));
+    let (_, orders) = core.request(want("c", 512, now), now);
+    assert!(matches!(orders[..], [Order::Retire { slot, why: Retire::Evicted }, Order::Start { .. }] if slot == old), "{orders:?}");
+}
+
+#[test]
+fn a_thaw_evicts_others_but_never_itself_or_a_busy_one() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let mine = warm(&mut core, &want("a", 512, now), Usage { now: 100 * MIB, tmp: 0 }, now);
+    core.request(want("b", 512, now), now);
+    let other = warm(&mut core, &want("c", 256, now), Usage { now: 100 * MIB, tmp: 0 }, now);
+    let (ticket, orders) = core.request(want("a", 512, now), now);
+    assert_eq!(orders, [Order::Retire { slot: other, why: Retire::Evicted }, Order::Lend { ticket, slot: mine }]);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    let now = Instant::now();
+    let (ticket, orders) = Core::new(limits()).request(want("a", 2048, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Memory }]);
+}
+
+#[test]
+fn the_concurrency_limit_refuses_at_once_and_does_not_count_the_answered() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { concurrency: 1, ..limits() });
+    let (_, orders) = core.request(want("a", 128, now), now);
+    let [Order::Start { slot, .. }] = orders[..] else { panic!("{orders:?}") };
+    core.started(slot, now);
+    let (ticket, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Concurrency }]);
+    core.answered(slot);
+    let (_, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [], "it waits for the one that is about to come back");
+}
+
+#[test]
+fn the_queue_of_a_function_is_bounded() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 1, ..limits() });
+    core.request(want("a", 128, now), now);
+    for _ in 0..limits().waiters {
+        assert_eq!(core.request(want("a", 128, now), now).1, []);
+    }
+    let (ticket, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Starts }]);
+}

@@ -1,0 +1,189 @@
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::function::Memory;
+
+/// The core could pool these.
+#[derive(Debug)]
+struct Umbrella {
+    whole: Arc<AtomicBool>,
+    thrown_away: Arc<AtomicU64>,
+    facts: Arc<Facts>,
+}
+
+impl Pooled for Umbrella {
+    fn is_alive(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
+    }
+    fn facts(&self) -> Arc<Facts> {
+        self.facts.clone()
+    }
+}
+
+impl Drop for Umbrella {
+    fn drop(&mut self) {
+        self.thrown_away.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Shop {
+    pool: Pool<Umbrella>,
+    whole: Arc<AtomicBool>,
+    thrown_away: Arc<AtomicU64>,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let limits = Limits {
+            budget: 256 << 20,
+            starts: 2,
+            concurrency: 10,
+            waiters: 4,
+            idle: Duration::from_secs(60),
+            settle: Duration::from_millis(10),
+        };
+        Self { pool: Pool::new(limits), whole: Arc::new(AtomicBool::new(true)), thrown_away: Arc::default() }
+    }
+
+    fn umbrella(&self) -> Umbrella {
+        Umbrella { whole: self.whole.clone(), thrown_away: self.thrown_away.clone(), facts: Arc::default() }
+    }
+
+    fn thrown_away(&self) -> u64 {
+        self.thrown_away.load(Ordering::Relaxed)
+    }
+
+    async fn acquire(&self) -> Result<Turn<Umbrella>, Throttle> {
+        self.pool.acquire(want()).await
+    }
+
+    #[track_caller]
+    fn count(&self, state: SeenState) -> usize {
+        self.pool.snapshot().environments.iter().filter(|seen| seen.state == state).count()
+    }
+
+    async fn lease(&self) -> Lease<Umbrella> {
+        match self.acquire().await {
+            Ok(Turn::Warm(lease)) => lease,
+            Ok(Turn::Cold(permit)) => permit.install(self.umbrella()),
+            Err(why) => panic!("refused: {why}"),
+        }
+    }
+}
+
+fn want() -> Want {
+    Want {
+        function: FunctionName::parse("rain").unwrap(),
+        stamp: Stamp(1),
+        memory: Memory::from_mib(128).unwrap(),
+        until: Instant::now() + Duration::from_secs(5),
+    }
+}
+
+const USAGE: Usage = Usage { now: 20 << 20, tmp: 0 };
+
+#[tokio::test(start_paused = true)]
+async fn what_was_given_back_is_lent_again() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    assert!(matches!(shop.acquire().await, Ok(Turn::Warm(_))));
+    assert_eq!(shop.thrown_away(), 1, "a dropped lease is not reused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_permit_frees_its_start_and_its_memory() {
+    let shop = Shop::new();
+    drop(shop.acquire().await);
+    assert_eq!((shop.pool.snapshot().charged_mib, shop.pool.snapshot().starting), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_died_while_idle_is_replaced_by_a_start_within_the_same_request() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    shop.whole.store(false, Ordering::Relaxed);
+    assert!(matches!(shop.acquire().await, Ok(Turn::Cold(_))));
+    assert_eq!(shop.thrown_away(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_death_that_is_told_frees_the_slot_at_once() {
+    let shop = Shop::new();
+    let Ok(Turn::Cold(permit)) = shop.acquire().await else { panic!("nothing is warm yet") };
+    let slot = permit.slot();
+    let lease = permit.install(shop.umbrella());
+    shop.pool.died(slot);
+    assert_eq!(shop.count(SeenState::Busy), 1, "a loan is its holder's to end");
+    lease.give_back(USAGE, Some(Stamp(1)));
+    shop.pool.died(slot);
+    assert_eq!(shop.pool.snapshot().environments.len(), 0);
+    assert_eq!(shop.thrown_away(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_stamp_does_not_come_back() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(2)));
+    assert_eq!((shop.count(SeenState::Idle), shop.thrown_away()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_environment_idle_past_its_time_is_retired() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    tokio::time::advance(Duration::from_secs(59)).await;
+    shop.pool.tick();
+    assert_eq!(shop.count(SeenState::Idle), 1);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    shop.pool.tick();
+    assert_eq!((shop.count(SeenState::Idle), shop.thrown_away()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_hears_what_was_missing() {
+    let shop = Shop::new();
+    let _two = (shop.acquire().await, shop.acquire().await);
+    let began = Instant::now();
+    assert_eq!(shop.acquire().await.unwrap_err(), Throttle::Starts);
+    assert_eq!(began.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_gets_what_comes_back() {
+    let shop = Shop::new();
+    let (a, _b) = (shop.lease().await, shop.lease().await);
+    let (turn, ()) = tokio::join!(shop.acquire(), async { a.give_back(USAGE, Some(Stamp(1))) });
+    assert!(matches!(turn, Ok(Turn::Warm(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_about_to_come_back_is_worth_a_moment() {
+    let shop = Shop::new();
+    let lease = shop.lease().await;
+    lease.answered();
+    let began = Instant::now();
+    let (turn, ()) = tokio::join!(shop.acquire(), async {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        lease.give_back(USAGE, Some(Stamp(1)));
+    });
+    assert!(matches!(turn, Ok(Turn::Warm(_))), "a cold start instead");
+    assert_eq!(began.elapsed().as_millis(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moment_is_not_for_ever() {
+    let shop = Shop::new();
+    let lease = shop.lease().await;
+    lease.answered();
+    let began = Instant::now();
+    assert!(matches!(shop.acquire().await, Ok(Turn::Cold(_))));
+    assert!(began.elapsed() < Duration::from_millis(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_waiting_leaves_the_queue() {
+    let shop = Shop::new();
+    let _two = (shop.acquire().await, shop.acquire().await);
+    assert!(tokio::time::timeout(Duration::from_secs(1), shop.acquire()).await.is_err());
+    assert_eq!(shop.pool.snapshot().waiting, 0);
+}
