@@ -1,1 +1,5 @@
 //! To come.
+
+pub mod cgroup;
+pub mod seccomp;
+pub mod steps;
