@@ -1,0 +1,286 @@
+//! Control groups: where a container is born, limited, counted, frozen and killed.
+//!
+//! Only this room makes them, and only it removes them. cgroup2 is always there: birth, freeze, kill and events go
+//! through it on every host. On hybrid and version 1 hosts the version 1 hierarchies give limits and statistics, and
+//! the child joins them itself.
+//!
+//! A group that was killed is never used again: after one write to `cgroup.kill`, newer kernels kill every later child that is
+//! born into it by CLONE_INTO_CGROUP.
+
+mod detect;
+mod limits;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+pub use detect::{DetectError, Parents, SplitParents};
+pub use limits::Limits;
+
+use crate::kill_point;
+use crate::wire::launcher::{CgroupLayout, ContainerId, Handle};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("create cgroup {path}", path = path.display())]
+    Create { path: PathBuf, source: io::Error },
+    #[error("open {path}", path = path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("read {file}", file = file.display())]
+    Read { file: PathBuf, source: io::Error },
+    #[error("write {value:?} to {file}", file = file.display())]
+    Write { file: PathBuf, value: String, source: io::Error },
+    #[error("limit {what} in {group}", group = group.display())]
+    Limit { group: PathBuf, what: &'static str, source: Box<cgroups_rs::fs::error::Error> },
+    #[error("{file} is {found:?} after {value} was written", file = file.display())]
+    NotTaken { file: PathBuf, value: u64, found: String, source: io::Error },
+    #[error("remove cgroup {path}", path = path.display())]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+impl CgroupError {
+    fn limit(group: &Path, what: &'static str) -> impl FnOnce(cgroups_rs::fs::error::Error) -> Self {
+        move |source| Self::Limit { group: group.to_owned(), what, source: Box::new(source) }
+    }
+}
+
+/// The groups of one container, one in each hierarchy.
+#[derive(Debug)]
+pub struct Groups {
+    unified: PathBuf,
+    split: Option<SplitGroups>,
+}
+
+#[derive(Debug)]
+struct SplitGroups {
+    memory: PathBuf,
+    cpu: PathBuf,
+    cpuacct: PathBuf,
+    pids: PathBuf,
+}
+
+/// `kiln-<instance>-<container>`: what the supervisor's sweep looks for.
+pub fn name(instance: &str, container: ContainerId) -> String {
+    format!("kiln-{instance}-{container}")
+}
+
+/// What [`Groups::remove`] could do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Removed {
+    All,
+    /// Something in there has not quite ended; once more, later.
+    NotYet,
+}
+
+impl Groups {
+    pub fn create(parents: &Parents, name: &str) -> Result<Self, CgroupError> {
+        let below = |parent: &PathBuf| parent.join(name);
+        let split = parents.split.as_ref().map(|split| SplitGroups {
+            memory: below(&split.memory),
+            cpu: below(&split.cpu),
+            cpuacct: below(&split.cpuacct),
+            pids: below(&split.pids),
+        });
+        let groups = Self { unified: below(&parents.unified), split };
+        let mut made = Vec::new();
+        for path in groups.directories() {
+            if let Err(source) = fs::create_dir(path) {
+                // Nobody is in these yet. What cannot be removed all the same is the next sweep's.
+                made.iter().for_each(|path: &&PathBuf| drop(fs::remove_dir(path)));
+                return Err(CgroupError::Create { path: path.clone(), source });
+            }
+            made.push(path);
+        }
+        Ok(groups)
+    }
+
+    pub fn layout(&self) -> CgroupLayout {
+        if self.split.is_some() { CgroupLayout::Split } else { CgroupLayout::Unified }
+    }
+
+    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        limits::apply(self, limits)
+    }
+
+    /// The cgroup2 directory, for CLONE_INTO_CGROUP.
+    pub fn birthplace(&self) -> Result<OwnedFd, CgroupError> {
+        open_path(&self.unified)
+    }
+
+    /// `tasks` of each version 1 hierarchy, for [`join`]; opened by the launcher, since in the child the host's files
+    /// are about to go away.
+    pub fn tasks(&self) -> Result<Vec<File>, CgroupError> {
+        self.split_directories().into_iter().map(|group| open_for_writing(group.join("tasks"))).collect()
+    }
+
+    /// Everything that the server freezes, kills, feeds and reads this container with.
+    pub fn handles(&self) -> Result<Vec<(Handle, OwnedFd)>, CgroupError> {
+        let unified = |file: &str| open_for_writing(self.unified.join(file)).map(OwnedFd::from);
+        let mut handles = vec![
+            (Handle::CgroupDir, open_path(&self.unified)?),
+            (Handle::CgroupKill, unified("cgroup.kill")?),
+            (Handle::CgroupFreeze, unified("cgroup.freeze")?),
+        ];
+        let (quota, burst) = match &self.split {
+            None => (self.unified.join("cpu.max"), self.unified.join("cpu.max.burst")),
+            Some(split) => (split.cpu.join("cpu.cfs_quota_us"), split.cpu.join("cpu.cfs_burst_us")),
+        };
+        handles.push((Handle::CpuQuota, open_for_writing(quota)?.into()));
+        if burst.exists() {
+            handles.push((Handle::CpuBurst, open_for_writing(burst)?.into()));
+        }
+        if let Some(split) = &self.split {
+            handles.push((Handle::MemoryDir, open_path(&split.memory)?));
+            handles.push((Handle::CpuacctDir, open_path(&split.cpuacct)?));
+        }
+        Ok(handles)
+    }
+
+    /// Kills everything inside, frozen or not.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        let file = self.unified.join("cgroup.kill");
+        fs::write(&file, "1").map_err(|source| CgroupError::Write { file, value: "1".into(), source })
+    }
+
+    /// Removes what is there. A group is busy until the last of its processes is gone for good.
+    pub fn remove(&self) -> Result<Removed, CgroupError> {
+        let mut removed = Removed::All;
+        for path in self.directories() {
+            match fs::remove_dir(path) {
+                Ok(()) => {
+                    kill_point!("after-rmdir-one");
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => removed = Removed::NotYet,
+                Err(source) => return Err(CgroupError::Remove { path: path.clone(), source }),
+            }
+        }
+        Ok(removed)
+    }
+
+    fn directories(&self) -> Vec<&PathBuf> {
+        let mut all = self.split_directories();
+        all.push(&self.unified);
+        all
+    }
+
+    /// Each once, though controllers may be mounted together.
+    fn split_directories(&self) -> Vec<&PathBuf> {
+        let split = self.split.iter().flat_map(|split| [&split.memory, &split.cpu, &split.cpuacct, &split.pids]);
+        let mut all: Vec<_> = split.collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// Child: joins the version 1 groups. "0" is the writer itself: a single thread that moves itself waits for nobody, while a pid written from
+/// outside costs a grace period of 5 to 15 ms.
+pub fn join(tasks: &[File]) -> Result<(), CgroupError> {
+    for file in tasks {
+        rustix::io::write(file, b"0").map_err(|errno| CgroupError::Write {
+            file: "tasks".into(),
+            value: "0".into(),
+            source: errno.into(),
+        })?;
+    }
+    Ok(())
+}
+
+fn open_path(path: &Path) -> Result<OwnedFd, CgroupError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| CgroupError::Open { path: path.to_owned(), source: errno.into() })
+}
+
+fn open_for_writing(path: PathBuf) -> Result<File, CgroupError> {
+    fs::OpenOptions::new().write(true).open(&path).map_err(|source| CgroupError::Open { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::function::{Memory, TmpSize};
+
+    /// A directory that behaves like a cgroup file system as far as limits are concerned: files that keep what was written.
+    fn host(split: bool) -> (tempfile::TempDir, Parents) {
+        let root = tempfile::tempdir().unwrap();
+        let parent = |name: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let split = split.then(|| SplitParents {
+            memory: parent("memory"),
+            cpu: parent("cpu,cpuacct"),
+            cpuacct: parent("cpu,cpuacct"),
+            pids: parent("pids"),
+        });
+        let parents = Parents { unified: parent("unified"), split };
+        (root, parents)
+    }
+
+    fn files(directory: &Path, files: &[(&str, &str)]) {
+        for (name, content) in files {
+            fs::write(directory.join(name), content).unwrap();
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits::of(Memory::from_mib(256).unwrap(), TmpSize::DEFAULT)
+    }
+
+    fn read(path: PathBuf) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn version_2_gets_its_limits_in_its_own_words() {
+        let (_root, parents) = host(false);
+        let groups = Groups::create(&parents, "kiln-test-1-1").unwrap();
+        let group = parents.unified.join("kiln-test-1-1");
+        files(&group, &[("memory.swap.max", "max"), ("cpu.max", "max 100000"), ("cpu.max.burst", "0")]);
+        groups.limit(&limits()).unwrap();
+        let found = ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.max.burst", "cpu.weight"]
+            .map(|file| read(group.join(file)));
+        assert_eq!(found, ["805306368", "0", "1", "1025", "100000 100000", "100000", "14"]);
+    }
+
+    #[test]
+    fn version_1_gets_its_limits_in_its_own_words() {
+        let (_root, parents) = host(true);
+        let groups = Groups::create(&parents, "kiln-test-1-2").unwrap();
+        let split = groups.split.as_ref().unwrap();
+        files(&split.memory, &[("memory.memsw.limit_in_bytes", "9223372036854771712")]);
+        files(&split.cpu, &[("cpu.cfs_burst_us", "0")]);
+        groups.limit(&limits()).unwrap();
+        assert_eq!(read(split.memory.join("memory.limit_in_bytes")), "805306368");
+        assert_eq!(read(split.memory.join("memory.memsw.limit_in_bytes")), "805306368");
+        assert_eq!(read(split.pids.join("pids.max")), "1025");
+        assert_eq!(read(split.cpu.join("cpu.shares")), "148");
+        assert_eq!(read(split.cpu.join("cpu.cfs_quota_us")), "100000");
+        assert!(!split.memory.join("memory.oom.group").exists());
+    }
+
+    #[test]
+    fn controllers_mounted_together_have_one_group() {
+        let (_root, parents) = host(true);
+        let groups = Groups::create(&parents, "kiln-test-1-3").unwrap();
+        assert_eq!(groups.directories().len(), 4);
+        assert_eq!(groups.remove().unwrap(), Removed::All);
+        assert!(groups.directories().iter().all(|group| !group.exists()));
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_made_leaves_none_behind() {
+        let (_root, parents) = host(true);
+        fs::create_dir(parents.unified.join("kiln-test-1-4")).unwrap();
+        // The last of the four exists already, as if another launcher had our number.
+        let error = Groups::create(&parents, "kiln-test-1-4").unwrap_err();
+        assert!(matches!(error, CgroupError::Create { .. }), "{error}");
+        assert!(!parents.split.unwrap().memory.join("kiln-test-1-4").exists());
+        assert!(parents.unified.join("kiln-test-1-4").exists(), "not ours to remove");
+    }
+}
