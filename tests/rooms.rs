@@ -98,7 +98,7 @@ fn objection(room: &str, used: &[String]) -> Option<String> {
     if is_root_side(room) && STORES.contains(&target.as_str()) {
         return Some("it keeps its things by SQL, which the root side has not".into());
     }
-    let Some(theirs) = process_of(&target) else { return None };
+    let theirs = process_of(&target)?;
     let Some(ours) = process_of(room) else { return Some(format!("{room} lies below every process")) };
     if ours != theirs {
         return Some(format!("{ours} and {theirs} are two processes; they meet in wire"));
@@ -280,8 +280,7 @@ fn paths(tokens: &[String], module: &[String]) -> Vec<Vec<String>> {
 
 /// Reads one tree from `i`; returns where it ends.
 fn spell_out(tokens: &[String], mut i: usize, mut path: Vec<String>, found: &mut Vec<Vec<String>>) -> usize {
-    loop {
-        let Some(token) = tokens.get(i) else { break };
+    while let Some(token) = tokens.get(i) {
         if token == "{" {
             i += 1;
             while tokens.get(i).is_some_and(|token| token != "}") {
