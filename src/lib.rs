@@ -49,6 +49,7 @@ pub mod kill_point;
 
 pub mod code;
 pub mod config;
+pub mod database;
 pub mod function;
 pub mod invocation;
 pub mod meter;

@@ -2,6 +2,8 @@
 //!
 //! A word of the server. The row is written before the REPORT line, and both are made from the same [`Row`].
 
+pub mod sqlite;
+
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 

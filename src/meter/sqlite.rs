@@ -1,0 +1,111 @@
+//! The books in SQLite: the row is in the synced write-ahead log when `record` returns.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use rusqlite::{Connection, params};
+
+use super::{Meter, MeterError, Row};
+use crate::database::Database;
+
+/// See the module docs. Cheap to clone. Rows that wait together share one commit ([`crate::database`]).
+#[derive(Clone)]
+pub struct SqliteMeter(Database);
+
+impl SqliteMeter {
+    pub fn new(database: Database) -> Self {
+        Self(database)
+    }
+}
+
+impl Meter for SqliteMeter {
+    async fn record(&self, row: Row) -> Result<(), MeterError> {
+        let request = row.request;
+        let work = move |db: &Connection| insert(db, &row);
+        self.0.write("write to the books", work, |()| ()).await.map_err(|error| MeterError { request, why: error.to_string() })
+    }
+}
+
+fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    let start = row.start.duration_since(UNIX_EPOCH).unwrap_or_default();
+    db.prepare_cached(
+        "INSERT INTO invocations (request, function, version, start_ms, duration_us, billed_ms, memory_mib, \
+         max_memory_used_mib, init_us, error_type) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        row.request.to_string(),
+        row.function.as_str(),
+        row.version,
+        micros(start) / 1000,
+        micros(row.duration),
+        micros(row.billed) / 1000,
+        row.memory.mib(),
+        i64::try_from(row.max_memory_used_mib).unwrap_or(i64::MAX),
+        row.init.map(micros),
+        row.error_type,
+    ])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::function::{FunctionName, Memory};
+    use crate::invocation::RequestId;
+
+    fn row() -> Row {
+        Row {
+            request: RequestId::new(),
+            function: FunctionName::parse("f").unwrap(),
+            version: "$LATEST".into(),
+            start: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            duration: Duration::from_micros(1_234),
+            billed: Duration::from_millis(100),
+            memory: Memory::from_mib(128).unwrap(),
+            max_memory_used_mib: 36,
+            init: Some(Duration::from_micros(110_100)),
+            error_type: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_is_readable_by_others_as_soon_as_it_is_recorded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kiln.db");
+        let (database, _thread) = Database::open(&path).unwrap();
+        let meter = SqliteMeter::new(database);
+        let row = row();
+        meter.record(row.clone()).await.unwrap();
+        let other = Connection::open(&path).unwrap();
+        let found: (String, i64, i64, i64, i64, Option<String>) = other
+            .query_row("SELECT request, start_ms, duration_us, billed_ms, init_us, error_type FROM invocations", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })
+            .unwrap();
+        assert_eq!(found, (row.request.to_string(), 1_700_000_000_123, 1_234, 100, 110_100, None));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_and_the_next_row_with_room_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (database, _thread) = Database::open(&directory.path().join("kiln.db")).unwrap();
+        let pages = |count: i64| {
+            let work =
+                move |db: &Connection| db.query_row(&format!("PRAGMA max_page_count = {count}"), [], |row| row.get::<_, i64>(0));
+            database.write("bound the file", work, |_| ())
+        };
+        // SQLite's own bound on the file's size: the same SQLITE_FULL as a full disk's.
+        pages(1).await.unwrap();
+        let meter = SqliteMeter::new(database.clone());
+        let mut refused = None;
+        for _ in 0..1000 {
+            if let Err(error) = meter.record(row()).await {
+                refused = Some(error);
+                break;
+            }
+        }
+        assert!(refused.expect("a bounded file takes no endless books").why.contains("full"));
+        pages(1 << 20).await.unwrap();
+        meter.record(row()).await.unwrap();
+    }
+}

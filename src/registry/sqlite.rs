@@ -1,0 +1,369 @@
+//! The registry in SQLite, with a copy of every record in memory.
+//!
+//! Reads come from the copy and never wait. Writes go through [`Database`]: durable first, then, still on the
+//! database's thread and in the order of the commits, into the copy.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Change, Draft, Functions, Promise, Record, Registry, RegistryError};
+use crate::code::Digest;
+use crate::database::Database;
+use crate::function::{Function, FunctionName, Stamp};
+
+/// See the module docs. Cheap to clone.
+#[derive(Clone)]
+pub struct SqliteRegistry {
+    database: Database,
+    records: Arc<Records>,
+}
+
+/// The copy in memory. `std` lock: held for one map operation, never across an await; no other lock is taken inside.
+/// Written by the database's thread only, read by everybody.
+#[derive(Default)]
+struct Records(RwLock<BTreeMap<FunctionName, Arc<Record>>>);
+
+/// A record as its row holds it.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    draft: Draft,
+    revision: String,
+    modified_ms: i64,
+}
+
+/// What a work found; rusqlite's own errors travel outside of it. The transaction is committed for both, and
+/// for a refusal it is empty.
+type Found = Result<Arc<Record>, RegistryError>;
+
+impl SqliteRegistry {
+    /// Reads all records into memory.
+    pub async fn open(database: Database) -> Result<Self, RegistryError> {
+        let records = Arc::new(Records::default());
+        let copy = records.clone();
+        let loaded = database.write("read the functions", read_all, move |found| {
+            if let Ok(found) = found {
+                copy.change(|records| records.extend(found.iter().cloned()));
+            }
+        });
+        loaded.await??;
+        Ok(Self { database, records })
+    }
+
+    async fn change(
+        &self,
+        attempt: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<Found> + Send + 'static,
+    ) -> Found {
+        let copy = self.records.clone();
+        let publish = move |found: &Found| {
+            if let Ok(record) = found {
+                copy.change(|records| records.insert(record.function.name.clone(), record.clone()));
+            }
+        };
+        self.database.write(attempt, work, publish).await?
+    }
+}
+
+impl Functions for SqliteRegistry {
+    fn function(&self, name: &FunctionName) -> Option<Arc<Function>> {
+        self.records.read(|records| records.get(name).map(|record| record.function.clone()))
+    }
+}
+
+impl Registry for SqliteRegistry {
+    fn record(&self, name: &FunctionName) -> Option<Arc<Record>> {
+        self.records.read(|records| records.get(name).cloned())
+    }
+
+    fn page(&self, after: Option<&FunctionName>, limit: usize) -> Vec<Arc<Record>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.records.read(|records| {
+            records.range::<FunctionName, _>((from, Bound::Unbounded)).take(limit).map(|(_, record)| record.clone()).collect()
+        })
+    }
+
+    fn create(&self, draft: Draft) -> Promise<'_, Found> {
+        Box::pin(self.change("store a function", move |db| {
+            if read(db, &draft.function.name)?.is_some() {
+                return Ok(Err(RegistryError::Exists(draft.function.name)));
+            }
+            write(db, draft).map(Ok)
+        }))
+    }
+
+    fn update(&self, name: &FunctionName, expected: Option<Uuid>, change: Change) -> Promise<'_, Found> {
+        let name = name.clone();
+        Box::pin(self.change("update a function", move |db| {
+            let Some(stored) = read(db, &name)? else { return Ok(Err(RegistryError::Unknown(name))) };
+            if expected.is_some_and(|expected| expected.to_string() != stored.revision) {
+                return Ok(Err(RegistryError::Stale(name)));
+            }
+            let mut draft = stored.draft;
+            change(&mut draft);
+            // A change never renames: the row's key and the record must agree.
+            draft.function.name = name;
+            write(db, draft).map(Ok)
+        }))
+    }
+
+    fn delete(&self, name: &FunctionName) -> Promise<'_, Found> {
+        let name = name.clone();
+        let copy = self.records.clone();
+        let work = move |db: &Connection| {
+            let Some(stored) = read(db, &name)? else { return Ok(Err(RegistryError::Unknown(name))) };
+            db.execute("DELETE FROM functions WHERE name = ?1", [name.as_str()])?;
+            stored.into_record().map(|record| Ok(Arc::new(record)))
+        };
+        let publish = move |found: &Found| {
+            if let Ok(record) = found {
+                copy.change(|records| records.remove(&record.function.name));
+            }
+        };
+        Box::pin(async move { self.database.write("delete a function", work, publish).await? })
+    }
+
+    fn uses_code(&self, code: &Digest) -> bool {
+        self.records.read(|records| records.values().any(|record| record.function.code == *code))
+    }
+
+    fn expect_code(&self, code: Digest) -> Promise<'_, Result<(), RegistryError>> {
+        Box::pin(async move {
+            let work = move |db: &Connection| db.execute("INSERT OR IGNORE INTO codes VALUES (?1)", [code.to_string()]);
+            self.database.write("note down code", work, |_| ()).await?;
+            Ok(())
+        })
+    }
+
+    fn code_is_gone(&self, code: Digest) -> Promise<'_, Result<(), RegistryError>> {
+        Box::pin(async move {
+            let work = move |db: &Connection| db.execute("DELETE FROM codes WHERE digest = ?1", [code.to_string()]);
+            self.database.write("strike out code", work, |_| ()).await?;
+            Ok(())
+        })
+    }
+
+    fn unused_codes(&self) -> Promise<'_, Result<Vec<Digest>, RegistryError>> {
+        let work = |db: &Connection| {
+            let mut query = db.prepare_cached("SELECT digest FROM codes WHERE digest NOT IN (SELECT code FROM functions)")?;
+            let digests = query.query_map([], |row| row.get_ref(0)?.as_str().map(str::parse).map_err(Into::into))?;
+            digests.collect::<rusqlite::Result<Vec<Result<Digest, _>>>>()
+        };
+        Box::pin(async move {
+            let found = self.database.write("look for unused code", work, |_| ()).await?;
+            Ok(found.into_iter().filter_map(Result::ok).collect())
+        })
+    }
+}
+
+impl Records {
+    // A poisoned lock: a panic aborts the process, so nobody has ever seen one.
+    fn read<T>(&self, look: impl FnOnce(&BTreeMap<FunctionName, Arc<Record>>) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<FunctionName, Arc<Record>>) -> T) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Stored {
+    fn into_record(self) -> rusqlite::Result<Record> {
+        let Draft { function, role, description, code_size, tags } = self.draft;
+        let revision = Uuid::parse_str(&self.revision).map_err(unreadable)?;
+        Ok(Record { function: Arc::new(function), role, description, code_size, tags, revision, modified_ms: self.modified_ms })
+    }
+}
+
+fn read(db: &Connection, name: &FunctionName) -> rusqlite::Result<Option<Stored>> {
+    let text: Option<String> = db
+        .prepare_cached("SELECT record FROM functions WHERE name = ?1")?
+        .query_row([name.as_str()], |row| row.get(0))
+        .optional()?;
+    text.map(|text| serde_json::from_str(&text).map_err(unreadable)).transpose()
+}
+
+/// Gives the draft its stamp, revision and time, and stores it in place of what was there.
+fn write(db: &Connection, mut draft: Draft) -> rusqlite::Result<Arc<Record>> {
+    let stamp: i64 = db.prepare_cached("UPDATE stamps SET last = last + 1 RETURNING last")?.query_row([], |row| row.get(0))?;
+    draft.function.stamp = Stamp(stamp as u64);
+    let stored = Stored { draft, revision: Uuid::new_v4().to_string(), modified_ms: now_ms() };
+    let text = serde_json::to_string(&stored).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let function = &stored.draft.function;
+    db.prepare_cached("INSERT OR REPLACE INTO functions (name, stamp, code, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![function.name.as_str(), stamp, function.code.to_string(), text])?;
+    stored.into_record().map(Arc::new)
+}
+
+type All = Result<Vec<(FunctionName, Arc<Record>)>, RegistryError>;
+
+/// A record that cannot be read stops the start: leaving it out would also throw its code away.
+fn read_all(db: &Connection) -> rusqlite::Result<All> {
+    let mut query = db.prepare("SELECT name, record FROM functions")?;
+    let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(rows
+        .into_iter()
+        .map(|(name, text)| {
+            let stored: Result<Stored, _> = serde_json::from_str(&text);
+            let record = stored.map_err(|error| error.to_string()).and_then(|s| s.into_record().map_err(|e| e.to_string()));
+            match record {
+                Ok(record) if record.function.name.as_str() == name => Ok((record.function.name.clone(), Arc::new(record))),
+                Ok(record) => Err(RegistryError::Damaged { name, why: format!("it is that of {}", record.function.name) }),
+                Err(why) => Err(RegistryError::Damaged { name, why }),
+            }
+        })
+        .collect())
+}
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::DatabaseThread;
+    use crate::function::{Memory, Timeout, TmpSize};
+    use crate::runtime::RuntimeName;
+
+    async fn open(directory: &tempfile::TempDir) -> (SqliteRegistry, DatabaseThread) {
+        let (database, thread) = Database::open(&directory.path().join("kiln.db")).unwrap();
+        (SqliteRegistry::open(database).await.unwrap(), thread)
+    }
+
+    fn name(text: &str) -> FunctionName {
+        FunctionName::parse(text).unwrap()
+    }
+
+    fn draft(text: &str) -> Draft {
+        let function = Function {
+            name: name(text),
+            runtime: RuntimeName::parse("nodejs8.10").unwrap(),
+            handler: "index.handler".into(),
+            memory: Memory::from_mib(128).unwrap(),
+            timeout: Timeout::from_secs(3).unwrap(),
+            tmp: TmpSize::DEFAULT,
+            vars: BTreeMap::new(),
+            code: Digest::of(text.as_bytes()),
+            layers: Vec::new(),
+            stamp: Stamp(0),
+        };
+        Draft {
+            function,
+            role: "arn:aws:iam::000000000000:role/r".into(),
+            description: String::new(),
+            code_size: 5,
+            tags: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_function_survives_a_restart_unchanged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, thread) = open(&directory).await;
+        let record = registry.create(draft("a")).await.unwrap();
+        drop(registry);
+        thread.join();
+        let (registry, _thread) = open(&directory).await;
+        assert_eq!(registry.record(&name("a")), Some(record));
+    }
+
+    #[tokio::test]
+    async fn a_stamp_is_never_used_twice_not_even_after_delete_and_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, thread) = open(&directory).await;
+        let first = registry.create(draft("a")).await.unwrap().function.stamp;
+        registry.delete(&name("a")).await.unwrap();
+        drop(registry);
+        thread.join();
+        let (registry, _thread) = open(&directory).await;
+        let second = registry.create(draft("a")).await.unwrap().function.stamp;
+        let third = registry.update(&name("a"), None, Box::new(|_| ())).await.unwrap().function.stamp;
+        assert!(first < second && second < third, "{first:?} {second:?} {third:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_given_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, _thread) = open(&directory).await;
+        let (one, two) = tokio::join!(registry.create(draft("a")), registry.create(draft("a")));
+        assert!(one.is_ok());
+        assert!(matches!(two, Err(RegistryError::Exists(_))));
+    }
+
+    #[tokio::test]
+    async fn of_two_updates_of_one_revision_the_second_is_stale() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, _thread) = open(&directory).await;
+        let revision = registry.create(draft("a")).await.unwrap().revision;
+        let a = name("a");
+        let update =
+            |text: &'static str| registry.update(&a, Some(revision), Box::new(move |draft| draft.description = text.into()));
+        let (one, two) = tokio::join!(update("one"), update("two"));
+        assert_eq!(one.unwrap().description, "one");
+        assert!(matches!(two, Err(RegistryError::Stale(_))));
+        assert_eq!(registry.record(&a).unwrap().description, "one");
+    }
+
+    #[tokio::test]
+    async fn a_deleted_function_is_unknown_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, _thread) = open(&directory).await;
+        registry.create(draft("a")).await.unwrap();
+        registry.delete(&name("a")).await.unwrap();
+        assert!(registry.function(&name("a")).is_none());
+        assert!(matches!(registry.delete(&name("a")).await, Err(RegistryError::Unknown(_))));
+        assert!(matches!(registry.update(&name("a"), None, Box::new(|_| ())).await, Err(RegistryError::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn pages_follow_the_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, _thread) = open(&directory).await;
+        for text in ["c", "a", "b"] {
+            registry.create(draft(text)).await.unwrap();
+        }
+        let names = |page: Vec<Arc<Record>>| page.iter().map(|record| record.function.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(registry.page(None, 2)), ["a", "b"]);
+        assert_eq!(names(registry.page(Some(&name("b")), 2)), ["c"]);
+    }
+
+    #[tokio::test]
+    async fn code_is_unused_until_a_row_names_it_and_again_when_none_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, _thread) = open(&directory).await;
+        let code = draft("a").function.code;
+        registry.expect_code(code).await.unwrap();
+        assert_eq!(registry.unused_codes().await.unwrap(), [code]);
+        registry.create(draft("a")).await.unwrap();
+        assert!(registry.unused_codes().await.unwrap().is_empty() && registry.uses_code(&code));
+        registry.delete(&name("a")).await.unwrap();
+        assert_eq!(registry.unused_codes().await.unwrap(), [code]);
+        registry.code_is_gone(code).await.unwrap();
+        assert!(registry.unused_codes().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_stops_the_start_and_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, thread) = open(&directory).await;
+        registry.create(draft("a")).await.unwrap();
+        drop(registry);
+        thread.join();
+        let path = directory.path().join("kiln.db");
+        Connection::open(&path).unwrap().execute("UPDATE functions SET record = '{}'", []).unwrap();
+        let (database, _thread) = Database::open(&path).unwrap();
+        let error = SqliteRegistry::open(database).await.err().unwrap();
+        assert!(matches!(&error, RegistryError::Damaged { name, .. } if name == "a"), "{error}");
+    }
+}
