@@ -1,9 +1,5 @@
 //! To come.
 
-<<<<<<< HEAD
-pub mod seccomp;
-=======
 pub mod cgroup;
 pub mod seccomp;
 pub mod steps;
->>>>>>> container

@@ -14,3 +14,4 @@ pub mod process;
 pub mod seccomp;
 
 // `bare` is kiln-init's alone (src/bin/kiln-init.rs includes it): system calls without a standard library.
+pub mod peer;

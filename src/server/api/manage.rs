@@ -1,0 +1,395 @@
+//! Managing functions: create, show, list, update, delete.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::error::{ApiError, Kind};
+use super::invoke::empty;
+use super::route::Named;
+use super::settings::{Checked, Settings};
+use super::shown::{Phase, configuration};
+use super::target::{NewNameError, Target};
+use super::validation::Validation;
+use super::{Api, MANAGE_BODY_TIME, body_error, json_response};
+use crate::code::Digest;
+use crate::function::{Function, FunctionName, Memory, Stamp, Timeout, TmpSize};
+use crate::registry::{Draft, Record};
+use crate::server::http::read_body;
+use crate::server::intake::{IntakeError, MAX_ZIP};
+use crate::wire::supervisor::ZipRefusal;
+
+/// Lambda's limit on a request that creates a function: a zip of 50 MB in base64, and its settings.
+const MAX_CREATE_BODY: usize = 70_167_211;
+/// Settings alone: 4 KB of variables, 50 tags, …
+const MAX_SETTINGS_BODY: usize = 256 << 10;
+/// As many as Lambda puts on a page.
+const MAX_PAGE: usize = 50;
+/// What Lambda gives a function that asks for nothing.
+const DEFAULT_MEMORY_MIB: u32 = 128;
+const DEFAULT_TIMEOUT_S: u32 = 3;
+
+type Answer = Result<Response<Full<Bytes>>, ApiError>;
+
+/// Where code comes from: `Code` in CreateFunction, the body itself in UpdateFunctionCode.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Source<'a> {
+    #[serde(borrow)]
+    zip_file: Option<Text<'a>>,
+    s3_bucket: Option<String>,
+    image_uri: Option<String>,
+}
+
+/// Borrowed as a rule, so that 70 MB are not copied; owned when the JSON escapes something (`\/`).
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct New<'a> {
+    function_name: Option<String>,
+    #[serde(borrow)]
+    code: Option<Source<'a>>,
+}
+
+/// UpdateFunctionCode, but for its source.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Recode {
+    dry_run: Option<bool>,
+    publish: Option<bool>,
+    revision_id: Option<String>,
+}
+
+impl Api {
+    pub(super) async fn create_function(&self, request: Request<Incoming>) -> Answer {
+        let body = self.body(request, MAX_CREATE_BODY, "CreateFunction").await?;
+        // Tens of megabytes of JSON and base64 would hold up every other caller.
+        let parsed = tokio::task::spawn_blocking(move || {
+            let new: New = parse(&body)?;
+            let settings: Settings = parse(&body)?;
+            let given = new.code.is_some();
+            let zip = new.code.map(Source::zip);
+            Ok::<_, ApiError>((new.function_name, settings, given, zip))
+        });
+        let (name, settings, given, zip) = parsed.await.map_err(|error| Kind::Service.with(error.to_string()))??;
+
+        let mut validation = Validation::default();
+        let name = match name.as_deref().map(|text| (text, Target::parse_new(text, &self.home))) {
+            None => Err(validation.null("functionName")),
+            Some((_, Ok(name))) => Ok(name),
+            Some((text, Err(NewNameError::Constraint(constraint)))) => Err(validation.fail("functionName", text, constraint)),
+            Some((_, Err(NewNameError::Whole(error)))) => return Err(error),
+        };
+        if settings.role.is_none() {
+            validation.null("role");
+        }
+        if !given {
+            validation.null("code");
+        }
+        let checked = settings.check(validation, &self.runtimes_dir)?;
+        // The constraints hold, so there is a name, and there is code.
+        let (Ok(name), Some(zip)) = (name, zip) else { return Err(Kind::Service.with("a name was lost")) };
+        let draft = new_draft(&name, checked)?;
+        let zip = zip?;
+
+        let _only = self.changing.enter(&name).ok_or_else(|| ApiError::exists(name.as_str()))?;
+        if self.registry.record(&name).is_some() {
+            return Err(ApiError::exists(name.as_str()));
+        }
+        let kept = self.intake.keep(zip).await.map_err(refused_code)?;
+        let mut draft = draft;
+        (draft.function.code, draft.code_size) = (kept.code, kept.size);
+        let arn = self.home.arn(name.as_str());
+        crate::kill_point!("before-row");
+        let record = self.registry.create(draft).await.map_err(|error| self.registry_failed(error, &arn))?;
+        crate::kill_point!("after-row");
+        drop(kept);
+        info!(function = %name, code = %record.function.code, "function created");
+        Ok(self.configured(StatusCode::CREATED, &record, arn, Phase::Creating))
+    }
+
+    pub(super) fn get_function(&self, named: &Named) -> Answer {
+        let (target, record) = self.find(named)?;
+        let shown = configuration(&record, target.arn_as_asked(&self.home), Phase::Ready, &self.home, &self.runtimes_dir);
+        let location = format!("file://{}/code/{}.zip", self.state_dir.display(), record.function.code);
+        let mut body = json!({ "Configuration": shown, "Code": { "RepositoryType": "S3", "Location": location } });
+        if !record.tags.is_empty() {
+            body["Tags"] = json!(record.tags);
+        }
+        Ok(json_response(StatusCode::OK, &body))
+    }
+
+    pub(super) fn get_function_configuration(&self, named: &Named) -> Answer {
+        let (target, record) = self.find(named)?;
+        Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready))
+    }
+
+    pub(super) fn list_functions(&self, marker: Option<&str>, max_items: Option<&str>) -> Answer {
+        let limit = match max_items.map(|text| (text, text.parse::<u32>())) {
+            None => MAX_PAGE,
+            Some((_, Ok(items @ 1..=10_000))) => (items as usize).min(MAX_PAGE),
+            Some((text, _)) => {
+                return Err(Validation::only("maxItems", text, "Member must have value between 1 and 10000"));
+            }
+        };
+        // The marker is the last name of the page before, in base64 so that nobody takes it for anything else.
+        let after = marker.map(|marker| {
+            let name = STANDARD.decode(marker).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let name = name.and_then(|name| FunctionName::parse(&name).ok());
+            name.ok_or_else(|| Kind::InvalidParameterValue.with("The Marker is not one that ListFunctions has given"))
+        });
+        // One more than is shown tells whether there is another page.
+        let mut page = self.registry.page(after.transpose()?.as_ref(), limit + 1);
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let shown = |record: &Arc<Record>| {
+            let arn = self.home.arn(record.function.name.as_str());
+            configuration(record, arn, Phase::Listed, &self.home, &self.runtimes_dir)
+        };
+        let mut body = json!({ "Functions": page.iter().map(shown).collect::<Vec<_>>() });
+        if let Some(last) = page.last().filter(|_| more) {
+            body["NextMarker"] = STANDARD.encode(last.function.name.as_str()).into();
+        }
+        Ok(json_response(StatusCode::OK, &body))
+    }
+
+    pub(super) async fn update_function_code(&self, named: &Named, request: Request<Incoming>) -> Answer {
+        let (target, _) = self.find(named)?;
+        let body = self.body(request, MAX_CREATE_BODY, "UpdateFunctionCode").await?;
+        let parsed = tokio::task::spawn_blocking(move || {
+            let source: Source = parse(&body)?;
+            let (recode, settings): (Recode, Settings) = (parse(&body)?, parse(&body)?);
+            Ok::<_, ApiError>((source.zip()?, recode, settings))
+        });
+        let (zip, recode, settings) = parsed.await.map_err(|error| Kind::Service.with(error.to_string()))??;
+        // Of the settings only the architecture may come along, and none takes effect here.
+        settings.check(Validation::default(), &self.runtimes_dir)?;
+        if recode.publish == Some(true) {
+            return Err(Kind::InvalidParameterValue.with("Kiln does not support this yet: Publish: versions"));
+        }
+        let arn = target.arn(&self.home);
+        let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
+        let expected = self.expected(&target.name, recode.revision_id.as_deref(), &arn)?;
+        if recode.dry_run == Some(true) {
+            let record = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
+            return Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready));
+        }
+        let kept = self.intake.keep(zip).await.map_err(refused_code)?;
+        let (code, size) = (kept.code, kept.size);
+        crate::kill_point!("before-row");
+        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size) = (code, size);
+        let record = self.change(&target, expected, change).await?;
+        crate::kill_point!("after-row");
+        drop(kept);
+        info!(function = %target.name, %code, "function has new code");
+        Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
+    }
+
+    pub(super) async fn update_function_configuration(&self, named: &Named, request: Request<Incoming>) -> Answer {
+        let (target, _) = self.find(named)?;
+        let body = self.body(request, MAX_SETTINGS_BODY, "UpdateFunctionConfiguration").await?;
+        let settings: Settings = parse(&body)?;
+        let revision = settings.revision_id.clone();
+        let mut checked = settings.check(Validation::default(), &self.runtimes_dir)?;
+        // Not a member of this operation: tags have their own.
+        checked.tags = None;
+        let arn = target.arn(&self.home);
+        let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
+        let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
+        let record = self.change(&target, expected, move |draft| checked.apply(draft)).await?;
+        info!(function = %target.name, "function has a new configuration");
+        Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
+    }
+
+    pub(super) async fn delete_function(&self, named: &Named) -> Answer {
+        let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
+        let asked = target.arn_as_asked(&self.home);
+        let function = self.registry.function(&target.name).ok_or_else(|| ApiError::no_function(&asked))?;
+        if target.qualifier.is_some() {
+            return Err(if target.is_latest() {
+                Kind::InvalidParameterValue.with("$LATEST version cannot be deleted without deleting the function.")
+            } else {
+                ApiError::no_function(&asked)
+            });
+        }
+        crate::kill_point!("before-delete-row");
+        let record = self.registry.delete(&target.name).await.map_err(|error| self.registry_failed(error, &asked))?;
+        self.retire(&target.name, &function, &record.function);
+        info!(function = %target.name, "function deleted");
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+
+    fn find(&self, named: &Named) -> Result<(Target, Arc<Record>), ApiError> {
+        let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
+        match self.registry.record(&target.name).filter(|_| target.is_latest()) {
+            Some(record) => Ok((target, record)),
+            None => Err(ApiError::no_function(&target.arn_as_asked(&self.home))),
+        }
+    }
+
+    async fn body(&self, request: Request<Incoming>, limit: usize, operation: &str) -> Result<Bytes, ApiError> {
+        // Bodies of 70 MB are read one at a time, so that their sum is bounded.
+        let _turn = self.large_bodies.acquire().await;
+        read_body(request, limit, MANAGE_BODY_TIME).await.map_err(|error| {
+            body_error(error, &format!("Request must be smaller than {limit} bytes for the {operation} operation"))
+        })
+    }
+
+    /// The revision that the caller wants to change, if it names one. A stale one is refused before any work is done;
+    /// the registry looks once more when the change is stored.
+    fn expected(&self, name: &FunctionName, given: Option<&str>, arn: &str) -> Result<Option<Uuid>, ApiError> {
+        let Some(given) = given else { return Ok(None) };
+        let current = self.registry.record(name).ok_or_else(|| ApiError::no_function(arn))?.revision;
+        match Uuid::parse_str(given) {
+            Ok(given) if given == current => Ok(Some(given)),
+            _ => Err(ApiError::registry(crate::registry::RegistryError::Stale(name.clone()), arn)),
+        }
+    }
+
+    async fn change(
+        &self,
+        target: &Target,
+        expected: Option<Uuid>,
+        change: impl FnOnce(&mut Draft) + Send + 'static,
+    ) -> Result<Arc<Record>, ApiError> {
+        let arn = target.arn(&self.home);
+        let before = self.registry.function(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
+        let updated = self.registry.update(&target.name, expected, Box::new(change)).await;
+        let record = updated.map_err(|error| self.registry_failed(error, &arn))?;
+        self.engine.function_changed(&target.name);
+        self.intake.release(&before);
+        Ok(record)
+    }
+
+    /// After a row is gone: its environments end, then its code.
+    fn retire(&self, name: &FunctionName, seen: &Arc<Function>, deleted: &Arc<Function>) {
+        self.engine.function_changed(name);
+        // Environments hold the value that readers saw, the registry returned its own.
+        self.intake.release(seen);
+        self.intake.release(deleted);
+    }
+
+    fn registry_failed(&self, error: crate::registry::RegistryError, arn: &str) -> ApiError {
+        if let crate::registry::RegistryError::Database(error) = &error {
+            warn!(%error, "the registry could not be written");
+        }
+        ApiError::registry(error, arn)
+    }
+
+    fn configured(&self, status: StatusCode, record: &Record, arn: String, phase: Phase) -> Response<Full<Bytes>> {
+        json_response(status, &configuration(record, arn, phase, &self.home, &self.runtimes_dir))
+    }
+}
+
+impl Source<'_> {
+    fn zip(self) -> Result<Vec<u8>, ApiError> {
+        if self.image_uri.is_some() {
+            return Err(Kind::InvalidParameterValue.with("Please don't provide ImageUri when updating a function with packageType Zip."));
+        }
+        if self.s3_bucket.is_some() {
+            return Err(Kind::InvalidParameterValue.with(
+                "Error occurred while GetObject. S3 Error Code: NoSuchBucket. S3 Error Message: The specified bucket does not exist",
+            ));
+        }
+        let Some(Text(text)) = self.zip_file else {
+            return Err(Kind::InvalidParameterValue.with("Please provide a source for function code."));
+        };
+        let zip = STANDARD
+            .decode(text.as_bytes())
+            .map_err(|error| Kind::Serialization.with(format!("ZipFile is not base64: {error}")))?;
+        if zip.len() >= MAX_ZIP {
+            return Err(Kind::RequestTooLarge.with(format!("Zipped size must be smaller than {MAX_ZIP} bytes")));
+        }
+        Ok(zip)
+    }
+}
+
+fn new_draft(name: &FunctionName, checked: Checked) -> Result<Draft, ApiError> {
+    let (Some(runtime), Some(handler)) = (checked.runtime.clone(), checked.handler.clone()) else {
+        return Err(Kind::InvalidParameterValue
+            .with("Runtime and Handler are mandatory parameters for functions created with deployment packages."));
+    };
+    let internal = |error: crate::function::NotALimit| Kind::Service.with(error.to_string());
+    let function = Function {
+        name: name.clone(),
+        runtime,
+        handler,
+        memory: Memory::from_mib(DEFAULT_MEMORY_MIB).map_err(internal)?,
+        timeout: Timeout::from_secs(DEFAULT_TIMEOUT_S).map_err(internal)?,
+        tmp: TmpSize::DEFAULT,
+        vars: BTreeMap::new(),
+        code: Digest::from_bytes([0; 32]),
+        layers: Vec::new(),
+        stamp: Stamp(0),
+    };
+    let mut draft = Draft { function, role: String::new(), description: String::new(), code_size: 0, tags: BTreeMap::new() };
+    checked.apply(&mut draft);
+    Ok(draft)
+}
+
+/// What a body that is not what the operation takes is told: no JSON at all, or JSON of another shape.
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => Kind::Serialization.with(error.to_string()),
+        _ => Kind::InvalidRequestContent.with(format!("Could not parse request body into json: {error}")),
+    })
+}
+
+fn refused_code(error: IntakeError) -> ApiError {
+    match error {
+        IntakeError::Zip(ZipRefusal::TooLarge) => {
+            Kind::InvalidParameterValue.with("Unzipped size must be smaller than 262144000 bytes")
+        }
+        // Lambda has one sentence for all of them; ours says in the log which it was.
+        IntakeError::Zip(why) => {
+            info!(?why, "a zip was refused");
+            Kind::InvalidParameterValue.with("Could not unzip uploaded file. Please check your file, then try to upload again.")
+        }
+        error => {
+            warn!(%error, "code could not be taken in");
+            Kind::Service.with(format!("the code could not be stored: {error}"))
+        }
+    }
+}
+
+fn in_progress(arn: &str) -> ApiError {
+    Kind::ResourceConflict
+        .with(format!("The operation cannot be performed at this time. An update is in progress for resource: {arn}"))
+}
+
+/// Functions that are being created or updated now: one change at a time.
+#[derive(Clone, Default)]
+pub(super) struct Changing(Arc<Mutex<HashSet<FunctionName>>>);
+
+/// Ends the change when dropped.
+pub(super) struct Change {
+    names: Changing,
+    name: FunctionName,
+}
+
+impl Changing {
+    fn enter(&self, name: &FunctionName) -> Option<Change> {
+        let fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        fresh.then(|| Change { names: self.clone(), name: name.clone() })
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.names.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}

@@ -1,0 +1,69 @@
+//! The door for people on duty: JSON on `control.sock`, which only the admin group can open.
+//!
+//! In the server process, without privileges. Shows, and decides nothing:
+//!
+//! ```text
+//! GET /v1/pool      every environment, and what bounds them (server::pool's snapshot)
+//! GET /v1/status    who answers: version, instance, process id, since when
+//! ```
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+
+use super::http::{Door, Peer};
+use super::pool::Snapshot;
+
+/// See the module docs.
+pub struct Control {
+    instance: String,
+    started: Instant,
+    pool: Box<dyn Fn() -> Snapshot + Send + Sync>,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    instance: &'a str,
+    server_pid: u32,
+    uptime_s: u64,
+}
+
+impl Control {
+    pub fn new(instance: String, pool: impl Fn() -> Snapshot + Send + Sync + 'static) -> Self {
+        Self { instance, started: Instant::now(), pool: Box::new(pool) }
+    }
+
+    fn status(&self) -> Status<'_> {
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            instance: &self.instance,
+            server_pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+        }
+    }
+}
+
+impl Door for Control {
+    async fn answer(&self, _peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, body) = match (request.method(), request.uri().path()) {
+            (&Method::GET, "/v1/pool") => (StatusCode::OK, json!((self.pool)())),
+            (&Method::GET, "/v1/status") => (StatusCode::OK, json!(self.status())),
+            (_, "/v1/pool" | "/v1/status") => (StatusCode::METHOD_NOT_ALLOWED, json!({ "message": "only GET" })),
+            (_, path) => (StatusCode::NOT_FOUND, json!({ "message": format!("there is no {path} here") })),
+        };
+        let mut response = Response::new(Full::from(body.to_string()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        response
+    }
+}

@@ -1,0 +1,169 @@
+//! HTTP/1.1 on a Unix listener: what both doors of the host share.
+//!
+//! Knows who is on the other side and bounds what they may cost: connections, bytes of headers and body, and
+//! time. Knows no path and no status; that is the doors' own ([`super::api`], [`super::control`]).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::sys::peer;
+
+/// Connections of one door at once. Whoever comes next waits in the listener's queue.
+pub const MAX_CONNECTIONS: usize = 2048;
+/// Room for the largest header Lambda takes (3,583 bytes of client context) and all others.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+/// For a request's head, and for the next request on a connection that is kept open.
+const HEADER_TIME: Duration = Duration::from_secs(30);
+/// After an error of accept(2) (no descriptors left, as a rule) before the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is on the other side, as the kernel tells it; it cannot be forged.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub uid: u32,
+    /// The primary group and all supplementary ones, as they were when the peer connected.
+    pub groups: Vec<u32>,
+}
+
+/// One door: answers requests, always.
+pub trait Door: Send + Sync + 'static {
+    fn answer(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+/// Says when to take no more requests.
+pub type Stop = watch::Receiver<bool>;
+
+/// Serves until told to stop; then lets the requests that run finish. Drop the future to stop waiting for them.
+pub async fn serve(name: &'static str, listener: UnixListener, door: Arc<impl Door>, mut stop: Stop) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            // Never closed, so there is always a permit to wait for.
+            let permit = room.clone().acquire_owned().await.ok();
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            accepted = accepted => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = told(&mut stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (door, stop) = (door.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection(name, stream, door, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(door = name, %error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Whoever could have told us to stop is gone: that is being told, too.
+async fn told(stop: &mut Stop) {
+    let _ = stop.wait_for(|stop| *stop).await.is_ok();
+}
+
+async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>, mut stop: Stop) {
+    let peer = match identify(&stream) {
+        Ok(peer) => Arc::new(peer),
+        Err(error) => return debug!(door = name, %error, "a peer could not be identified"),
+    };
+    let service = service_fn(move |request| {
+        let (door, peer) = (door.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(door.answer(&peer, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // A caller that went away or wrote no HTTP: its own affair.
+        debug!(door = name, %error, "connection ended");
+    }
+}
+
+fn identify(stream: &UnixStream) -> std::io::Result<Peer> {
+    let credentials = stream.peer_cred()?;
+    let mut groups = peer::groups(stream)?;
+    groups.push(credentials.gid());
+    Ok(Peer { uid: credentials.uid(), groups })
+}
+
+/// Why a body was not read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    TooLarge,
+    TooSlow,
+    Broken,
+}
+
+/// The whole body, at most `limit` bytes, within `time`.
+pub async fn read_body(request: Request<Incoming>, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
+    // Whoever waits for "100 Continue" has sent nothing yet and need not be read to the end.
+    let waits = request.headers().contains_key(hyper::header::EXPECT);
+    let mut body = request.into_body();
+    let declared = body.size_hint().exact();
+    let reading = async {
+        if declared.is_some_and(|length| length > limit as u64) {
+            return Err(BodyError::TooLarge);
+        }
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+            if whole.len() + data.len() > limit {
+                return Err(BodyError::TooLarge);
+            }
+            if whole.is_empty() {
+                // As a rule a small body is one frame: then it is not copied.
+                if Some(data.len() as u64) == declared {
+                    return Ok(data);
+                }
+                whole.reserve(declared.unwrap_or(0) as usize);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    };
+    let result = tokio::time::timeout(time, reading).await.unwrap_or(Err(BodyError::TooSlow));
+    if result == Err(BodyError::TooLarge) && !waits {
+        // A caller that is still writing would see a broken pipe instead of the answer.
+        let _ = tokio::time::timeout(DISCARD_TIME, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+    }
+    result
+}
+
+/// For throwing away what is left of a body that is too large.
+const DISCARD_TIME: Duration = Duration::from_secs(10);

@@ -1,0 +1,224 @@
+//! Code on its way in, and out again: zip bytes → a sealed memfd → unpacked → adopted → a row may name it.
+//!
+//! The server can neither write nor list `code/`; it only says what should happen ([`Hands`]), and notes in the
+//! registry which code may be there:
+//!
+//! ```text
+//! keep(zip):  note the digest ──▶ unpack (supervisor) ──▶ adopt (launcher) ──▶ caller stores the row ──▶ Kept is dropped
+//! release:    no row names it, no environment runs it ──▶ forget (launcher) ──▶ strike out the note
+//! ```
+//!
+//! A kill anywhere leaves at most a noted digest that no row names; the next start forgets it. For each digest
+//! there is one gate: code is not forgotten while somebody is about to store a row that names it.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use tokio::sync::{Mutex as Gate, Notify, OwnedMutexGuard, Semaphore, watch};
+use tracing::{info, warn};
+
+use crate::code::Digest;
+use crate::function::Function;
+use crate::registry::{Promise, Registry, RegistryError};
+use crate::wire::launcher::StagingId;
+use crate::wire::supervisor::{Unpacked, ZipRefusal};
+
+/// Lambda's limit on an uploaded zip.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+pub const MAX_ZIP: usize = 52_428_800;
+
+/// Zips unpacked at once: each may take 250 MB of disk and a CPU.
+const PARALLEL: usize = 2;
+/// Between two looks for code that nobody runs any more.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Those who may touch `code/`: the supervisor's `unpack` and the launchers.
+pub trait Hands: Send + Sync + 'static {
+    fn unpack(&self, staging: StagingId, zip: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>>;
+    fn adopt(&self, staging: StagingId, code: Digest, zip: Arc<OwnedFd>) -> Promise<'_, Result<(), String>>;
+    fn forget(&self, code: Digest) -> Promise<'_, Result<(), String>>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    #[error("the zip is refused: {0:?}")]
+    Zip(ZipRefusal),
+    #[error("unpack the zip: {0}")]
+    Unpack(String),
+    #[error("adopt the code: {0}")]
+    Adopt(String),
+    #[error("hand the zip over")]
+    Memfd(#[from] io::Error),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// See the module docs.
+pub struct Intake {
+    hands: Arc<dyn Hands>,
+    registry: Arc<dyn Registry>,
+    running: Semaphore,
+    /// `std` locks: held for a few map operations, never across an await; no other lock is taken inside.
+    gates: Mutex<HashMap<Digest, Arc<Gate<Presence>>>>,
+    leaving: Arc<Leaving>,
+}
+
+/// Whether this server knows the code to be adopted. Absent only means: adopt it (again, which does no harm).
+#[derive(Default)]
+struct Presence {
+    adopted: bool,
+}
+
+/// Code that may have become unused, with the function that ran it: while that value lives, an environment does.
+#[derive(Default)]
+struct Leaving {
+    codes: Mutex<Vec<(Digest, Weak<Function>)>>,
+    came: Notify,
+}
+
+/// Code that is there. Until this is dropped it is not forgotten: hold it until the row that names it is stored.
+#[must_use]
+pub struct Kept {
+    pub code: Digest,
+    pub size: u64,
+    leaving: Arc<Leaving>,
+    gate: Option<OwnedMutexGuard<Presence>>,
+}
+
+impl Drop for Kept {
+    /// If no row has come to name it after all, the sweep finds that out.
+    fn drop(&mut self) {
+        drop(self.gate.take());
+        self.leaving.add(self.code, Weak::new());
+    }
+}
+
+impl Leaving {
+    fn add(&self, code: Digest, runner: Weak<Function>) {
+        lock(&self.codes).push((code, runner));
+        self.came.notify_one();
+    }
+}
+
+impl Intake {
+    pub fn new(hands: Arc<dyn Hands>, registry: Arc<dyn Registry>) -> Self {
+        let (running, gates) = (Semaphore::new(PARALLEL), Mutex::default());
+        Self { hands, registry, running, gates, leaving: Arc::default() }
+    }
+
+    /// Brings a zip's tree into `code/`, if it is not there yet.
+    pub async fn keep(&self, zip: Vec<u8>) -> Result<Kept, IntakeError> {
+        let size = zip.len() as u64;
+        let (code, zip) = tokio::task::spawn_blocking(move || (Digest::of(&zip), zip)).await.map_err(io::Error::from)?;
+        let mut gate = self.gate(code).lock_owned().await;
+        if !gate.adopted {
+            // A row of an earlier server's is as good as having adopted it.
+            gate.adopted = self.registry.uses_code(&code);
+        }
+        if !gate.adopted {
+            let _running = self.running.acquire().await;
+            self.bring_in(code, zip).await?;
+            gate.adopted = true;
+        }
+        Ok(Kept { code, size, leaving: self.leaving.clone(), gate: Some(gate) })
+    }
+
+    async fn bring_in(&self, code: Digest, zip: Vec<u8>) -> Result<(), IntakeError> {
+        let zip = tokio::task::spawn_blocking(move || sealed(&zip)).await.map_err(io::Error::from)??;
+        let zip = Arc::new(zip);
+        let staging = StagingId(uuid::Uuid::new_v4().as_u128());
+        crate::kill_point!("intake-before-unpack");
+        match self.hands.unpack(staging, zip.clone()).await.map_err(IntakeError::Unpack)? {
+            Unpacked::Done { bytes } => info!(%code, bytes, "zip unpacked"),
+            Unpacked::Refused(why) => return Err(IntakeError::Zip(why)),
+            Unpacked::Failed { what } => return Err(IntakeError::Unpack(what)),
+        }
+        // Before the code is there, so that it is never there without a note.
+        self.registry.expect_code(code).await?;
+        crate::kill_point!("intake-before-adopt");
+        let adopted = self.hands.adopt(staging, code, zip).await.map_err(IntakeError::Adopt);
+        if adopted.is_err() {
+            self.leaving.add(code, Weak::new());
+        }
+        adopted
+    }
+
+    /// The registry names `function`'s code no more, or not for this function. It goes once nobody runs it.
+    pub fn release(&self, function: &Arc<Function>) {
+        self.leaving.add(function.code, Arc::downgrade(function));
+    }
+
+    /// Forgets code that has become unused, for as long as the server runs. `ready` is set once there is a launcher.
+    pub async fn sweep(&self, mut ready: watch::Receiver<bool>) {
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            return;
+        }
+        match self.registry.unused_codes().await {
+            Ok(codes) => codes.into_iter().for_each(|code| self.leaving.add(code, Weak::new())),
+            Err(error) => warn!(%error, "unused code could not be looked for"),
+        }
+        loop {
+            for code in self.unused() {
+                if let Err(why) = self.forget(code).await {
+                    // It stays noted: the next start tries again.
+                    warn!(%code, why, "unused code could not be removed");
+                }
+            }
+            self.leaving.came.notified().await;
+            // What an environment still runs is looked at again and again; a pause also gathers what comes together.
+            while !lock(&self.leaving.codes).is_empty() {
+                tokio::time::sleep(SWEEP).await;
+                if lock(&self.leaving.codes).iter().any(|(_, runner)| runner.strong_count() == 0) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes out the codes that no environment runs any more.
+    fn unused(&self) -> HashSet<Digest> {
+        let mut codes = lock(&self.leaving.codes);
+        let gone: HashSet<Digest> = codes.iter().filter(|(_, runner)| runner.strong_count() == 0).map(|(code, _)| *code).collect();
+        codes.retain(|(_, runner)| runner.strong_count() > 0);
+        // The same code may have been run under two stamps, and one of them still is.
+        gone.into_iter().filter(|code| !codes.iter().any(|(other, _)| other == code)).collect()
+    }
+
+    async fn forget(&self, code: Digest) -> Result<(), String> {
+        let mut gate = self.gate(code).lock_owned().await;
+        if self.registry.uses_code(&code) {
+            return Ok(());
+        }
+        gate.adopted = false;
+        self.hands.forget(code).await?;
+        self.registry.code_is_gone(code).await.map_err(|error| error.to_string())?;
+        info!(%code, "unused code removed");
+        // Whoever holds the gate's other end meanwhile adopts anew; an entry that nobody holds is of no use.
+        let mut gates = lock(&self.gates);
+        drop(gate);
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        Ok(())
+    }
+
+    fn gate(&self, code: Digest) -> Arc<Gate<Presence>> {
+        lock(&self.gates).entry(code).or_default().clone()
+    }
+}
+
+/// The zip where nobody can change it any more, as a descriptor to pass on.
+fn sealed(zip: &[u8]) -> io::Result<OwnedFd> {
+    let memfd = rustix::fs::memfd_create("zip", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = std::fs::File::from(memfd);
+    file.write_all(zip)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+// A poisoned lock: a panic aborts the process, so nobody has ever seen one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
