@@ -10,7 +10,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use outcome::{Cause, FunctionFailure, Outcome, ProcessEnd};
+pub use outcome::{Cause, FunctionFailure, MAX_RESPONSE, Outcome, ProcessEnd};
 
 use crate::function::FunctionName;
 

@@ -1,0 +1,192 @@
+//! One environment's end of its Runtime API: where events are handed over and answers are picked up.
+//!
+//! Between [`super::calls`] (what the runtime says) and `server::environment` (what is to be done).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use tokio::sync::{Notify, oneshot};
+
+use super::session::{Answering, Illegal, Machine, Next};
+use crate::invocation::RequestId;
+
+/// An event as the runtime gets it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub request: RequestId,
+    pub headers: HeaderMap,
+    pub payload: Bytes,
+}
+
+/// What the runtime answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Response(Bytes),
+    /// `error_type` is checked; the body is the runtime's own.
+    Error {
+        error_type: String,
+        body: Bytes,
+    },
+    TooLarge,
+    InvalidMode,
+}
+
+/// What the runtime said about its initialisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// It asked for its first event.
+    Ready,
+    Error { error_type: String, body: Bytes },
+}
+
+/// Done as soon as the first bytes of the event are in the socket, or when it is clear that they will not be:
+/// the thaw. Runs exactly once, at the latest when it is dropped.
+pub struct AfterWrite(Option<Box<dyn FnOnce() + Send>>);
+
+impl AfterWrite {
+    pub fn new(act: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(act)))
+    }
+}
+
+impl Drop for AfterWrite {
+    fn drop(&mut self) {
+        if let Some(act) = self.0.take() {
+            act();
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Desk {
+    /// Taken by each call for a few assignments; no other lock is taken inside.
+    inner: Mutex<Inner>,
+    /// Something of `inner` changed. One listener: the environment.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    machine: Machine,
+    /// The event in progress, for a `next` that comes again.
+    event: Option<Event>,
+    /// The `next` that waits.
+    waiter: Option<oneshot::Sender<(Event, AfterWrite)>>,
+    init: Option<Init>,
+    reply: Option<Reply>,
+    /// The runtime asks for more, and has no event yet.
+    asking: bool,
+}
+
+/// What a call of `next` gets.
+pub enum Turn {
+    Wait(oneshot::Receiver<(Event, AfterWrite)>),
+    Again(Event),
+}
+
+/// For the environment.
+impl Desk {
+    /// Waits until the runtime's initialisation is over.
+    pub async fn init(&self) -> Init {
+        self.until(|inner| inner.init.take()).await
+    }
+
+    /// Hands an event over. Legal only when the runtime asks for one.
+    pub fn deliver(&self, event: Event, then: AfterWrite) -> Result<(), Illegal> {
+        let mut inner = self.lock();
+        inner.machine.event(event.request)?;
+        inner.event = Some(event.clone());
+        inner.reply = None;
+        inner.asking = false;
+        let waiter = inner.waiter.take();
+        drop(inner);
+        // If nobody waits (the connection is gone) then a later `next` gets the event, and `then` happens right here.
+        if let Some(waiter) = waiter {
+            let _ = waiter.send((event, then));
+        }
+        Ok(())
+    }
+
+    /// Waits for the answer to the event.
+    pub async fn reply(&self) -> Reply {
+        self.until(|inner| inner.reply.take()).await
+    }
+
+    /// Waits until the runtime has asked for another event.
+    pub async fn asked_again(&self) {
+        self.until(|inner| inner.asking.then_some(())).await
+    }
+
+    async fn until<T>(&self, mut ready: impl FnMut(&mut Inner) -> Option<T>) -> T {
+        loop {
+            if let Some(what) = ready(&mut self.lock()) {
+                return what;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For the runtime's calls.
+impl Desk {
+    pub fn next(&self) -> Result<Turn, Illegal> {
+        let mut inner = self.lock();
+        // A client that lost patience closes its connection and asks anew: that is no second call.
+        let deserted = inner.waiter.as_ref().is_some_and(oneshot::Sender::is_closed);
+        let turn = if deserted { Ok(Next::Wait) } else { inner.machine.next() };
+        match turn? {
+            Next::Again => match inner.event.clone() {
+                Some(event) => Ok(Turn::Again(event)),
+                None => Err(Illegal::RequestId),
+            },
+            Next::Wait => {
+                let (waiter, turn) = oneshot::channel();
+                inner.waiter = Some(waiter);
+                inner.event = None;
+                inner.init.get_or_insert(Init::Ready);
+                inner.asking = true;
+                drop(inner);
+                self.changed.notify_one();
+                Ok(Turn::Wait(turn))
+            }
+        }
+    }
+
+    pub fn names_request(&self, id: &str) -> Result<(), Illegal> {
+        self.lock().machine.names_request(id)
+    }
+
+    pub fn answer(&self, kind: Answering) -> Result<(), Illegal> {
+        self.lock().machine.answer(kind)
+    }
+
+    pub fn answered(&self, reply: Reply) {
+        let mut inner = self.lock();
+        inner.machine.answered();
+        inner.reply = Some(reply);
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    pub fn broken(&self) {
+        self.lock().machine.broken();
+    }
+
+    pub fn init_error(&self) -> Result<(), Illegal> {
+        self.lock().machine.init_error()
+    }
+
+    pub fn init_failed(&self, error_type: String, body: Bytes) {
+        self.lock().init = Some(Init::Error { error_type, body });
+        self.changed.notify_one();
+    }
+
+    pub fn init_error_broken(&self) {
+        self.lock().machine.init_error_broken();
+    }
+}
