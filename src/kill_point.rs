@@ -16,16 +16,46 @@ macro_rules! kill_point {
 
 #[cfg(feature = "kill-points")]
 pub fn reached(name: &str) {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
+    Carried::connect(name).reached();
+}
 
-    let chosen = std::env::var("KILN_KILL_POINT").unwrap_or_default();
-    if chosen.split('@').next() != Some(name) {
-        return;
+/// For a place behind which (or at which) the socket's path is gone: a container's child connects while it still
+/// sees the host's files, and carries the connection to the place.
+#[derive(Debug)]
+pub struct Carried {
+    #[cfg(feature = "kill-points")]
+    test: Option<(std::os::unix::net::UnixStream, String)>,
+}
+
+#[cfg(not(feature = "kill-points"))]
+impl Carried {
+    pub fn connect(_: &str) -> Self {
+        Self {}
     }
-    let Some(mut test) = std::env::var_os("KILN_KILL_SOCKET").and_then(|path| UnixStream::connect(path).ok()) else {
-        return;
-    };
-    let _ = writeln!(test, "{name} {}", std::process::id());
-    let _ = test.read(&mut [0]);
+
+    pub fn reached(self) {}
+}
+
+#[cfg(feature = "kill-points")]
+impl Carried {
+    pub fn connect(name: &str) -> Self {
+        let connect = || {
+            let chosen = std::env::var("KILN_KILL_POINT").ok()?;
+            let test = std::env::var_os("KILN_KILL_SOCKET").filter(|_| chosen.split('@').next() == Some(name))?;
+            // The pid as the host sees it, whatever namespace we are in.
+            let pid = std::fs::read_link("/proc/self").ok()?;
+            let line = format!("{name} {}\n", pid.display());
+            Some((std::os::unix::net::UnixStream::connect(test).ok()?, line))
+        };
+        Self { test: connect() }
+    }
+
+    pub fn reached(self) {
+        use std::io::{Read, Write};
+
+        if let Some((mut test, line)) = self.test {
+            let _ = test.write_all(line.as_bytes());
+            let _ = test.read(&mut [0]);
+        }
+    }
 }

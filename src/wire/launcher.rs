@@ -15,6 +15,11 @@ use crate::runtime::TreeId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderId(pub u64);
 
+impl OrderId {
+    /// The report on a packet that could not be read bears this id; no order may.
+    pub const UNREADABLE: Self = Self(0);
+}
+
 /// Chosen by the launcher. Unique for the life of the supervisor: no launcher gets a number twice.
 /// Written `3-17`; its cgroup is `kiln-<instance>-3-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
