@@ -20,17 +20,9 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
+pub use crate::sys::seccomp::Instruction;
 use compile::{Place, Program};
 use table::{Arg, CONDITIONS, Condition, Test};
-
-/// One instruction of classic BPF, laid out as the kernel's `sock_filter`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    pub code: u16,
-    pub jt: u8,
-    pub jf: u8,
-    pub k: u32,
-}
 
 // Offsets in `seccomp_data`, seccomp(2).
 const NUMBER: u32 = 0;
