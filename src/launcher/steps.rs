@@ -57,6 +57,9 @@ fn errno(error: &(dyn Error + 'static)) -> i32 {
         if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
             return code;
         }
+        if let Some(errno) = error.downcast_ref::<nix::Error>() {
+            return *errno as i32;
+        }
         link = error.source();
     }
     // No system call has failed: something did not come out as it must (a limit read back, a file's owner).

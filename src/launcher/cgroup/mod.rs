@@ -37,6 +37,8 @@ pub enum CgroupError {
     Limit { group: PathBuf, what: &'static str, source: Box<cgroups_rs::fs::error::Error> },
     #[error("{file} is {found:?} after {value} was written", file = file.display())]
     NotTaken { file: PathBuf, value: u64, found: String, source: io::Error },
+    #[error("a cgroup stays busy")]
+    Busy { source: io::Error },
     #[error("remove cgroup {path}", path = path.display())]
     Remove { path: PathBuf, source: io::Error },
 }

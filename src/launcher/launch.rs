@@ -1,0 +1,268 @@
+//! Launches one container: one checked order in, one resting kiln-init out.
+//!
+//! Runs in a launcher: root, one thread; nothing is read here that a caller or a function wrote. The child's half
+//! is in this file too, below the line; past its exec it is kiln-init (`inside::init`).
+//!
+//! ```text
+//!   launcher                          child (new namespaces, born in its cgroup)
+//!   takes a seat, prepares mounts
+//!   clone3                ────────▶   joins, attaches the prepared trees, pivots,
+//!                                     enters its user namespace, drops everything,
+//!                                     execs kiln-init, which waits for "start"
+//!   descriptors → server  ◀────────   the pipe's end; or step name and errno, through it
+//! ```
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::SigSet;
+use nix::unistd::{Gid, Uid, close, execveat, fchown, pipe2, sethostname};
+
+use crate::kill_point;
+use crate::kill_point::Carried;
+use crate::launcher::cgroup::{self, Groups};
+use crate::launcher::container::{self, Prepared, Trees};
+use crate::launcher::identity;
+use crate::launcher::network;
+use crate::launcher::plan::{Plan, Rlimit};
+use crate::launcher::steps::{self, Steps, failure};
+use crate::launcher::stock::{Seat, Stock};
+use crate::launcher::store::Store;
+use crate::sys::descriptor::lay_out;
+use crate::sys::packet;
+use crate::sys::process::{Child, InChild, SingleThreaded, clone3};
+use crate::sys::seccomp::{self, Instruction};
+use crate::wire::launcher::{Build, Handle, StepFailure, StepTime};
+
+/// What a launcher needs for every launch.
+#[derive(Debug)]
+pub struct Workshop {
+    pub alone: SingleThreaded,
+    pub stock: Stock,
+    pub trees: Trees,
+    pub store: Store,
+    /// kiln-init (O_PATH).
+    pub init: OwnedFd,
+    pub null: File,
+    pub life: LifePipe,
+    pub filter: &'static [Instruction],
+    pub instance: String,
+}
+
+/// Nobody ever writes into it: it ends when the launcher does.
+#[derive(Debug)]
+pub struct LifePipe {
+    pub read: OwnedFd,
+    pub write: OwnedFd,
+}
+
+/// A container that rests.
+#[derive(Debug)]
+pub struct Launched {
+    pub plan: Plan,
+    pub remains: Remains,
+    pub child: Child,
+    pub handles: Vec<(Handle, OwnedFd)>,
+    pub steps: Vec<StepTime>,
+}
+
+/// What a container leaves when its processes are gone, and what a failed launch leaves. The caller removes it.
+#[derive(Debug)]
+pub struct Remains {
+    pub groups: Groups,
+    pub user: u32,
+}
+
+/// The failed step; and what it leaves, if it came so far.
+pub type LaunchFailure = (StepFailure, Option<Remains>);
+
+/// A child is in its last step long before this; one that is not hangs in the kernel, and is killed.
+const CHILD_DEADLINE: Duration = Duration::from_secs(10);
+
+pub fn launch(workshop: &mut Workshop, order: &Build) -> Result<Launched, Box<LaunchFailure>> {
+    let mut steps = Steps::default();
+    let taken = steps.step("seat", || workshop.stock.take(&workshop.alone));
+    let seat = taken.map_err(|failure| Box::new((failure, None)))?;
+    let plan = Plan::new(order, seat.container, cgroup::name(&workshop.instance, seat.container), seat.maps.clone());
+    let built = build(workshop, &plan, &seat, &mut steps);
+    // The seat's namespaces live on in the processes that are in them, or end here.
+    let remains = Remains { groups: seat.groups, user: seat.user };
+    match built {
+        Ok((child, handles)) => Ok(Launched { plan, remains, child, handles, steps: steps.into_times() }),
+        Err(failure) => Err(Box::new((failure, Some(remains)))),
+    }
+}
+
+fn build(
+    workshop: &mut Workshop,
+    plan: &Plan,
+    seat: &Seat,
+    steps: &mut Steps,
+) -> Result<(Child, Vec<(Handle, OwnedFd)>), StepFailure> {
+    let Workshop { trees, store, stock, .. } = workshop;
+    let prepared = steps.step("mounts", || trees.prepare(store, plan))?;
+    steps.step("cgroup limits", || seat.groups.limit(&plan.limits))?;
+    let birthplace = steps.step("cgroup birthplace", || seat.groups.birthplace())?;
+    let tasks = steps.step("cgroup tasks", || seat.groups.tasks())?;
+    let cgroup_handles = steps.step("cgroup handles", || seat.groups.handles())?;
+    let listener = steps.step("listener", || stock.host().listen_in(&seat.network))?;
+    let (ours, theirs) = steps.step("pipes", || pipes(seat.user))?;
+
+    let namespaces =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    let gear = Gear { workshop, plan, seat, prepared: &prepared, tasks: &tasks, pipes: &theirs };
+    let child = steps.step("clone", || {
+        clone3(&workshop.alone, namespaces, Some(birthplace.as_fd()), |proof| be_the_child(proof, &gear))
+    })?;
+    kill_point!("after-clone");
+    // From here on, what fails ends the child too: whoever removes the remains kills what is left in them.
+    // Its ends of the pipes go first, else our own would outlive it.
+    drop(theirs);
+    let deadline = Instant::now() + CHILD_DEADLINE;
+    let told = steps.step("child", || steps::listen(Deadlined { pipe: &ours.reports, deadline }))?;
+    steps.append(told?);
+
+    let mut handles = vec![
+        (Handle::InitPidfd, steps.step("pidfd", || child.pidfd.try_clone())?),
+        (Handle::Listener, listener),
+        (Handle::Log, ours.log),
+        (Handle::Control, ours.control),
+        (Handle::Tmp, prepared.tmp),
+    ];
+    handles.extend(cgroup_handles);
+    Ok((child, handles))
+}
+
+/// The launcher's ends; the first two go to the server.
+struct Ours {
+    log: OwnedFd,
+    control: OwnedFd,
+    reports: OwnedFd,
+}
+
+/// The child's ends.
+struct Theirs {
+    log: OwnedFd,
+    control: OwnedFd,
+    report: OwnedFd,
+}
+
+fn pipes(user: u32) -> io::Result<(Ours, Theirs)> {
+    let (log, log_end) = pipe2(OFlag::O_CLOEXEC)?;
+    // Else the function could not open its own output: `echo x > /dev/stderr`.
+    fchown(&log_end, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))?;
+    let (control, control_end) = packet::pair()?;
+    for server in [&log, &control] {
+        fcntl(server, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let (reports, report) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((Ours { log, control, reports }, Theirs { log: log_end, control: control_end, report }))
+}
+
+/// A pipe that is read until its end, but not for ever.
+struct Deadlined<'a> {
+    pipe: &'a OwnedFd,
+    deadline: Instant,
+}
+
+impl Read for Deadlined<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)], timeout)? {
+            0 => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            _ => Ok(nix::unistd::read(self.pipe, into)?),
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------
+// The child. It has a copy of the launcher's memory and descriptors, and leaves only by exec or by ending.
+
+/// All that the child uses.
+struct Gear<'a> {
+    workshop: &'a Workshop,
+    plan: &'a Plan,
+    seat: &'a Seat,
+    prepared: &'a Prepared,
+    tasks: &'a [File],
+    pipes: &'a Theirs,
+}
+
+fn be_the_child(proof: &InChild, gear: &Gear<'_>) -> i32 {
+    let mut report = gear.pipes.report.as_fd();
+    let Err(failed) = become_init(proof, gear, &mut report);
+    // If even this fails, the launcher sees the pipe end without a word, and says so.
+    let _ = steps::tell_failure(Pipe(report), failed);
+    1
+}
+
+/// `report` is where a failure goes: it changes its number on the way.
+fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) -> Result<Infallible, StepFailure> {
+    let Gear { workshop, plan, seat, .. } = gear;
+    let mut steps = Steps::default();
+    let (before_ids, before_exec) = (Carried::connect("child-before-ids"), Carried::connect("child-before-exec"));
+
+    steps.step("version 1 cgroups", || cgroup::join(gear.tasks))?;
+    steps.step("network", || network::enter(&seat.network))?;
+    // After the last cgroup is joined: what is our own group now is the root of all that can be seen.
+    steps.step("cgroup namespace", || unshare(CloneFlags::CLONE_NEWCGROUP))?;
+    steps.step("host name", || sethostname(plan.host_name))?;
+    let root = steps.step("attach trees", || container::attach_trees(gear.prepared))?;
+    // Past this line the host's files are gone: failures leave only through the pipe.
+    steps.step("pivot", || container::enter_root(root))?;
+    // Last of the namespaces, so that all others belong to the host's user namespace.
+    steps.step("user namespace", || identity::enter_user_namespace(&seat.user_namespace))?;
+    before_ids.reached();
+    steps.step("ids", || identity::become_user(plan.uid, plan.gid))?;
+    // After setns(user), which refills them; the last use of CAP_SETPCAP.
+    steps.step("capabilities", identity::drop_all_capabilities)?;
+    // After the last change of ids, which clears it silently.
+    steps.step("die with the launcher", || {
+        // Our own copy would keep the pipe from ending.
+        close(workshop.life.write.as_raw_fd()).map_err(io::Error::from)?;
+        identity::die_with_launcher(workshop.life.read.as_fd()).map_err(io::Error::other)
+    })?;
+    steps.step("no new privileges", || rustix::thread::set_no_new_privs(true).map_err(io::Error::from))?;
+    steps.step("resource limits", || plan.rlimits.iter().try_for_each(set_rlimit))?;
+    before_exec.reached();
+    let kept = [workshop.null.as_fd(), gear.pipes.log.as_fd(), gear.pipes.log.as_fd(), gear.pipes.control.as_fd()];
+    let moved = steps.step("descriptors", || lay_out(proof, &kept, &[*report, workshop.init.as_fd()]))?;
+    let [moved_report, init] = moved[..] else { return Err(failure("descriptors", &io::Error::from_raw_os_error(libc::EBADF))) };
+    *report = moved_report;
+    // Signals that the launcher blocks would stay blocked across the exec.
+    steps.step("signals", || SigSet::empty().thread_set_mask())?;
+    // Last, so that the filter need not allow anything above; only the exec is left.
+    steps.step("seccomp", || seccomp::install(workshop.filter))?;
+    steps::tell_times(Pipe(*report), std::mem::take(&mut steps)).map_err(|error| failure("tell times", &error))?;
+    let nothing: [CString; 0] = [];
+    steps.step("exec kiln-init", || execveat(init, c"", &[c"kiln-init"], &nothing, AtFlags::AT_EMPTY_PATH))
+}
+
+/// A limit is never raised above what the launcher has: it may lack CAP_SYS_RESOURCE.
+fn set_rlimit(limit: &Rlimit) -> nix::Result<()> {
+    let (_, hardest) = getrlimit(limit.resource)?;
+    let at_most = |value: Option<rlim_t>| value.unwrap_or(hardest).min(hardest);
+    setrlimit(limit.resource, at_most(limit.soft), at_most(limit.hard))
+}
+
+/// Writes to a descriptor that somebody else owns.
+struct Pipe<'a>(BorrowedFd<'a>);
+
+impl io::Write for Pipe<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(self.0, bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

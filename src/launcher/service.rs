@@ -1,0 +1,400 @@
+//! The launcher's loop: one order at a time; reports; reaping; and, while no order waits, the work that nobody waits for.
+//!
+//! ```text
+//!            Build                 init ends, reaped
+//!  (nothing) ─────▶ running ─────────────────────────▶ ended
+//!                      │ End: killed                     │ End
+//!                      ▼         init ends, reaped       ▼
+//!                    ending ─────────────────────────▶ removing ─────▶ (nothing), "ended"
+//! ```
+//!
+//! Nothing here waits for the server: reports that it does not take are kept, and until they are gone no further order is read.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::invocation::ProcessEnd;
+use crate::kill_point;
+use crate::launcher::adopt;
+use crate::launcher::cgroup::{CgroupError, Removed};
+use crate::launcher::launch::{Launched, Remains, Workshop, launch};
+use crate::launcher::order::{self, Checked};
+use crate::launcher::plan::Plan;
+use crate::launcher::steps::failure;
+use crate::sys::packet;
+use crate::sys::process::Child;
+use crate::wire;
+use crate::wire::launcher::{Build, ContainerId, Order, OrderId, Report, StepFailure};
+
+pub struct Service {
+    workshop: Workshop,
+    server: OwnedFd,
+    life: OwnedFd,
+    /// Readable when a child has ended.
+    children: SignalFd,
+    residents: BTreeMap<ContainerId, Resident>,
+    removals: Vec<Removal>,
+    /// Reports that the server has not taken yet.
+    outbox: VecDeque<Outgoing>,
+    /// When the stock may be refilled: later, after a failure.
+    refill_at: Instant,
+}
+
+/// A container that the server has not ended.
+struct Resident {
+    plan: Plan,
+    remains: Remains,
+    child: Child,
+    life: Life,
+}
+
+/// See the drawing in the module's documentation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Running,
+    Ending(OrderId),
+    /// Its init was reaped, and with it everything inside; its cgroups are the server's to read until it says "end".
+    Ended,
+}
+
+/// Cgroups on their way out.
+struct Removal {
+    remains: Remains,
+    /// Who waits for it.
+    order: Option<(OrderId, ContainerId)>,
+    next: Instant,
+    pause: Duration,
+    give_up: Instant,
+}
+
+struct Outgoing {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// Why the loop ends.
+struct ServerGone;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// A group that is busy for longer holds a process that the kernel cannot end; the supervisor's sweep comes back to it.
+const GIVE_UP: Duration = Duration::from_secs(10);
+const REFILL_AGAIN: Duration = Duration::from_secs(1);
+
+impl Service {
+    pub fn new(workshop: Workshop, server: OwnedFd, life: OwnedFd) -> anyhow::Result<Self> {
+        fcntl(&server, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("make the server's socket non-blocking")?;
+        let children = SigSet::from(Signal::SIGCHLD);
+        // SIGTERM and SIGINT are the supervisor's: it lets running invocations finish, and then the server's socket ends.
+        let mut blocked = children;
+        blocked.add(Signal::SIGTERM);
+        blocked.add(Signal::SIGINT);
+        blocked.thread_block().context("block signals")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let children = SignalFd::with_flags(&children, flags).context("make a signalfd")?;
+        Ok(Self {
+            workshop,
+            server,
+            life,
+            children,
+            residents: BTreeMap::new(),
+            removals: Vec::new(),
+            outbox: VecDeque::new(),
+            refill_at: Instant::now(),
+        })
+    }
+
+    pub fn run(mut self) -> anyhow::Result<()> {
+        while let Ok(()) = self.turn() {}
+        self.close_down()
+    }
+
+    /// Waits for one thing and does it.
+    fn turn(&mut self) -> Result<(), ServerGone> {
+        let server_events = if self.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
+        let mut ready = [
+            PollFd::new(self.server.as_fd(), server_events),
+            PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.life.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, self.until_idle_work(Instant::now())) {
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => return Ok(()),
+            Err(errno) => {
+                tracing::error!(%errno, "poll");
+                return Err(ServerGone);
+            }
+        }
+        let [server, children, life] = ready.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
+        if life {
+            return Err(ServerGone);
+        }
+        if children {
+            self.reap();
+        }
+        if server {
+            if self.outbox.is_empty() { self.receive()? } else { self.flush()? }
+        } else if !children {
+            self.idle_work(Instant::now());
+        }
+        // What was done may have something to tell.
+        self.flush()
+    }
+
+    fn receive(&mut self) -> Result<(), ServerGone> {
+        let packet = match packet::receive(self.server.as_fd()) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Err(ServerGone),
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
+                    io::ErrorKind::InvalidData => {
+                        self.refuse(OrderId::UNREADABLE, error);
+                        Ok(())
+                    }
+                    _ => Err(ServerGone),
+                };
+            }
+        };
+        kill_point!("order-received");
+        match order::check(packet) {
+            Ok(checked) => self.obey(checked),
+            Err((order, error)) => self.refuse(order, error),
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, Checked { order, zip }: Checked) {
+        let id = order::id(&order);
+        match (order, zip) {
+            (Order::Build(build), _) => self.build(&build),
+            (Order::End { container, .. }, _) => self.end(id, container),
+            (Order::Describe { container, .. }, _) => self.describe(id, container),
+            (Order::AdoptCode { staging, code, .. }, Some(zip)) => {
+                match adopt::adopt(&self.workshop.store, staging, code, File::from(zip)) {
+                    Ok(()) => self.report(&Report::Adopted { order: id }, Vec::new()),
+                    Err(adopt::AdoptError::Refused(why)) => self.refuse(id, why),
+                    Err(error) => self.fail(id, failure("adopt code", &error)),
+                }
+            }
+            (Order::AdoptCode { .. }, None) => self.refuse(id, "no zip came along"),
+            (Order::ForgetCode { code, .. }, _) => {
+                if self.residents.values().any(|resident| resident.plan.uses(code)) {
+                    return self.refuse(id, "a container uses this code");
+                }
+                match adopt::forget(&self.workshop.store, code) {
+                    Ok(()) => self.report(&Report::Forgotten { order: id }, Vec::new()),
+                    Err(error) => self.fail(id, failure("forget code", &error)),
+                }
+            }
+        }
+    }
+
+    fn build(&mut self, build: &Build) {
+        match launch(&mut self.workshop, build) {
+            Ok(Launched { plan, remains, child, handles, steps }) => {
+                let container = plan.container;
+                let (handles, descriptors) = handles.into_iter().unzip();
+                let cgroups = remains.groups.layout();
+                self.residents.insert(container, Resident { plan, remains, child, life: Life::Running });
+                kill_point!("before-built");
+                self.report(&Report::Built { order: build.order, container, cgroups, handles, steps }, descriptors);
+            }
+            Err(failed) => {
+                let (failure, remains) = *failed;
+                if let Some(remains) = remains {
+                    self.kill_and_remove(remains);
+                }
+                self.fail(build.order, failure);
+            }
+        }
+    }
+
+    fn end(&mut self, order: OrderId, container: ContainerId) {
+        let Some(resident) = self.residents.get_mut(&container) else {
+            return self.refuse(order, format_args!("there is no container {container}"));
+        };
+        kill_point!("before-end");
+        match resident.life {
+            Life::Ending(_) => self.refuse(order, format_args!("container {container} is being ended")),
+            Life::Running => match resident.remains.groups.kill() {
+                Ok(()) => resident.life = Life::Ending(order),
+                Err(error) => self.fail(order, failure("kill", &error)),
+            },
+            Life::Ended => {
+                if let Some(resident) = self.residents.remove(&container) {
+                    self.remove(resident.remains, Some((order, container)));
+                }
+            }
+        }
+    }
+
+    fn describe(&mut self, order: OrderId, container: ContainerId) {
+        let Some(resident) = self.residents.get(&container) else {
+            return self.refuse(order, format_args!("there is no container {container}"));
+        };
+        match describe(&resident.plan) {
+            Ok(text) => self.report(&Report::Described { order }, vec![text]),
+            Err(error) => self.fail(order, failure("describe", &error)),
+        }
+    }
+
+    /// All children that have ended. Helpers were waited for where they were started, and a child whose launch failed is
+    /// nobody's resident.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        loop {
+            let (pid, how) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, ProcessEnd::Exited(code)),
+                Ok(WaitStatus::Signaled(pid, signal, core)) => (pid, ProcessEnd::Killed { signal: signal as i32, core }),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            let ended = self.residents.iter_mut().find(|(_, resident)| resident.child.pid == pid && resident.life != Life::Ended);
+            let Some((&container, resident)) = ended else { continue };
+            let life = std::mem::replace(&mut resident.life, Life::Ended);
+            self.report(&Report::InitEnded { container, how }, Vec::new());
+            if let (Life::Ending(order), Some(resident)) = (life, self.residents.remove(&container)) {
+                self.remove(resident.remains, Some((order, container)));
+            } 
+        }
+    }
+
+    fn kill_and_remove(&mut self, remains: Remains) {
+        if let Err(error) = remains.groups.kill() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "kill what a failed launch left");
+        }
+        self.remove(remains, None);
+    }
+
+    fn remove(&mut self, remains: Remains, order: Option<(OrderId, ContainerId)>) {
+        let now = Instant::now();
+        self.removals.push(Removal { remains, order, next: now, pause: FIRST_PAUSE, give_up: now + GIVE_UP });
+    }
+
+    /// Until there is something to do that no order asked for: no time at all, or the next removal's.
+    fn until_idle_work(&self, now: Instant) -> PollTimeout {
+        let refill = (!self.workshop.stock.is_full()).then_some(self.refill_at);
+        let next = self.removals.iter().map(|removal| removal.next).chain(refill).min();
+        let Some(next) = next else { return PollTimeout::NONE };
+        // Rounded up: a poll that ends a fraction too early would turn idly.
+        let left = next.saturating_duration_since(now).as_nanos().div_ceil(1_000_000);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// One piece, so that an order which comes meanwhile waits for one piece at most.
+    fn idle_work(&mut self, now: Instant) {
+        if let Some(due) = self.removals.iter().position(|removal| removal.next <= now) {
+            let removal = self.removals.swap_remove(due);
+            self.try_removal(removal, now);
+        } else if !self.workshop.stock.is_full() && self.refill_at <= now {
+            if let Err(error) = self.workshop.stock.refill(&self.workshop.alone) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "make a seat ahead");
+                self.refill_at = now + REFILL_AGAIN;
+            }
+        }
+    }
+
+    fn try_removal(&mut self, mut removal: Removal, now: Instant) {
+        let busy = || CgroupError::Busy { source: io::Error::from_raw_os_error(libc::EBUSY) };
+        let error = match removal.remains.groups.remove() {
+            Ok(Removed::All) => {
+                self.workshop.stock.give_back(removal.remains.user);
+                if let Some((order, container)) = removal.order {
+                    self.report(&Report::Ended { order, container }, Vec::new());
+                }
+                return;
+            }
+            Ok(Removed::NotYet) if now < removal.give_up => {
+                removal.next = now + removal.pause;
+                removal.pause = (removal.pause * 2).min(LONGEST_PAUSE);
+                return self.removals.push(removal);
+            }
+            Ok(Removed::NotYet) => busy(),
+            Err(error) => error,
+        };
+        // Its id stays taken: something may still run as it.
+        match removal.order {
+            Some((order, _)) => self.fail(order, failure("remove cgroups", &error)),
+            None => tracing::warn!(error = &error as &dyn std::error::Error, "remove what a failed launch left"),
+        }
+    }
+
+    fn refuse(&mut self, order: OrderId, why: impl ToString) {
+        self.report(&Report::Refused { order, why: why.to_string() }, Vec::new());
+    }
+
+    fn fail(&mut self, order: OrderId, failure: StepFailure) {
+        self.report(&Report::Failed { order, failure }, Vec::new());
+    }
+
+    fn report(&mut self, report: &Report, descriptors: Vec<OwnedFd>) {
+        match wire::encode(report) {
+            Ok(bytes) => self.outbox.push_back(Outgoing { bytes, descriptors }),
+            // Every text in a report is bounded where it is made.
+            Err(error) => tracing::error!(%error, "a report is lost"),
+        }
+    }
+
+    /// Sends what the server takes now.
+    fn flush(&mut self) -> Result<(), ServerGone> {
+        while let Some(next) = self.outbox.front() {
+            let descriptors: Vec<BorrowedFd<'_>> = next.descriptors.iter().map(AsFd::as_fd).collect();
+            match packet::send(self.server.as_fd(), &next.bytes, &descriptors) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(ServerGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills everything, reaps it, removes it.
+    fn close_down(mut self) -> anyhow::Result<()> {
+        self.outbox.clear();
+        for seat in self.workshop.stock.empty() {
+            self.remove(Remains { groups: seat.groups, user: seat.user }, None);
+        }
+        for (_, resident) in std::mem::take(&mut self.residents) {
+            self.kill_and_remove(resident.remains);
+        }
+        let give_up = Instant::now() + GIVE_UP;
+        while !self.removals.is_empty() && Instant::now() < give_up {
+            self.reap();
+            for removal in std::mem::take(&mut self.removals) {
+                self.try_removal(removal, Instant::now());
+            }
+            // Either an end, or the time for the next try.
+            let mut ended = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
+            let pause = if self.removals.is_empty() { PollTimeout::ZERO } else { PollTimeout::from(1u8) };
+            poll(&mut ended, pause).context("wait for children")?;
+        }
+        match self.removals.len() {
+            0 => Ok(()),
+            left => anyhow::bail!("{left} containers' cgroups are still busy"),
+        }
+    }
+}
+
+/// The OCI runtime configuration, in a file without a name.
+fn describe(plan: &Plan) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+
+    let text = memfd_create(c"config.json", MFdFlags::MFD_CLOEXEC)?;
+    let spec = crate::launcher::plan::oci::spec(plan).map_err(io::Error::other)?;
+    // oci-spec writes JSON by itself, but only to a path.
+    spec.save(format!("/proc/self/fd/{}", text.as_raw_fd())).map_err(io::Error::other)?;
+    Ok(text)
+}
