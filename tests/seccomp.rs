@@ -3,12 +3,13 @@
 //! Needs no root. As root the probe runs as `nobody`, since a capability would change what calls answer.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use kiln::launcher::seccomp::table::{self, Arg, CONDITIONS, Test};
 use kiln::launcher::seccomp::{Instruction, filter};
@@ -24,8 +25,7 @@ const NOBODY: u32 = 65_534;
 
 #[test]
 fn every_number_answers_as_the_table_says() {
-    let probe = Probe::new();
-    let (without, with) = (probe.told("syscalls", Filter::Off), probe.told("syscalls", Filter::On));
+    let (without, with) = syscalls();
     let mut wrong = Vec::new();
     let mut lacking = Vec::new();
     for number in 0..=470 {
@@ -56,8 +56,7 @@ fn every_number_answers_as_the_table_says() {
 
 #[test]
 fn the_32_bit_and_the_x32_entry_are_shut() {
-    let probe = Probe::new();
-    let (without, with) = (probe.told("syscalls", Filter::Off), probe.told("syscalls", Filter::On));
+    let (without, with) = syscalls();
     if without["i386"]["getpid"] != "ok" {
         println!("SKIP: this kernel has no 32-bit entry (getpid by int 0x80: {})", without["i386"]["getpid"]);
     } else {
@@ -74,11 +73,10 @@ fn the_32_bit_and_the_x32_entry_are_shut() {
 
 #[test]
 fn arguments_decide_as_the_table_says() {
-    let probe = Probe::new();
-    let (without, with) = (probe.told("syscalls", Filter::Off), probe.told("syscalls", Filter::On));
+    let (without, with) = syscalls();
     let cases = |told: &Value| told["arguments"].as_array().cloned().expect("a list");
     let mut refused = 0;
-    for (free, filtered) in cases(&without).iter().zip(cases(&with)) {
+    for (free, filtered) in cases(without).iter().zip(cases(with)) {
         let case = &free["case"];
         let condition = CONDITIONS.iter().find(|condition| free["number"] == condition.call.number).expect("a conditional call");
         let argument = |i: u32| free["arguments"][i as usize].as_u64().expect("an argument") as u32;
@@ -99,7 +97,7 @@ fn arguments_decide_as_the_table_says() {
 
 #[test]
 fn the_filter_is_on_and_alone() {
-    let told = Probe::new().told("tell", Filter::On);
+    let told = probe("tell", Filter::On);
     assert_eq!((&told["seccomp"], &told["seccomp_filters"], &told["no_new_privs"]), (&2.into(), &1.into(), &1.into()));
 }
 
@@ -159,34 +157,26 @@ enum Filter {
     Off,
 }
 
-/// The probe, where `nobody` can execute it.
-struct Probe {
-    directory: TempDir,
+/// Everything tried once without and once with the filter, for all tests.
+fn syscalls() -> &'static (Value, Value) {
+    static TRIED: OnceLock<(Value, Value)> = OnceLock::new();
+    TRIED.get_or_init(|| (probe("syscalls", Filter::Off), probe("syscalls", Filter::On)))
 }
 
-impl Probe {
-    fn new() -> Self {
-        let directory = TempDir::new().expect("a directory");
-        let for_all = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(directory.path(), for_all.clone()).expect("chmod");
-        let copy = directory.path().join("probe");
-        fs::copy(built_probe(), &copy).expect("copy the probe");
-        fs::set_permissions(&copy, for_all).expect("chmod");
-        Self { directory }
+#[track_caller]
+fn probe(what: &str, filter: Filter) -> Value {
+    // By descriptor: `nobody` need not get through the directories, and nothing is copied (a copy that another thread's
+    // child still holds open for writing is ETXTBSY).
+    let program = File::open(built_probe()).expect("open the probe");
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.arg(what);
+    // SAFETY: asks for a number.
+    if unsafe { libc::geteuid() } == 0 {
+        command.uid(NOBODY).gid(NOBODY);
     }
-
-    #[track_caller]
-    fn told(&self, what: &str, filter: Filter) -> Value {
-        let mut command = Command::new(self.directory.path().join("probe"));
-        command.arg(what);
-        // SAFETY: asks for a number.
-        if unsafe { libc::geteuid() } == 0 {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        let output = run(&mut command, filter);
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {} {}", output.status, String::from_utf8_lossy(&output.stderr)))
-    }
+    let output = run(&mut command, filter);
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {} {}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
 /// `cargo test` builds examples beside the tests; `cargo test --test seccomp` alone does not.
