@@ -242,7 +242,18 @@ fn what_the_issue_forbids_is_refused() {
         assert_eq!(verdict(refused, [0; 6]), ENOSYS, "{refused}");
     }
     let eperm = refusal(libc::EPERM);
-    assert_eq!(verdict(libc::SYS_clone, [libc::CLONE_NEWUSER as u64 | 17, 0, 0, 0, 0, 0]), eperm);
+    for namespace in [
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWCGROUP,
+    ] {
+        let flags = (namespace | libc::CLONE_VM | libc::SIGCHLD) as u64;
+        assert_eq!(verdict(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]), eperm, "{namespace:#x}");
+    }
     assert_eq!(verdict(libc::SYS_clone, [libc::CLONE_THREAD as u64, 0, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0, 0, 0]), eperm);
     // TIOCSTI in the low half is TIOCSTI to the kernel, whatever the upper half says (CVE-2019-10063).

@@ -1,0 +1,248 @@
+//! One event, one behaviour.
+//!
+//! An event is `{"do": WHAT, …}`; where a behaviour has one value, `{"WHAT": VALUE}` is enough (`{"touch_mib": 200}`,
+//! `{"exit": 7}`). `{"steps": [event, …]}` does several and answers with a list. Whoever adds one adds it to `act`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, exit};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use std::{env, process, thread};
+
+use serde_json::{Value, json};
+
+use crate::client::{Invocation, RuntimeApi};
+use crate::{TICKS, heavy, hostile, tell};
+
+/// What lives as long as the runtime process: a function's globals.
+pub struct Function {
+    start: String,
+    init_iterations: u64,
+    invocations: u64,
+    held: Vec<heavy::Pages>,
+    open: Vec<File>,
+    listening: Vec<TcpListener>,
+    last_report: Value,
+}
+
+/// What goes to the Runtime API when a behaviour is done.
+pub enum Answer {
+    Json(Value),
+    Bytes(Vec<u8>),
+    Error {
+        kind: String,
+        message: String,
+    },
+    /// Hostile cases answer themselves; what they saw is logged and kept for `report`.
+    Given(Value),
+}
+
+impl Function {
+    pub fn new(init_iterations: u64) -> Self {
+        let start = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default().trim().to_owned();
+        Self {
+            start,
+            init_iterations,
+            invocations: 0,
+            held: Vec::new(),
+            open: Vec::new(),
+            listening: Vec::new(),
+            last_report: Value::Null,
+        }
+    }
+
+    pub fn invoke(&mut self, api: &mut RuntimeApi, invocation: &Invocation) {
+        self.invocations += 1;
+        let event: Value = serde_json::from_slice(&invocation.event).unwrap_or(Value::Null);
+        let answered = match self.act(api, invocation, &event) {
+            Answer::Json(value) => api.respond(&invocation.id, value.to_string().as_bytes()),
+            Answer::Bytes(bytes) => api.respond(&invocation.id, &bytes),
+            Answer::Error { kind, message } => api.error(&invocation.id, &kind, &message),
+            Answer::Given(report) => {
+                println!("probe: {report}");
+                self.last_report = report;
+                Ok(202)
+            }
+        };
+        if !matches!(answered, Ok(202)) {
+            eprintln!("probe: the answer was answered {answered:?}");
+            self.last_report = json!({ "answer": format!("{answered:?}") });
+        }
+        match word(&event) {
+            "never_next" => hang(),
+            "late_print" => println!("{}", text(&event, "text", "late")),
+            _ => {}
+        }
+    }
+
+    fn act(&mut self, api: &mut RuntimeApi, invocation: &Invocation, event: &Value) -> Answer {
+        let what = word(event);
+        let value = |or: u64| {
+            event[what].as_u64().or(event["n"].as_u64()).or(event["ms"].as_u64()).or(event["mib"].as_u64()).unwrap_or(or)
+        };
+        let done = match what {
+            "" | "echo" => return Answer::Bytes(invocation.event.clone()),
+            "respond_bytes" => return Answer::Bytes(json_string_of(value(2) as usize)),
+            "respond_text" => return Answer::Bytes(text(event, "respond_text", "").as_bytes().to_vec()),
+            "error" => {
+                let kind = text(event, "type", "Probe.Error").to_owned();
+                return Answer::Error { kind, message: text(event, "message", "the probe was told to fail").to_owned() };
+            }
+            "hostile" => return hostile::case(api, &invocation.id, event),
+            "steps" => {
+                let steps = event["steps"].as_array().cloned().unwrap_or_default();
+                return Answer::Json(steps.iter().map(|step| self.step(api, invocation, step)).collect());
+            }
+            "report" => self.last_report.clone(),
+            "tell" => tell::everything(),
+            "syscalls" => syscalls_in_a_process_of_its_own(),
+            "env" => env::vars().collect::<BTreeMap<_, _>>().into_iter().collect(),
+            "headers" => invocation.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), json!(value))).collect(),
+            "count" => json!({ "counter": TICKS.load(Ordering::Relaxed) }),
+            "global" => json!({
+                "invocations": self.invocations, "pid": process::id(), "start": self.start, "init_iterations": self.init_iterations,
+            }),
+            "sleep" => {
+                thread::sleep(Duration::from_millis(value(1000)));
+                json!({ "slept_ms": value(1000) })
+            }
+            "spin" => {
+                let begin = Instant::now();
+                let iterations = heavy::spin(Duration::from_millis(value(1000)));
+                json!({ "iterations": iterations, "took_ms": begin.elapsed().as_millis() as u64 })
+            }
+            "touch_mib" => told(heavy::Pages::touch(value(1) as usize).map(|_| json!({ "touched_mib": value(1) }))),
+            "hold_mib" => told(heavy::Pages::touch(value(1) as usize).map(|pages| {
+                self.held.push(pages);
+                json!({ "held_mib": self.held.iter().map(heavy::Pages::mib).sum::<usize>() })
+            })),
+            "children_mib" => {
+                let each: Vec<usize> = numbers(&event["children_mib"]).or_else(|| numbers(&event["each"])).unwrap_or_default();
+                told(heavy::children(&each))
+            }
+            "fill_tmp_mib" => heavy::fill_tmp(value(1)),
+            "exit" => exit(value(0) as i32),
+            "signal" => heavy::die_by(value(9) as i32),
+            "print" => told(print(event)),
+            "daemon" => told(heavy::daemon().map(|pid| json!({ "pid": pid }))),
+            "threads" => heavy::threads(value(1) as usize),
+            "processes" => heavy::processes(value(1) as usize),
+            "fds" => self.open_descriptors(value(1)),
+            "listen" => self.listen(event),
+            "connect" => connect(text(event, "connect", text(event, "to", "127.0.0.1:9001"))),
+            "read" => {
+                told(fs::read(text(event, "read", text(event, "path", ""))).map(|bytes| json!(String::from_utf8_lossy(&bytes))))
+            }
+            "write" => {
+                let path = text(event, "write", text(event, "path", ""));
+                told(fs::write(path, text(event, "text", "")).map(|()| json!({ "wrote": path })))
+            }
+            "list" => told(list(text(event, "list", text(event, "path", "/tmp")))),
+            "never_next" | "late_print" => json!({ "then": what }),
+            unknown => return Answer::Error { kind: "Probe.Unknown".into(), message: format!("the probe has no {unknown:?}") },
+        };
+        Answer::Json(done)
+    }
+
+    /// A step's answer as a value in the list of all.
+    fn step(&mut self, api: &mut RuntimeApi, invocation: &Invocation, step: &Value) -> Value {
+        match self.act(api, invocation, step) {
+            Answer::Json(value) | Answer::Given(value) => value,
+            Answer::Bytes(bytes) => json!(String::from_utf8_lossy(&bytes)),
+            Answer::Error { kind, message } => json!({ "error": kind, "message": message }),
+        }
+    }
+
+    fn open_descriptors(&mut self, count: u64) -> Value {
+        self.open.clear();
+        for _ in 0..count {
+            match File::open("/dev/null") {
+                Ok(file) => self.open.push(file),
+                Err(error) => return json!({ "opened": self.open.len(), "error": tell::errno(&error) }),
+            }
+        }
+        json!({ "opened": self.open.len() })
+    }
+
+    fn listen(&mut self, event: &Value) -> Value {
+        let port = event["listen"].as_u64().or(event["port"].as_u64()).unwrap_or(8080);
+        let address = text(event, "address", "127.0.0.1");
+        told(TcpListener::bind(format!("{address}:{port}")).map(|listener| {
+            self.listening.push(listener);
+            json!({ "listening": port })
+        }))
+    }
+}
+
+/// What an event asks for: its `do`, else its only (or first) key.
+fn word(event: &Value) -> &str {
+    let first = || event.as_object().and_then(|object| object.keys().next()).map(String::as_str);
+    event["do"].as_str().or_else(first).unwrap_or("")
+}
+
+fn text<'a>(event: &'a Value, key: &str, or: &'a str) -> &'a str {
+    event[key].as_str().unwrap_or(or)
+}
+
+fn numbers(value: &Value) -> Option<Vec<usize>> {
+    value.as_array().map(|list| list.iter().filter_map(Value::as_u64).map(|n| n as usize).collect())
+}
+
+/// A failed operation is an answer too: `{"error": "ENOSPC"}`.
+fn told(result: io::Result<Value>) -> Value {
+    result.unwrap_or_else(|error| json!({ "error": tell::errno(&error) }))
+}
+
+/// A JSON text of exactly so many bytes.
+fn json_string_of(bytes: usize) -> Vec<u8> {
+    let mut text = vec![b'x'; bytes.max(2)];
+    text[0] = b'"';
+    *text.last_mut().expect("at least two bytes") = b'"';
+    text
+}
+
+/// A single-threaded process, so that it can wait for its children by SIGCHLD.
+fn syscalls_in_a_process_of_its_own() -> Value {
+    let output = match Command::new("/proc/self/exe").arg("syscalls").output() {
+        Ok(output) => output,
+        Err(error) => return json!({ "error": tell::errno(&error) }),
+    };
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| json!({ "error": error.to_string(), "status": output.status.to_string() }))
+}
+
+fn print(event: &Value) -> io::Result<Value> {
+    let line = format!("{}\n", text(event, "text", "probe"));
+    let times = event["times"].as_u64().unwrap_or(1);
+    for _ in 0..times {
+        match text(event, "to", "stdout") {
+            "stderr" => io::stderr().write_all(line.as_bytes())?,
+            _ => io::stdout().write_all(line.as_bytes())?,
+        }
+    }
+    io::stdout().flush()?;
+    Ok(json!({ "printed": times }))
+}
+
+fn connect(to: &str) -> Value {
+    let Ok(address) = to.parse::<SocketAddr>() else { return json!({ "error": "not an address" }) };
+    told(TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(|_| json!({ "connected": to })))
+}
+
+fn list(path: &str) -> io::Result<Value> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(json!(names))
+}
+
+pub fn hang() -> ! {
+    loop {
+        thread::park();
+    }
+}
