@@ -7,3 +7,4 @@
 #![allow(unsafe_code)] // the invariant of lib.rs: here, and nowhere else
 
 pub mod packet;
+pub mod spawn;
