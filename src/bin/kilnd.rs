@@ -1,10 +1,78 @@
-//! Placeholder until the supervisor is merged: `kilnd launcher --number N --slot K`.
+//! kilnd: the supervisor, and what it starts. One program with four roles; each role is a room of the library.
 
-fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["launcher", "--number", number, "--slot", slot] => kiln::launcher::run(number.parse()?, slot.parse()?),
-        _ => anyhow::bail!("only the launcher is here"),
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kiln::{inside, launcher, server, supervisor};
+
+/// Executes AWS Lambda functions in containers of its own.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// The configuration [default: /etc/kiln/kiln.toml, if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+/// The hidden ones are started by the supervisor, with descriptors that nobody else has.
+#[derive(Subcommand)]
+enum Role {
+    /// Start everything and stay (the default)
+    Supervisor,
+    #[command(hide = true)]
+    Launcher {
+        #[arg(long)]
+        number: u32,
+        #[arg(long)]
+        slot: u32,
+    },
+    #[command(hide = true)]
+    Server,
+    #[command(hide = true)]
+    Unpack,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Started by descriptor, a process would bear the descriptor's number as its name before Linux 6.14.
+    let _ = nix::sys::prctl::set_name(c"kilnd");
+    let ended = match arguments.role.unwrap_or(Role::Supervisor) {
+        // Reads hostile bytes: no environment, no subscriber, an exit code of its own.
+        Role::Unpack => return inside::unpack::run(),
+        Role::Supervisor => {
+            log();
+            supervisor::run(arguments.config.as_deref())
+        }
+        Role::Launcher { number, slot } => {
+            log();
+            launcher::run(number, slot)
+        }
+        Role::Server => {
+            log();
+            server::run()
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kilnd: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// To stderr, which is the journal under systemd. `KILN_LOG` chooses: `debug`, `kiln::server=trace`, …
+fn log() {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("KILN_LOG")
+        .from_env_lossy();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
 }

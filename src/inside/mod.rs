@@ -1,5 +1,7 @@
 //! Run with the least of all: kiln-init (its own binary, no standard library) and unpack.
 
+pub mod unpack;
+
 /// kiln-init's own files; only its parser is in the library too, for the tests.
 #[cfg(test)]
 #[path = "init/start.rs"]

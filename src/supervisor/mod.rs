@@ -1,1 +1,144 @@
-//! To come.
+//! The supervisor: root, one thread, the parent of all others. Opens both doors, starts and replaces server and
+//! launchers, runs unpacks, and removes what the dead have left.
+//!
+//! Reads the configuration, messages of the server (as if it had been taken over) and the kernel. Knows neither tokio nor
+//! HTTP nor JSON nor SQL, and no byte of a caller's or a function's.
+//!
+//! ```text
+//! check      root, kernel, user and groups; or the cure is printed               [`check`]
+//! lock       run_dir, state_dir, the range of ids: one instance each             [`locks`]
+//! hide       a mount namespace of its own
+//! find       the parents of all cgroups                                          [`groups`]
+//! sweep      what a predecessor that was killed left                             [`sweep`]
+//! record     the parents, before the first mkdir; step aside on unified hosts    [`groups`]
+//! open       directories, both doors                                             [`premises`]
+//! watch      until told to stop                                                  [`watch`], [`course`], [`children`], [`unpacking`]
+//! leave      everything but the state removed
+//! ```
+
+mod check;
+mod children;
+mod course;
+mod groups;
+mod locks;
+mod notify;
+mod premises;
+mod sweep;
+mod unpacking;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tracing::info;
+
+use self::children::Children;
+use self::course::{Course, Finish, Rules};
+use self::locks::Locks;
+use self::notify::Notify;
+use self::unpacking::Unpacking;
+use self::watch::{Ended, Watch};
+use crate::config::{self, Config};
+use crate::hierarchy::Hierarchies;
+use crate::kill_point;
+
+/// What the server needs after the last invocation, to write its books and go.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+
+/// Where things of this instance are that a SIGKILL leaves behind.
+pub struct Places {
+    instance: String,
+    hierarchies: Hierarchies,
+    code: PathBuf,
+    staging: PathBuf,
+}
+
+/// Runs until SIGTERM or SIGINT. Without a path, the default file is read if there is one.
+pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
+    let config = read_config(config_path)?;
+    let ids = check::host(&config)?;
+    premises::outer_directories(&config, &ids)?;
+    let locks = Locks::take(&config)?;
+    hide_mounts()?;
+    let hierarchies = groups::find(&config.run_dir)?;
+    premises::inner_directories(&config, &ids)?;
+    let places = Places {
+        instance: config.instance.clone(),
+        code: premises::code(&config),
+        staging: premises::staging(&config),
+        hierarchies,
+    };
+    if let Some(earlier) = groups::recorded(&config.run_dir)? {
+        // It may have been started in another group than this one.
+        sweep::groups(earlier.parents(), &places.prefix()).context("sweep what an earlier kilnd left")?;
+    }
+    places.sweep_all().context("sweep what an earlier kilnd left")?;
+    groups::record(&config.run_dir, &places.hierarchies)?;
+    groups::step_aside(&places.hierarchies)?;
+    let doors = premises::open_doors(&config, &ids)?;
+    info!(instance = config.instance, run_dir = %config.run_dir.display(), pid = std::process::id(), "supervisor started");
+
+    let ended = watch(&config, &ids, doors, places)?;
+    premises::clear_run_dir(&config)?;
+    locks.remove()?;
+    // Somebody else's file in it keeps it.
+    let _ = std::fs::remove_dir(&config.run_dir);
+    match ended {
+        Ended { how: Finish::NeverServed, .. } => {
+            bail!("the server ended again and again before it was ready; its reasons are above")
+        }
+        Ended { clean: false, .. } => bail!("stopped, but something could not be removed; it is named above"),
+        Ended { how: Finish::Stopped, .. } => Ok(info!("stopped")),
+    }
+}
+
+fn watch(config: &Config, ids: &check::Identities, doors: premises::Doors, places: Places) -> anyhow::Result<Ended> {
+    let rules = Rules { launchers: config.launchers, drain: config.drain() + DRAIN_MARGIN };
+    let course = Course::new(rules, Instant::now());
+    let children = Children::new(config, ids).context("prepare to start children")?;
+    let unpacking = Unpacking::new(places.staging.clone(), config.first_id + config.id_count - unpacking::IDS);
+    let mut watch = Watch::new(course, children, doors, places, unpacking, Notify::from_environment())?;
+    let ended = watch.run()?;
+    groups::step_back(&config.run_dir, &watch.places.hierarchies);
+    Ok(ended)
+}
+
+/// The configuration in force; the number of launchers is settled here, once for all processes.
+fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
+    let default = Path::new(config::DEFAULT_PATH);
+    let mut config = match path {
+        Some(path) => Config::read(path)?,
+        None if default.exists() => Config::read(default)?,
+        None => Config::default(),
+    };
+    config.launchers = config.launcher_count();
+    Ok(config)
+}
+
+/// Mounts of ours are seen by nobody else; the host's unmounts get through, so that we never keep a disk busy.
+fn hide_mounts() -> anyhow::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .context("make all mounts slaves of the host's")
+}
+
+impl Places {
+    fn prefix(&self) -> String {
+        format!("kiln-{}-", self.instance)
+    }
+
+    /// Nothing of ours runs: removes everything that is not state.
+    fn sweep_all(&self) -> anyhow::Result<()> {
+        kill_point!("sweep-begin");
+        let groups = sweep::groups(self.hierarchies.parents(), &self.prefix())?;
+        let staging = sweep::staging(&self.staging)?;
+        let code = sweep::code(&self.code)?;
+        if groups + staging + code > 0 {
+            info!(groups, staging, code, "leftovers removed");
+        }
+        Ok(())
+    }
+}

@@ -10,8 +10,9 @@ pub mod descriptor;
 pub mod interface;
 pub mod mount;
 pub mod packet;
+pub mod peer;
 pub mod process;
 pub mod seccomp;
+pub mod spawn;
 
 // `bare` is kiln-init's alone (src/bin/kiln-init.rs includes it): system calls without a standard library.
-pub mod peer;

@@ -1,0 +1,270 @@
+//! Removes what the dead have left: cgroups, staging directories, code half stored.
+//!
+//! A SIGKILL leaves nothing else (processes die with their parents, mounts and network namespaces with the processes).
+//! Only what bears this instance's name, or lies in a directory that it has locked, is ever touched.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
+
+use crate::code::Digest;
+
+/// Killing some hundred processes that hold gigabytes takes seconds on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// A group whose last process has just died is busy for a moment.
+const RETRY: Duration = Duration::from_millis(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    #[error("list {path}")]
+    List { path: PathBuf, source: io::Error },
+    #[error("kill what runs in {group}")]
+    Kill { group: PathBuf, source: io::Error },
+    #[error("processes in {group} do not die")]
+    Immortal { group: PathBuf },
+    #[error("remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+/// Kills and removes every group below `parents` whose name begins with `prefix`. Returns how many there were.
+pub fn groups<'a>(parents: impl IntoIterator<Item = &'a Path>, prefix: &str) -> Result<usize, SweepError> {
+    let until = Instant::now() + DEADLINE;
+    let mut groups = Vec::new();
+    for parent in parents {
+        groups.extend(children(parent)?.into_iter().filter(|path| named(path, prefix)));
+    }
+    // All at once, then wait: they die side by side.
+    for group in &groups {
+        kill(group)?;
+    }
+    for group in &groups {
+        wait_until_empty(group, until)?;
+    }
+    for group in &groups {
+        remove_group(group, until)?;
+    }
+    Ok(groups.len())
+}
+
+fn named(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
+}
+
+/// The groups in a group. One that is gone has none.
+fn children(group: &Path) -> Result<Vec<PathBuf>, SweepError> {
+    let failed = |source| SweepError::List { path: group.to_owned(), source };
+    let entries = match fs::read_dir(group) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// cgroup2 only, with everything below, frozen or not. In v1 there is nothing to kill that is not in cgroup2 too.
+fn kill(group: &Path) -> Result<(), SweepError> {
+    // Not `fs::write`: it would create the file where there is none.
+    let file = fs::OpenOptions::new().write(true).open(group.join("cgroup.kill"));
+    match file.and_then(|mut file| file.write_all(b"1")) {
+        Err(error) if !gone(&error) => Err(SweepError::Kill { group: group.to_owned(), source: error }),
+        _ => Ok(()),
+    }
+}
+
+/// ENODEV: the group went away under an open file.
+fn gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+fn wait_until_empty(group: &Path, until: Instant) -> Result<(), SweepError> {
+    let Ok(events) = File::open(group.join("cgroup.events")) else { return Ok(()) };
+    loop {
+        // Read at 0 again after each wake-up: that also re-arms POLLPRI.
+        let mut text = [0; 256];
+        let populated = std::os::unix::fs::FileExt::read_at(&events, &mut text, 0)
+            .is_ok_and(|length| text[..length].windows(11).any(|word| word == b"populated 1"));
+        if !populated {
+            return Ok(());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(SweepError::Immortal { group: group.to_owned() });
+        }
+        let left = Timespec::try_from(left).ok();
+        let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], left.as_ref());
+    }
+}
+
+fn remove_group(group: &Path, until: Instant) -> Result<(), SweepError> {
+    for child in children(group)? {
+        remove_group(&child, until)?;
+    }
+    loop {
+        match fs::remove_dir(group) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => std::thread::sleep(RETRY),
+            Err(error) if !gone(&error) => return Err(SweepError::Remove { path: group.to_owned(), source: error }),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Empties `staging/`: no unpack runs, and nobody will adopt what is there.
+pub fn staging(directory: &Path) -> Result<usize, SweepError> {
+    let names = names(directory)?;
+    names.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| names.len())
+}
+
+/// Removes from `code/` what is not a tree and its zip: temporary names, and one without the other.
+pub fn code(directory: &Path) -> Result<usize, SweepError> {
+    let names = names(directory)?;
+    let whole = |name: &String| {
+        let digest = name.strip_suffix(".zip").unwrap_or(name);
+        digest.parse::<Digest>().is_ok() && names.contains(&digest.to_owned()) && names.contains(&format!("{digest}.zip"))
+    };
+    let half: Vec<&String> = names.iter().filter(|name| !whole(name)).collect();
+    half.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| half.len())
+}
+
+fn names(directory: &Path) -> Result<std::collections::BTreeSet<String>, SweepError> {
+    let failed = |source| SweepError::List { path: directory.to_owned(), source };
+    let names = fs::read_dir(directory).map_err(failed)?;
+    names.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Removes one file or tree, which may have been made by a hostile hand: as deep as you like, with links to anywhere.
+///
+/// Nothing is followed, and depth costs neither stack nor descriptors: a directory found inside is moved up beside the
+/// tree's own entries and emptied in its turn.
+pub fn remove_tree(directory: &Path, name: &str) -> Result<(), SweepError> {
+    let path = directory.join(name);
+    remove_below(directory, name).map_err(|errno| SweepError::Remove { path, source: errno.into() })
+}
+
+fn remove_below(directory: &Path, name: &str) -> rustix::io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |at: &OwnedFd, name: &std::ffi::CStr| openat(at, name, flags | OFlags::RDONLY, Mode::empty());
+    let parent = openat(rustix::fs::CWD, directory, flags | OFlags::PATH, Mode::empty())?;
+    let top = match openat(&parent, name, flags | OFlags::RDONLY, Mode::empty()) {
+        Ok(top) => top,
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return unlinkat(&parent, name, AtFlags::empty()),
+        Err(errno) => return Err(errno),
+    };
+    let mut moved: u64 = 0;
+    // Each round empties the directories that the tree's top holds now; what was in them moves up.
+    loop {
+        let directories = unlink_files(&top)?;
+        if directories.is_empty() {
+            return unlinkat(&parent, name, AtFlags::REMOVEDIR);
+        }
+        for directory in &directories {
+            let inner = open(&top, directory)?;
+            for deeper in unlink_files(&inner)? {
+                // A name of the tree's own is in the way: the next number is not.
+                while {
+                    moved += 1;
+                    let to = format!(".{moved}");
+                    match renameat_with(&inner, &deeper, &top, to, RenameFlags::NOREPLACE) {
+                        Err(rustix::io::Errno::EXIST) => true,
+                        done => done.map(|()| false)?,
+                    }
+                } {}
+            }
+            match unlinkat(&top, directory, AtFlags::REMOVEDIR) {
+                // readdir(3) may skip a name while others are unlinked; the next round sees it.
+                Err(rustix::io::Errno::NOTEMPTY) => {}
+                done => done?,
+            }
+        }
+    }
+}
+
+/// Unlinks all but directories, and names those.
+fn unlink_files(directory: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
+    let mut directories = Vec::new();
+    for entry in Dir::read_from(directory.as_fd())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match unlinkat(directory, name, AtFlags::empty()) {
+            Err(rustix::io::Errno::ISDIR) => directories.push(name.to_owned()),
+            Err(rustix::io::Errno::NOENT) | Ok(()) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(directories)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_this_instances_groups_are_removed_and_inner_ones_first() {
+        let parent = tempfile::tempdir().unwrap();
+        for group in ["kiln-a-1-1/inner", "kiln-a-2-7", "kiln-ab-1-1", "other"] {
+            fs::create_dir_all(parent.path().join(group)).unwrap();
+        }
+        let missing = parent.path().join("no-such-parent");
+        assert_eq!(groups([parent.path(), &missing], "kiln-a-").unwrap(), 2);
+        let left: Vec<_> = names(parent.path()).unwrap().into_iter().collect();
+        assert_eq!(left, ["kiln-ab-1-1", "other"]);
+    }
+
+    #[test]
+    fn code_that_is_half_stored_is_removed_and_whole_code_stays() {
+        let code_dir = tempfile::tempdir().unwrap();
+        let (whole, no_zip, no_tree) = (Digest::of(b"1"), Digest::of(b"2"), Digest::of(b"3"));
+        for tree in [whole, no_zip] {
+            fs::create_dir_all(code_dir.path().join(format!("{tree}/deep"))).unwrap();
+        }
+        for zip in [format!("{whole}.zip"), format!("{no_tree}.zip"), ".tmp-17".into()] {
+            fs::write(code_dir.path().join(zip), "").unwrap();
+        }
+        assert_eq!(code(code_dir.path()).unwrap(), 3);
+        let mut left: Vec<_> = names(code_dir.path()).unwrap().into_iter().collect();
+        left.sort();
+        assert_eq!(left, [whole.to_string(), format!("{whole}.zip")]);
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_stack_is_removed() {
+        let staging_dir = tempfile::tempdir().unwrap();
+        let mut at = openat(rustix::fs::CWD, staging_dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            rustix::fs::symlinkat("/", &at, "link").unwrap();
+            at = openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        assert_eq!(staging(staging_dir.path()).unwrap(), 2);
+        assert!(names(staging_dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_link_is_removed_and_what_it_points_to_is_not() {
+        let (staging_dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("kept"), "").unwrap();
+        fs::create_dir(staging_dir.path().join("1")).unwrap();
+        for link in ["1/link", "2"] {
+            symlink(outside.path(), staging_dir.path().join(link)).unwrap();
+        }
+        assert_eq!(staging(staging_dir.path()).unwrap(), 2);
+        assert!(outside.path().join("kept").exists());
+    }
+}

@@ -1,0 +1,354 @@
+//! The loop: waits for signals, messages and deadlines, tells [`Course`] what has happened, and carries out its orders.
+//!
+//! One thread; every wait is the one poll in [`Watch::run`]. Messages are read before any deadline is looked at, so that
+//! a supervisor that was held up itself does not take its own delay for a silent server.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tracing::{debug, error, info, warn};
+
+use super::children::{Children, ServerEnds};
+use super::course::{Course, Event, Finish, Order};
+use super::notify::Notify;
+use super::premises::Doors;
+use super::unpacking::{Answer, Unpacking};
+use super::{Places, sweep};
+use crate::invocation::ProcessEnd;
+use crate::kill_point;
+use crate::sys::packet;
+use crate::wire;
+use crate::wire::supervisor::{ToServer, ToSupervisor};
+
+/// Messages read in one turn; the rest waits for the next, after signals had theirs.
+const IN_ONE_TURN: usize = 64;
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub how: Finish,
+    /// Whether the last sweep went through.
+    pub clean: bool,
+}
+
+pub struct Watch {
+    pub course: Course,
+    pub children: Children,
+    pub doors: Doors,
+    pub places: Places,
+    pub unpacking: Unpacking,
+    pub notify: Notify,
+    server: Option<Server>,
+    /// By number.
+    launchers: HashMap<u32, Pid>,
+    signals: SignalFd,
+    clean: bool,
+    announced: bool,
+}
+
+struct Server {
+    pid: Pid,
+    /// `None` once it has hung up, or cannot be talked to.
+    socket: Option<OwnedFd>,
+}
+
+impl Watch {
+    /// Blocks the signals that the loop reads; so before it they are not lost, and none interrupts it.
+    pub fn new(
+        course: Course,
+        children: Children,
+        doors: Doors,
+        places: Places,
+        unpacking: Unpacking,
+        notify: Notify,
+    ) -> io::Result<Self> {
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            mask.add(signal);
+        }
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self {
+            course,
+            children,
+            doors,
+            places,
+            unpacking,
+            notify,
+            server: None,
+            launchers: HashMap::new(),
+            signals,
+            clean: true,
+            announced: false,
+        })
+    }
+
+    pub fn run(&mut self) -> io::Result<Ended> {
+        loop {
+            self.wait()?;
+            if let Some(ended) = self.signals().or_else(|| self.messages()).or_else(|| self.time()) {
+                self.unpacking.abandon();
+                return Ok(ended);
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let deadline = [self.course.next_deadline(), self.unpacking.next_deadline()].into_iter().flatten().min();
+        let timeout = match deadline {
+            None => PollTimeout::NONE,
+            // One more than the rest: poll counts whole milliseconds, and waking early would spin.
+            Some(at) => {
+                let millis = at.saturating_duration_since(Instant::now()).as_millis() + 1;
+                PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(socket) = self.server.as_ref().and_then(|server| server.socket.as_ref()) {
+            sources.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut sources, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn signals(&mut self) -> Option<Ended> {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let ended = match Signal::try_from(signal.ssi_signo as i32) {
+                Ok(Signal::SIGTERM | Signal::SIGINT) => {
+                    info!(signal = signal.ssi_signo, from = signal.ssi_pid, "asked to stop");
+                    self.happened(Event::StopAsked)
+                }
+                Ok(Signal::SIGCHLD) => self.reap(),
+                _ => {
+                    info!("the configuration is read at start only; restart to change it");
+                    None
+                }
+            };
+            if ended.is_some() {
+                return ended;
+            }
+        }
+        None
+    }
+
+    /// One SIGCHLD may stand for many ends. Only children are waited for here, so a pid in our tables is never stale.
+    fn reap(&mut self) -> Option<Ended> {
+        loop {
+            let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, ProcessEnd::Exited(code)),
+                Ok(WaitStatus::Signaled(pid, signal, core)) => (pid, ProcessEnd::Killed { signal: signal as i32, core }),
+                Ok(WaitStatus::StillAlive) | Err(_) => return None,
+                Ok(_) => continue,
+            };
+            let ended = self.child_ended(pid, how);
+            if ended.is_some() {
+                return ended;
+            }
+        }
+    }
+
+    fn child_ended(&mut self, pid: Pid, how: ProcessEnd) -> Option<Ended> {
+        if self.server.as_ref().is_some_and(|server| server.pid == pid) {
+            self.server = None;
+            report_end("server", pid, how);
+            self.unpacking.abandon();
+            return self.happened(Event::ServerEnded);
+        }
+        if let Some(number) = self.launchers.iter().find(|(_, found)| **found == pid).map(|(number, _)| *number) {
+            self.launchers.remove(&number);
+            report_end("launcher", pid, how);
+            return self.happened(Event::LauncherEnded { number });
+        }
+        // As pid 1 of somebody's container, we are also given strangers' orphans; reaping was all they need.
+        let answer = self.unpacking.ended(pid, how);
+        self.answer(answer);
+        None
+    }
+
+    fn messages(&mut self) -> Option<Ended> {
+        for _ in 0..IN_ONE_TURN {
+            let socket = self.server.as_ref()?.socket.as_ref()?;
+            match packet::receive(socket.as_fd()) {
+                Ok(Some(packet)) => match wire::decode(&packet.bytes) {
+                    Ok(message) => {
+                        let ended = self.heard(message, packet.descriptors);
+                        if ended.is_some() {
+                            return ended;
+                        }
+                    }
+                    Err(error) => self.hang_up(&error),
+                },
+                Ok(None) => self.hang_up(&"it has closed its socket"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.hang_up(&error),
+            }
+        }
+        None
+    }
+
+    fn heard(&mut self, message: ToSupervisor, descriptors: Vec<OwnedFd>) -> Option<Ended> {
+        match message {
+            ToSupervisor::Ready => self.happened(Event::ServerReady),
+            ToSupervisor::Heartbeat => self.happened(Event::Heartbeat),
+            ToSupervisor::Unpack { order, staging } => {
+                debug!(order = order.0, %staging, "unpack ordered");
+                let answer = self.unpacking.take(order, staging, descriptors);
+                self.answer(answer);
+                None
+            }
+        }
+    }
+
+    fn time(&mut self) -> Option<Ended> {
+        let now = Instant::now();
+        self.unpacking.tick(now);
+        let failed = self.unpacking.start(&self.children, now);
+        self.answer(failed);
+        let orders = self.course.tick(now);
+        let ended = self.carry_out(orders);
+        if !std::mem::replace(&mut self.announced, true) {
+            kill_point!("supervisor-started");
+        }
+        ended
+    }
+
+    fn happened(&mut self, event: Event) -> Option<Ended> {
+        let orders = self.course.happened(event, Instant::now());
+        self.carry_out(orders)
+    }
+
+    fn carry_out(&mut self, orders: Vec<Order>) -> Option<Ended> {
+        let mut orders = VecDeque::from(orders);
+        while let Some(order) = orders.pop_front() {
+            let failed = match order {
+                Order::StartServer => self.start_server().err().map(|error| (error, Event::ServerEnded)),
+                Order::StartLauncher { number, slot } => {
+                    self.start_launcher(number, slot).err().map(|error| (error, Event::LauncherEnded { number }))
+                }
+                Order::BuryLauncher { number } => {
+                    kill_point!("before-launcher-replace");
+                    self.sweep_groups(&format!("kiln-{}-{number}-", self.places.instance));
+                    self.tell(&ToServer::LauncherGone { launcher: number }, &[]);
+                    None
+                }
+                Order::SayReady => {
+                    info!("ready");
+                    self.notify.ready().unwrap_or_else(|error| warn!(%error, "READY=1 was not heard"));
+                    None
+                }
+                Order::Drain => {
+                    self.notify.stopping().unwrap_or_else(|error| warn!(%error, "STOPPING=1 was not heard"));
+                    self.tell(&ToServer::Drain, &[]);
+                    None
+                }
+                Order::KillServer { why } => {
+                    if let Some(server) = &self.server {
+                        warn!(?why, pid = server.pid.as_raw(), "server killed");
+                        let _ = kill(server.pid, Signal::SIGKILL);
+                    }
+                    None
+                }
+                Order::KillLaunchers { why } => {
+                    for (number, pid) in &self.launchers {
+                        warn!(?why, number, pid = pid.as_raw(), "launcher killed");
+                        let _ = kill(*pid, Signal::SIGKILL);
+                    }
+                    None
+                }
+                Order::SweepAll => {
+                    self.sweep_all();
+                    None
+                }
+                Order::Finish(how) => return Some(Ended { how, clean: self.clean }),
+            };
+            if let Some((error, event)) = failed {
+                error!(error = format!("{error:#}"), ?order, "not done");
+                orders.extend(self.course.happened(event, Instant::now()));
+            }
+        }
+        None
+    }
+
+    fn start_server(&mut self) -> Result<(), anyhow::Error> {
+        let (ours, theirs) = packet::pair()?;
+        // The loop must not wait for a server that does not read.
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let ends = ServerEnds { supervisor: theirs.as_fd(), api: self.doors.api.as_fd(), control: self.doors.control.as_fd() };
+        let pid = self.children.start_server(&ends)?;
+        info!(pid = pid.as_raw(), "server started");
+        self.server = Some(Server { pid, socket: Some(ours) });
+        Ok(())
+    }
+
+    fn start_launcher(&mut self, number: u32, slot: u32) -> Result<(), anyhow::Error> {
+        let (servers, launchers) = packet::pair()?;
+        let pid = self.children.start_launcher(number, slot, launchers.as_fd())?;
+        info!(number, slot, pid = pid.as_raw(), "launcher started");
+        self.launchers.insert(number, pid);
+        // Where there is no server, the launcher reads the end of its socket, and goes.
+        self.tell(&ToServer::Launcher { launcher: number }, &[servers.as_fd()]);
+        Ok(())
+    }
+
+    fn answer(&mut self, answers: impl IntoIterator<Item = Answer>) {
+        for (order, result) in answers {
+            debug!(order = order.0, ?result, "unpack ended");
+            self.tell(&ToServer::Unpacked { order, result }, &[]);
+        }
+    }
+
+    /// A server that does not take its messages is replaced: it would wait for what was lost for ever.
+    fn tell(&mut self, message: &ToServer, descriptors: &[BorrowedFd<'_>]) {
+        let Some(socket) = self.server.as_ref().and_then(|server| server.socket.as_ref()) else { return };
+        let sent =
+            wire::encode(message).map_err(io::Error::other).and_then(|bytes| packet::send(socket.as_fd(), &bytes, descriptors));
+        if let Err(error) = sent {
+            self.hang_up(&error);
+        }
+    }
+
+    fn hang_up(&mut self, why: &dyn std::fmt::Display) {
+        if let Some(server) = &mut self.server {
+            // A server that has just died is reaped next, and nobody is surprised then.
+            info!(%why, pid = server.pid.as_raw(), "the server is not talked to any more");
+            server.socket = None;
+            let _ = kill(server.pid, Signal::SIGKILL);
+        }
+    }
+
+    fn sweep_groups(&mut self, prefix: &str) {
+        match sweep::groups(self.places.hierarchies.parents(), prefix) {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, prefix, "cgroups of the dead removed"),
+            Err(error) => {
+                self.clean = false;
+                error!(error = format!("{:#}", anyhow::Error::from(error)), prefix, "left for the next sweep");
+            }
+        }
+    }
+
+    fn sweep_all(&mut self) {
+        // Each full sweep makes good what an earlier one could not do.
+        self.clean =
+            self.places.sweep_all().map_err(|error| error!(error = format!("{error:#}"), "left for the next sweep")).is_ok();
+    }
+}
+
+fn report_end(role: &'static str, pid: Pid, how: ProcessEnd) {
+    let pid = pid.as_raw();
+    match how {
+        ProcessEnd::Exited(0) => info!(role, pid, "ended"),
+        ProcessEnd::Exited(code) => warn!(role, pid, code, "ended"),
+        ProcessEnd::Killed { signal, .. } => warn!(role, pid, signal, "ended"),
+    }
+}
