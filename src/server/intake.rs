@@ -182,7 +182,8 @@ impl Intake {
     /// Takes out the codes that no environment runs any more.
     fn unused(&self) -> HashSet<Digest> {
         let mut codes = lock(&self.leaving.codes);
-        let gone: HashSet<Digest> = codes.iter().filter(|(_, runner)| runner.strong_count() == 0).map(|(code, _)| *code).collect();
+        let gone: HashSet<Digest> =
+            codes.iter().filter(|(_, runner)| runner.strong_count() == 0).map(|(code, _)| *code).collect();
         codes.retain(|(_, runner)| runner.strong_count() > 0);
         // The same code may have been run under two stamps, and one of them still is.
         gone.into_iter().filter(|code| !codes.iter().any(|(other, _)| other == code)).collect()

@@ -1,12 +1,294 @@
-//! To come.
+//! The server: everything from outside is parsed here, and nothing here may do anything.
+//!
+//! User kiln, no capability, one thread of tokio (for a warm call one CPU is faster than two) and one of SQLite.
+//! The supervisor starts it with everything it has: the configuration, the socket to the supervisor, and both doors'
+//! listening sockets, which stay when the server is replaced, so that callers queue meanwhile.
+//!
+//! ```text
+//!   api, control        doors: callers · people on duty        http: what both have in common
+//!   dispatch            one invocation, from acceptance to answer
+//!   pool                who is warm, who is next, who must go
+//!   environment         one execution environment
+//!   runtime_api, logs   the function's door · its output
+//!   intake              code on its way into and out of code/
+//!   supervisor_link     orders to the supervisor, and its answers
+//! ```
+//!
+//! This file puts them together, and ends them:
+//!
+//! ```text
+//! checks itself ─▶ database ─▶ doors ─▶ first launcher ─▶ Ready … Heartbeat … ─▶ Drain ─▶ doors close, invocations
+//!                                                                                         finish, environments end
+//! ```
 
 pub mod api;
 pub mod control;
 pub mod dispatch;
 pub mod environment;
-mod http;
+pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
 pub mod runtime_api;
-mod supervisor_link;
+pub mod supervisor_link;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use self::api::{Api, Engine};
+use self::control::Control;
+use self::dispatch::Dispatch;
+use self::environment::Launchers;
+use self::intake::{Hands, Intake};
+use self::supervisor_link::{Event, SupervisorLink};
+use crate::code::Digest;
+use crate::config::Config;
+use crate::database::Database;
+use crate::function::FunctionName;
+use crate::invocation::{Answer, Invocation, Refusal};
+use crate::meter::Meter;
+use crate::meter::sqlite::SqliteMeter;
+use crate::registry::sqlite::SqliteRegistry;
+use crate::registry::{Functions, Promise};
+use crate::sys::descriptor;
+use crate::wire::launcher::StagingId;
+use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
+
+/// What the supervisor leaves to the server, by number.
+const CONFIG: i32 = 3;
+const LIFE: i32 = 4;
+const SUPERVISOR: i32 = 5;
+const API: i32 = 6;
+const CONTROL: i32 = 7;
+
+/// After the drain's own limit: for the environments' end and the last commit.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// `kilnd server`. Returns when the supervisor asked for it and everything is over.
+pub fn run() -> anyhow::Result<()> {
+    check_powerless().context("the server must be started by the supervisor")?;
+    let take = |number, what| descriptor::inherited(number).with_context(|| format!("take over {what} (descriptor {number})"));
+    // Read by its number, so it is taken, and closed, afterwards.
+    let config = Config::read(Path::new("/proc/self/fd/3"))?;
+    drop(take(CONFIG, "the configuration")?);
+    let life = take(LIFE, "the life pipe")?;
+    ensure!(!is_over(&life)?, "the supervisor is gone already");
+    let inherited = Inherited {
+        supervisor: take(SUPERVISOR, "the socket to the supervisor")?,
+        api: take(API, "kiln.sock")?,
+        control: take(CONTROL, "control.sock")?,
+    };
+    raise_descriptor_limit()?;
+
+    let (database, thread) = Database::open(&config.state_dir.join("db/kiln.db"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    let ended = runtime.block_on(serve(config, inherited, database));
+    // Drops what still runs, and with it the last handles of the database; then the file is closed in order.
+    drop(runtime);
+    thread.join();
+    ended
+}
+
+struct Inherited {
+    supervisor: OwnedFd,
+    api: OwnedFd,
+    control: OwnedFd,
+}
+
+async fn serve(config: Config, inherited: Inherited, database: Database) -> anyhow::Result<()> {
+    let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
+    let meter = Arc::new(SqliteMeter::new(database));
+    let launchers = Launchers::new();
+    let dispatch = Dispatch::new(&config, registry.clone(), meter, launchers.clone());
+    let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
+    let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
+    let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone()));
+    let admin_group = group(&config.admin_group);
+    let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
+    let seen = dispatch.clone();
+    let control = Control::new(config.instance.clone(), move || seen.snapshot());
+
+    let (stop, stopping) = watch::channel(false);
+    let (ready, when_ready) = watch::channel(false);
+    let mut tasks = Tasks::default();
+    tasks.spawn("kiln.sock", http::serve("kiln.sock", listener(inherited.api)?, Arc::new(api), stopping.clone()));
+    tasks.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), stopping));
+    let mut background = Tasks::default();
+    background.spawn("heartbeat", heartbeat(link.clone()));
+    background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
+
+    // The supervisor's word is followed to the end: during a drain launchers may still come and go.
+    let follow = follow(&link, &launchers, &stop, &ready);
+    tokio::pin!(follow);
+    let drain = async {
+        let mut told = stop.subscribe();
+        // `stop` outlives this wait, so it can only end by being set.
+        let _ = told.wait_for(|stop| *stop).await;
+        let within = config.drain();
+        info!(limit_s = within.as_secs(), "draining");
+        let finished = timeout(within, async { tokio::join!(dispatch.drain(), tasks.all()) }).await;
+        if finished.is_err() {
+            warn!("the limit of the drain is over: what still runs is killed");
+            dispatch.kill();
+            let _ = timeout(LAST_WORDS, tasks.all()).await;
+        }
+    };
+    tokio::select! {
+        gone = &mut follow => gone.and_then(|()| bail!("the supervisor is gone")),
+        name = background.first() => bail!("the task {name:?} has ended"),
+        () = drain => Ok(()),
+    }
+}
+
+/// Carries out what the supervisor says. Ends when the supervisor does.
+async fn follow(
+    link: &SupervisorLink,
+    launchers: &Launchers,
+    stop: &watch::Sender<bool>,
+    ready: &watch::Sender<bool>,
+) -> anyhow::Result<()> {
+    while let Some(event) = link.event().await.context("read from the supervisor")? {
+        match event {
+            Event::Launcher { number, socket } => {
+                launchers.add(number, socket).with_context(|| format!("use the socket to launcher {number}"))?;
+                info!(launcher = number, "launcher is there");
+                if !ready.send_replace(true) {
+                    link.send(&ToSupervisor::Ready, &[]).await.context("write to the supervisor")?;
+                    info!("ready");
+                }
+            }
+            Event::LauncherGone { number } => {
+                warn!(launcher = number, "launcher is gone, and its containers with it");
+                launchers.gone(number);
+            }
+            Event::Drain => {
+                stop.send_replace(true);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// From the event loop itself: when that hangs, so does the heart.
+async fn heartbeat(link: Arc<SupervisorLink>) {
+    let mut beat = tokio::time::interval(Duration::from_secs(HEARTBEAT_S));
+    loop {
+        beat.tick().await;
+        if let Err(error) = link.send(&ToSupervisor::Heartbeat, &[]).await {
+            return warn!(%error, "the heartbeat could not be sent");
+        }
+    }
+}
+
+/// Tasks with their names. Dropping them ends them.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let id = self.set.spawn(task).id();
+        self.names.insert(id, name);
+    }
+
+    /// The first that ends; never, when there is none.
+    async fn first(&mut self) -> &'static str {
+        match self.set.join_next_with_id().await {
+            Some(Ok((id, ()))) => self.names.remove(&id).unwrap_or_default(),
+            Some(Err(error)) => self.names.remove(&error.id()).unwrap_or_default(),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn all(&mut self) {
+        while self.set.join_next().await.is_some() {}
+    }
+}
+
+impl<F: Functions, M: Meter> Engine for Dispatch<F, M> {
+    fn invoke(&self, invocation: Invocation) -> Promise<'_, Result<Answer, Refusal>> {
+        Box::pin(Dispatch::invoke(self, invocation))
+    }
+
+    fn function_changed(&self, name: &FunctionName) {
+        Dispatch::function_changed(self, name);
+    }
+}
+
+/// Who really may touch `code/`.
+struct HostHands {
+    link: Arc<SupervisorLink>,
+    launchers: Launchers,
+}
+
+impl Hands for HostHands {
+    fn unpack(&self, staging: StagingId, zip: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>> {
+        Box::pin(async move { self.link.unpack(staging, zip.as_fd()).await })
+    }
+
+    fn adopt(&self, staging: StagingId, code: Digest, zip: Arc<OwnedFd>) -> Promise<'_, Result<(), String>> {
+        Box::pin(async move { self.launchers.adopt(staging, code, zip.as_fd()).await.map_err(|error| error.to_string()) })
+    }
+
+    fn forget(&self, code: Digest) -> Promise<'_, Result<(), String>> {
+        Box::pin(async move { self.launchers.forget(code).await.map_err(|error| error.to_string()) })
+    }
+}
+
+/// Everything from outside is parsed in this process, so it must have nothing to lose.
+fn check_powerless() -> anyhow::Result<()> {
+    ensure!(!nix::unistd::getuid().is_root() && !nix::unistd::geteuid().is_root(), "it runs as root");
+    for set in [caps::CapSet::Permitted, caps::CapSet::Bounding] {
+        let left = caps::read(None, set).with_context(|| format!("read the capability set {set:?}"))?;
+        ensure!(left.is_empty(), "its capability set {set:?} holds {left:?}");
+    }
+    ensure!(nix::sys::prctl::get_no_new_privs().context("read no_new_privs")?, "it could gain privileges by exec");
+    Ok(())
+}
+
+/// PDEATHSIG kills the server when the supervisor dies, but not if that was before it was set: one look afterwards.
+fn is_over(life: &OwnedFd) -> anyhow::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut looked = [PollFd::new(life.as_fd(), PollFlags::empty())];
+    poll(&mut looked, PollTimeout::ZERO).context("look at the life pipe")?;
+    Ok(looked[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+}
+
+/// An environment takes a dozen descriptors, a caller one; the soft limit's 1,024 are for programs that use select(2).
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of descriptors")
+}
+
+fn listener(socket: OwnedFd) -> anyhow::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener)).context("use a listening socket")
+}
+
+/// Whose members manage functions. Without such a group only root does.
+fn group(name: &str) -> Option<u32> {
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Some(group.gid.as_raw()),
+        Ok(None) => {
+            warn!(group = name, "there is no such group: only root may manage functions");
+            None
+        }
+        Err(error) => {
+            warn!(group = name, %error, "the group could not be looked up: only root may manage functions");
+            None
+        }
+    }
+}

@@ -118,9 +118,7 @@ mod tests {
         let (ours, theirs) = packet::pair().unwrap();
         let (link, supervisor) = (SupervisorLink::new(ours).unwrap(), SupervisorLink::new(theirs).unwrap());
         let zip = std::fs::File::open("/dev/null").unwrap();
-        let both = async {
-            tokio::join!(link.unpack(StagingId(1), zip.as_fd()), link.unpack(StagingId(2), zip.as_fd()))
-        };
+        let both = async { tokio::join!(link.unpack(StagingId(1), zip.as_fd()), link.unpack(StagingId(2), zip.as_fd())) };
         let other_side = async {
             let (first, descriptors) = order(&supervisor).await;
             let (second, _) = order(&supervisor).await;

@@ -214,8 +214,7 @@ pub fn send(socket: Fd, bytes: &[u8], descriptor: Option<Fd>) -> Result<(), Errn
     let iov = Iovec { base: bytes.as_ptr(), length: bytes.len() };
     // cmsg_len counts header and data without the padding at the end; msg_controllen counts that too.
     let length = size_of::<Rights>() - size_of::<i32>();
-    let rights =
-        descriptor.map(|fd| Rights { length, level: SOL_SOCKET, kind: SCM_RIGHTS, descriptor: fd.0, padding: 0 });
+    let rights = descriptor.map(|fd| Rights { length, level: SOL_SOCKET, kind: SCM_RIGHTS, descriptor: fd.0, padding: 0 });
     let (control, control_length) = match &rights {
         Some(rights) => (&raw const *rights, size_of::<Rights>()),
         None => (core::ptr::null(), 0),
@@ -276,8 +275,7 @@ pub fn is_regular_file(path: &CStr) -> bool {
     const MODE: usize = 24;
     let mut stat = [0u8; 144];
     // SAFETY: a NUL-terminated string, and a buffer of the structure's size, both ours for the call.
-    let found =
-        unsafe { call(number::NEWFSTATAT, [AT_FDCWD, path.as_ptr() as usize, stat.as_mut_ptr() as usize, 0, 0, 0]) };
+    let found = unsafe { call(number::NEWFSTATAT, [AT_FDCWD, path.as_ptr() as usize, stat.as_mut_ptr() as usize, 0, 0, 0]) };
     let mode = u32::from_ne_bytes([stat[MODE], stat[MODE + 1], stat[MODE + 2], stat[MODE + 3]]);
     found.is_ok() && mode & S_IFMT == S_IFREG
 }

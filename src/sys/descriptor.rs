@@ -26,11 +26,7 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 ///
 /// Values that own other descriptors own nothing any more: that is why only a child may call this, which ends by
 /// exec or `_exit` and runs no destructor of its parent's.
-pub fn lay_out(
-    _: &InChild,
-    kept: &[BorrowedFd<'_>],
-    until_exec: &[BorrowedFd<'_>],
-) -> io::Result<Vec<BorrowedFd<'static>>> {
+pub fn lay_out(_: &InChild, kept: &[BorrowedFd<'_>], until_exec: &[BorrowedFd<'_>]) -> io::Result<Vec<BorrowedFd<'static>>> {
     let count = kept.len() + until_exec.len();
     let sources = kept.iter().chain(until_exec).map(|fd| duplicate_above(fd, count)).collect::<io::Result<Vec<_>>>()?;
     for (target, source) in sources.into_iter().enumerate() {

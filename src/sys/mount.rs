@@ -29,14 +29,7 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attributes: MountAttributes) -> io::
     // SAFETY: an empty NUL-terminated path (AT_EMPTY_PATH: the descriptor itself); `change` outlives the call and its
     // size goes with it.
     let done = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const change,
-            size,
-        )
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, &raw const change, size)
     };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

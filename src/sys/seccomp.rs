@@ -21,12 +21,7 @@ pub fn install(filter: &[Instruction]) -> io::Result<()> {
     // SAFETY: `Instruction` has the layout of `sock_filter` (checked below); the kernel only reads `len` of them, and
     // `filter` and `program` outlive the call.
     let installed = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, &raw const program)
     };
     if installed == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -16,9 +16,7 @@ pub mod start;
 use core::ffi::CStr;
 
 use crate::sys::bare::{self, Errno, Fd, Fork, Words};
-use crate::wire::init::{
-    BROKEN, CONTROL_FD, EXEC_FAILED, EXITED, MAX_WORDS, MESSAGE, NO_BOOTSTRAP, RESTING, STARTED,
-};
+use crate::wire::init::{BROKEN, CONTROL_FD, EXEC_FAILED, EXITED, MAX_WORDS, MESSAGE, NO_BOOTSTRAP, RESTING, STARTED};
 use start::{Line, Start};
 
 /// A whole packet, as large as any message of ours may be (`wire::MAX_MESSAGE`).

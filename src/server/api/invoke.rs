@@ -152,10 +152,9 @@ fn trace(given: Option<&str>) -> String {
         matches!(parts[..], ["1", time, id] if hex(time, 8) && hex(id, 24))
     };
     let random = Uuid::new_v4().simple().to_string();
-    let root = part("Root=").filter(is_root).map_or_else(
-        || format!("1-{:08x}-{}", jiff::Timestamp::now().as_second() as u32, &random[..24]),
-        str::to_owned,
-    );
+    let root = part("Root=")
+        .filter(is_root)
+        .map_or_else(|| format!("1-{:08x}-{}", jiff::Timestamp::now().as_second() as u32, &random[..24]), str::to_owned);
     let parent = part("Parent=").filter(|parent| hex(parent, 16)).unwrap_or(&random[16..]).to_owned();
     format!("Root={root};Parent={parent};Sampled=0")
 }

@@ -298,7 +298,9 @@ impl Api {
 impl Source<'_> {
     fn zip(self) -> Result<Vec<u8>, ApiError> {
         if self.image_uri.is_some() {
-            return Err(Kind::InvalidParameterValue.with("Please don't provide ImageUri when updating a function with packageType Zip."));
+            return Err(
+                Kind::InvalidParameterValue.with("Please don't provide ImageUri when updating a function with packageType Zip.")
+            );
         }
         if self.s3_bucket.is_some() {
             return Err(Kind::InvalidParameterValue.with(

@@ -142,7 +142,9 @@ mod tests {
 
     #[test]
     fn broken_percent_codes_are_refused() {
-        for path in ["/2015-03-31/functions/%", "/2015-03-31/functions/%4", "/2015-03-31/functions/%zz", "/2015-03-31/functions/%ff"] {
+        for path in
+            ["/2015-03-31/functions/%", "/2015-03-31/functions/%4", "/2015-03-31/functions/%zz", "/2015-03-31/functions/%ff"]
+        {
             assert_eq!(parse("GET", path), Err(Kind::InvalidParameterValue), "{path}");
         }
     }

@@ -182,7 +182,8 @@ impl Settings {
         }
         for name in self.environment.iter().flat_map(|environment| environment.variables.iter().flatten()).map(|(name, _)| name) {
             if !is_var_name(name) {
-                let constraint = format!("Map keys must satisfy constraint: [Member must satisfy regular expression pattern: {VAR_PATTERN}]");
+                let constraint =
+                    format!("Map keys must satisfy constraint: [Member must satisfy regular expression pattern: {VAR_PATTERN}]");
                 validation.fail("environment.variables", format!("{{{name}=...}}"), constraint);
             }
         }
@@ -217,7 +218,10 @@ impl Settings {
             (self.layers.as_ref().is_some_and(|layers| !layers.is_empty()), "Layers"),
             (holds(&self.vpc_config, "SubnetIds") || holds(&self.vpc_config, "SecurityGroupIds"), "VpcConfig"),
             (holds(&self.dead_letter_config, "TargetArn"), "DeadLetterConfig"),
-            (self.file_system_configs.as_ref().and_then(Value::as_array).is_some_and(|list| !list.is_empty()), "FileSystemConfigs"),
+            (
+                self.file_system_configs.as_ref().and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
+                "FileSystemConfigs",
+            ),
             (says(&self.snap_start, "ApplyOn", "PublishedVersions"), "SnapStart"),
             (says(&self.tracing_config, "Mode", "Active"), "TracingConfig Active"),
             (says(&self.logging_config, "LogFormat", "JSON"), "LoggingConfig JSON"),
@@ -314,16 +318,13 @@ fn is_role(text: &str) -> bool {
         && partition.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-')
         && account.len() == 12
         && account.bytes().all(|b| b.is_ascii_digit())
-        && path.is_some_and(|path| {
-            !path.is_empty() && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@-_/".contains(&b))
-        })
+        && path
+            .is_some_and(|path| !path.is_empty() && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@-_/".contains(&b)))
 }
 
 /// At least two characters, as the pattern's `+` after the first one has it.
 fn is_var_name(name: &str) -> bool {
-    name.len() >= 2
-        && name.as_bytes()[0].is_ascii_alphabetic()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    name.len() >= 2 && name.as_bytes()[0].is_ascii_alphabetic() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 #[cfg(test)]
@@ -358,20 +359,44 @@ mod tests {
     #[test]
     fn each_limit_is_told_in_lambdas_words() {
         use Kind::{InvalidParameterValue as Parameter, Validation as Model};
-        refused(r#"{"Timeout":0}"#, Model, "Value '0' at 'timeout' failed to satisfy constraint: Member must have value greater than or equal to 1");
+        refused(
+            r#"{"Timeout":0}"#,
+            Model,
+            "Value '0' at 'timeout' failed to satisfy constraint: Member must have value greater than or equal to 1",
+        );
         refused(r#"{"Timeout":901}"#, Model, "less than or equal to 900");
         refused(r#"{"Timeout":-99999999999}"#, Model, "Value '-99999999999' at 'timeout'");
-        refused(r#"{"MemorySize":127}"#, Model, "at 'memorySize' failed to satisfy constraint: Member must have value greater than or equal to 128");
-        refused(r#"{"MemorySize":3072}"#, Parameter, "'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to 3008");
+        refused(
+            r#"{"MemorySize":127}"#,
+            Model,
+            "at 'memorySize' failed to satisfy constraint: Member must have value greater than or equal to 128",
+        );
+        refused(
+            r#"{"MemorySize":3072}"#,
+            Parameter,
+            "'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to 3008",
+        );
         refused(r#"{"MemorySize":99999999999}"#, Parameter, "less than or equal to 3008");
-        refused(r#"{"MemorySize":200}"#, Model, "Value '200' at 'memorySize' failed to satisfy constraint: Member must be a multiple of 64");
+        refused(
+            r#"{"MemorySize":200}"#,
+            Model,
+            "Value '200' at 'memorySize' failed to satisfy constraint: Member must be a multiple of 64",
+        );
         refused(r#"{"Handler":"a b"}"#, Model, r"[^\s]+");
         refused(r#"{"Role":"me"}"#, Model, "1 validation error detected: Value 'me' at 'role'");
         refused(r#"{"Timeout":0,"MemorySize":1}"#, Model, "2 validation errors detected: ");
-        refused(r#"{"Runtime":"node99"}"#, Parameter, "Value node99 at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [nodejs8.10] or be a valid ARN");
+        refused(
+            r#"{"Runtime":"node99"}"#,
+            Parameter,
+            "Value node99 at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [nodejs8.10] or be a valid ARN",
+        );
         refused(r#"{"Runtime":"../x"}"#, Parameter, "[nodejs8.10]");
         refused(r#"{"Environment":{"Variables":{"A":"1"}}}"#, Model, "environment.variables");
-        refused(r#"{"Environment":{"Variables":{"TZ":"x","AWS_REGION":"1"}}}"#, Parameter, "Reserved keys used in this request: AWS_REGION, TZ");
+        refused(
+            r#"{"Environment":{"Variables":{"TZ":"x","AWS_REGION":"1"}}}"#,
+            Parameter,
+            "Reserved keys used in this request: AWS_REGION, TZ",
+        );
         refused(r#"{"Environment":{"Variables":{"AA":"\u0000"}}}"#, Parameter, "NUL");
         refused(r#"{"EphemeralStorage":{"Size":511}}"#, Model, "ephemeralStorage.size");
     }

@@ -59,14 +59,17 @@ impl Target {
         let qualifier = parts.qualifier.or(query).map(str::to_owned);
         let name = parts.name_at(home)?;
         // The pattern lets dots and long names through; no function can be called so.
-        let name = FunctionName::parse(name).map_err(|_| ApiError::no_function(&qualified(home.arn(name), qualifier.as_deref())))?;
+        let name =
+            FunctionName::parse(name).map_err(|_| ApiError::no_function(&qualified(home.arn(name), qualifier.as_deref())))?;
         Ok(Self { name, qualifier })
     }
 
     /// Out of the body of CreateFunction. `Err` holds the constraint that the text fails, or a whole error.
     pub fn parse_new(text: &str, home: &Home) -> Result<FunctionName, NewNameError> {
         let parts = Parts::split(text, PATTERN_CREATE, MAX_CREATE).map_err(|error| match error.kind {
-            Kind::Validation if text.is_empty() => NewNameError::Constraint("Member must have length greater than or equal to 1".into()),
+            Kind::Validation if text.is_empty() => {
+                NewNameError::Constraint("Member must have length greater than or equal to 1".into())
+            }
             Kind::Validation if text.len() > MAX_CREATE => {
                 NewNameError::Constraint(format!("Member must have length less than or equal to {MAX_CREATE}"))
             }
@@ -245,7 +248,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_fails_the_pattern() {
-        for text in ["", "a b", "a/b", "a:b:c:d", "arn:aws:s3:::x", "arn:gcp:lambda:us-east-1:000000000000:function:f", "f:", "ä", "../f"] {
+        for text in
+            ["", "a b", "a/b", "a:b:c:d", "arn:aws:s3:::x", "arn:gcp:lambda:us-east-1:000000000000:function:f", "f:", "ä", "../f"]
+        {
             assert_eq!(parse(text, None), Err(Kind::Validation), "{text:?}");
         }
         assert_eq!(parse(&"x".repeat(171), None), Err(Kind::Validation));
@@ -261,7 +266,10 @@ mod tests {
     #[test]
     fn another_region_is_not_reachable() {
         let error = Target::parse("arn:aws:lambda:eu-west-1:000000000000:function:f", None, &home()).unwrap_err();
-        assert_eq!(error, Kind::ResourceNotFound.with("Functions from 'eu-west-1' are not reachable in this region ('us-east-1')"));
+        assert_eq!(
+            error,
+            Kind::ResourceNotFound.with("Functions from 'eu-west-1' are not reachable in this region ('us-east-1')")
+        );
     }
 
     #[test]

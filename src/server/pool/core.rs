@@ -246,7 +246,8 @@ impl Core {
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) -> Vec<Order> {
         let mut orders = Vec::new();
-        let tired: Vec<SlotId> = self.idle_slots().filter(|(_, since, _)| *since + self.limits.idle <= now).map(|s| s.0).collect();
+        let tired: Vec<SlotId> =
+            self.idle_slots().filter(|(_, since, _)| *since + self.limits.idle <= now).map(|s| s.0).collect();
         for slot in tired {
             self.retire(slot, Retire::IdleTooLong, &mut orders);
         }

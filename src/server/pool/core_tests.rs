@@ -111,7 +111,8 @@ impl Shadow {
                         dead = Some((slot, ticket, want));
                         continue;
                     }
-                    let younger = self.idle[at..].iter().any(|(_, idle)| (&idle.function, idle.stamp) == (&want.function, want.stamp));
+                    let younger =
+                        self.idle[at..].iter().any(|(_, idle)| (&idle.function, idle.stamp) == (&want.function, want.stamp));
                     assert!(!younger, "the most recently used is lent first");
                     assert!(self.busy.insert(slot, (want, false)).is_none(), "two requests in one slot");
                 }
@@ -333,7 +334,10 @@ fn the_least_recently_used_goes_first_and_no_more_than_needed() {
     let old = warm(&mut core, &want("a", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now);
     warm(&mut core, &want("b", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now + Duration::from_millis(1));
     let (_, orders) = core.request(want("c", 512, now), now);
-    assert!(matches!(orders[..], [Order::Retire { slot, why: Retire::Evicted }, Order::Start { .. }] if slot == old), "{orders:?}");
+    assert!(
+        matches!(orders[..], [Order::Retire { slot, why: Retire::Evicted }, Order::Start { .. }] if slot == old),
+        "{orders:?}"
+    );
 }
 
 #[test]
