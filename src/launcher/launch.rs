@@ -53,7 +53,7 @@ pub struct Workshop {
     pub init: OwnedFd,
     pub null: File,
     pub life: LifePipe,
-    pub filter: &'static [Instruction],
+    pub filter: Vec<Instruction>,
     pub instance: String,
 }
 
@@ -241,7 +241,7 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
     // Signals that the launcher blocks would stay blocked across the exec.
     steps.step("signals", || SigSet::empty().thread_set_mask())?;
     // Last, so that the filter need not allow anything above; only the exec is left.
-    steps.step("seccomp", || seccomp::install(workshop.filter))?;
+    steps.step("seccomp", || seccomp::install(&workshop.filter))?;
     steps::tell_times(Pipe(*report), std::mem::take(&mut steps)).map_err(|error| failure("tell times", &error))?;
     let nothing: [CString; 0] = [];
     steps.step("exec kiln-init", || execveat(init, c"", &[c"kiln-init"], &nothing, AtFlags::AT_EMPTY_PATH))
