@@ -114,7 +114,11 @@ impl Function {
                 let iterations = heavy::spin(Duration::from_millis(value(1000)));
                 json!({ "iterations": iterations, "took_ms": begin.elapsed().as_millis() as u64 })
             }
-            "touch_mib" => told(heavy::Pages::touch(value(1) as usize).map(|_| json!({ "touched_mib": value(1) }))),
+            "touch_mib" => told(heavy::Pages::touch(value(1) as usize).map(|_pages| {
+                // What is touched and freed at once, nobody who looks every 10 ms can have seen.
+                thread::sleep(Duration::from_millis(event["hold_ms"].as_u64().unwrap_or(0)));
+                json!({ "touched_mib": value(1) })
+            })),
             "hold_mib" => told(heavy::Pages::touch(value(1) as usize).map(|pages| {
                 self.held.push(pages);
                 json!({ "held_mib": self.held.iter().map(heavy::Pages::mib).sum::<usize>() })
@@ -124,6 +128,7 @@ impl Function {
                 told(heavy::children(&each))
             }
             "fill_tmp_mib" => heavy::fill_tmp(value(1)),
+            "tmp_files" => heavy::make_tmp_files(value(1)),
             "exit" => exit(value(0) as i32),
             "signal" => heavy::die_by(value(9) as i32),
             "print" => told(print(event)),

@@ -165,6 +165,16 @@ pub fn fill_tmp(mib: u64) -> Value {
 }
 static FILLS: AtomicU64 = AtomicU64::new(0);
 
+/// Empty files in /tmp, until so many are there or no more go in.
+pub fn make_tmp_files(count: u64) -> Value {
+    for made in 0..count {
+        if let Err(error) = File::create(format!("/tmp/empty-{made}")) {
+            return json!({ "made": made, "error": tell::errno(&error) });
+        }
+    }
+    json!({ "made": count })
+}
+
 /// A process that the function leaves behind: a session of its own, its parent gone.
 pub fn daemon() -> io::Result<i32> {
     let (mut tell_pid, say_pid) = pipe()?;

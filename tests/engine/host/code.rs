@@ -1,0 +1,34 @@
+//! Zips of test functions.
+
+use std::io::{Cursor, Write};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use base64::Engine as _;
+use zip::write::SimpleFileOptions;
+
+pub fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// A zip of these files, with their modes.
+pub fn zip(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, mode, bytes) in files {
+        zip.start_file(*name, SimpleFileOptions::default().unix_permissions(*mode)).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// The probe (`tests/probe`) as a `provided` function.
+pub fn probe_zip() -> Vec<u8> {
+    static ZIP: OnceLock<Vec<u8>> = OnceLock::new();
+    ZIP.get_or_init(|| zip(&[("bootstrap", 0o755, &std::fs::read(probe()).expect("read the probe"))])).clone()
+}
+
+/// Examples are built beside the test programs: target/<profile>/examples.
+pub fn probe() -> PathBuf {
+    let kilnd = PathBuf::from(env!("CARGO_BIN_EXE_kilnd"));
+    kilnd.parent().expect("the profile's directory").join("examples/probe")
+}

@@ -1,0 +1,322 @@
+//! A throw-away Kiln instance for one test, and what a test needs around it.
+//!
+//! Each instance has its own directory, name and id range, so tests run side by side. What must be absent after it is
+//! looked up from outside ([`snapshot`]).
+
+pub mod client;
+pub mod code;
+pub mod snapshot;
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+pub use client::{Answer, Api};
+
+/// The longest that any single wait of a test may take; a test machine under emulation is 30 times slower.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runtimes as `scripts/build-runtimes` lays them out.
+pub fn runtimes_dir() -> PathBuf {
+    std::env::var_os("KILN_TEST_RUNTIMES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/runtimes"), PathBuf::from)
+}
+
+/// Whether this host can run the engine. Says why not; where it counts, a skip is a failure.
+pub fn ready() -> bool {
+    let missing = if !nix::unistd::geteuid().is_root() {
+        "root"
+    } else if !runtimes_dir().join("provided.al2023.toml").exists() {
+        "the runtimes: scripts/build-runtimes"
+    } else if !matches!(nix::unistd::User::from_name("kiln"), Ok(Some(_))) {
+        "the user kiln: scripts/users"
+    } else {
+        return true;
+    };
+    assert!(std::env::var_os("KILN_TESTS_MUST_RUN").is_none(), "this test must run here, but needs {missing}");
+    eprintln!("SKIP: needs {missing}");
+    false
+}
+
+/// One running kilnd and its directories.
+pub struct Instance {
+    pub name: String,
+    pub dir: tempfile::TempDir,
+    pub first_id: u32,
+    supervisor: Option<Child>,
+    options: Options,
+}
+
+/// What differs between the tests' instances.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Lines of kiln.toml, added to the test's own.
+    pub config: String,
+    /// Variables of the supervisor's environment.
+    pub vars: Vec<(String, String)>,
+}
+
+/// How many ids each test's instance gets. Real ranges are larger; the smallest allowed is 4096.
+const ID_COUNT: u32 = 4096;
+
+impl Instance {
+    /// Starts an instance with the usual settings and waits until it answers.
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    pub fn start_with(options: Options) -> Self {
+        let mut instance = Self::prepare(options);
+        instance.launch();
+        instance.await_ready();
+        instance
+    }
+
+    /// Everything but the process.
+    pub fn prepare(options: Options) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // The process id keeps two test programs apart that run side by side.
+        let number = std::process::id() % 4096 * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+        let instance = Self {
+            name: format!("t{number}"),
+            // Not below target/: a socket's path has at most 107 bytes, and the state must be reachable for uid kiln.
+            dir: tempfile::Builder::new().prefix("kiln-test-").tempdir_in("/var/tmp").expect("make the instance's directory"),
+            // 48,000 ranges side by side end below 2^31.
+            first_id: 1_900_000_000 + number % 48_000 * ID_COUNT,
+            supervisor: None,
+            options,
+        };
+        fs::set_permissions(instance.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let config = format!(
+            "instance = '{}'\nrun_dir = '{}'\nstate_dir = '{}'\nruntimes_dir = '{}'\nfirst_id = {}\nid_count = {ID_COUNT}\n{}",
+            instance.name,
+            instance.run_dir().display(),
+            instance.state_dir().display(),
+            runtimes_dir().display(),
+            instance.first_id,
+            instance.options.config,
+        );
+        fs::write(instance.config_path(), config).expect("write the instance's configuration");
+        instance
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("kiln.toml")
+    }
+
+    /// kilnd's own log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("kilnd.log")).unwrap_or_default()
+    }
+
+    /// Starts the supervisor (again).
+    pub fn launch(&mut self) {
+        assert!(self.supervisor.is_none(), "this instance already runs");
+        let log = File::options().create(true).append(true).open(self.dir.path().join("kilnd.log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_kilnd"))
+            .args(["supervisor", "--config"])
+            .arg(self.config_path())
+            .envs(self.options.vars.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            // A terminal's Ctrl-C is for the test program: it must not drain the instance under it.
+            .process_group(0)
+            .spawn()
+            .expect("start kilnd");
+        self.supervisor = Some(child);
+    }
+
+    /// Variables for the next [`Instance::launch`].
+    pub fn set_vars(&mut self, vars: Vec<(String, String)>) {
+        self.options.vars = vars;
+    }
+
+    /// Waits until the server answers on both doors. The sockets exist before that: callers queue on them.
+    #[track_caller]
+    pub fn await_ready(&self) {
+        eventually("kilnd answers", || {
+            self.api().try_request("GET", "/2015-03-31/functions/none", &[], b"").is_ok_and(|answer| answer.status == 404)
+                && self.control().try_request("GET", "/v1/pool", &[], b"").is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
+    pub fn api(&self) -> Api {
+        Api::new(self.run_dir().join("kiln.sock"))
+    }
+
+    pub fn control(&self) -> Api {
+        Api::new(self.run_dir().join("control.sock"))
+    }
+
+    pub fn supervisor_pid(&self) -> u32 {
+        self.supervisor.as_ref().expect("the supervisor runs").id()
+    }
+
+    /// Creates a function of the probe ("do" in the event chooses what it does).
+    #[track_caller]
+    pub fn create_probe(&self, name: &str, settings: Value) {
+        self.create(name, "provided.al2023", "bootstrap", &code::probe_zip(), settings);
+    }
+
+    /// Creates a function and waits until it is Active.
+    #[track_caller]
+    pub fn create(&self, name: &str, runtime: &str, handler: &str, zip: &[u8], settings: Value) {
+        let mut body = json!({
+            "FunctionName": name, "Runtime": runtime, "Handler": handler,
+            "Role": "arn:aws:iam::000000000000:role/test", "Code": { "ZipFile": code::base64(zip) },
+        });
+        for (key, value) in settings.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+        let answer = self.api().request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes());
+        assert_eq!(answer.status, 201, "create {name}: {}", answer.text());
+        eventually("the function is Active", || self.configuration(name)["State"] == "Active");
+    }
+
+    #[track_caller]
+    pub fn configuration(&self, name: &str) -> Value {
+        let answer = self.api().request("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
+        assert_eq!(answer.status, 200, "get {name}: {}", answer.text());
+        answer.json()["Configuration"].clone()
+    }
+
+    /// Invokes with the log's tail.
+    #[track_caller]
+    pub fn invoke(&self, name: &str, event: &Value) -> Answer {
+        self.invoke_bytes(name, event.to_string().as_bytes())
+    }
+
+    #[track_caller]
+    pub fn invoke_bytes(&self, name: &str, payload: &[u8]) -> Answer {
+        let path = format!("/2015-03-31/functions/{name}/invocations");
+        self.api().request("POST", &path, &[("X-Amz-Log-Type", "Tail")], payload)
+    }
+
+    /// Invokes and expects the function's own answer.
+    #[track_caller]
+    pub fn call(&self, name: &str, event: &Value) -> Value {
+        let answer = self.invoke(name, event);
+        let failed = answer.header("x-amz-function-error");
+        assert!(
+            answer.status == 200 && failed.is_none(),
+            "invoke {name} {event}: {} {}\n{}",
+            answer.status,
+            answer.text(),
+            answer.log()
+        );
+        answer.json()
+    }
+
+    /// The pool as people on duty see it.
+    #[track_caller]
+    pub fn pool(&self) -> Value {
+        let answer = self.control().request("GET", "/v1/pool", &[], b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// SIGTERM, then wait: the drain.
+    pub fn stop(&mut self) -> ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(self.supervisor_pid() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal the supervisor");
+        self.wait()
+    }
+
+    /// SIGKILL of the supervisor, then wait.
+    pub fn kill_supervisor(&mut self) -> ExitStatus {
+        self.supervisor.as_mut().expect("the supervisor runs").kill().expect("kill the supervisor");
+        self.wait()
+    }
+
+    /// Waits for the supervisor's end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.supervisor.take().expect("the supervisor runs");
+        let mut status = None;
+        eventually("the supervisor ends", || {
+            status = child.try_wait().expect("wait for the supervisor");
+            status.is_some()
+        });
+        status.expect("just seen")
+    }
+
+    pub fn running(&self) -> bool {
+        self.supervisor.is_some()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.supervisor.take() {
+            let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+            // A second SIGTERM does not wait for invocations.
+            for _ in 0..2 {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            }
+            let end = Instant::now() + Duration::from_secs(10);
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10)); // a bounded wait: Drop must not hang
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- kilnd's log of {} ----\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// Polls until `done`, without a fixed sleep deciding anything; fails after [`PATIENCE`].
+#[track_caller]
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5)); // the pace of looking, not the time to wait
+    }
+}
+
+impl Instance {
+    /// Processes of this instance in one role: "launcher" and "server" by their command line, "init" by its name.
+    pub fn processes(&self, role: &str) -> Vec<u32> {
+        Self::lookup(self.supervisor_pid())(role)
+    }
+
+    /// The same for a thread that has no instance at hand.
+    pub fn lookup(supervisor: u32) -> impl Fn(&str) -> Vec<u32> + Send {
+        move |role| {
+            let all = snapshot::processes();
+            let named = |word: &str| -> Vec<u32> {
+                let own = all.iter().filter(|p| p.parent == supervisor && p.cmdline.get(1).is_some_and(|w| w == word));
+                own.map(|p| p.pid).collect()
+            };
+            match role {
+                "supervisor" => vec![supervisor],
+                "init" => {
+                    let launchers = named("launcher");
+                    all.iter().filter(|p| p.comm == "kiln-init" && launchers.contains(&p.parent)).map(|p| p.pid).collect()
+                }
+                role => named(role),
+            }
+        }
+    }
+}
+
+/// SIGKILL.
+pub fn kill(pid: u32) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+}

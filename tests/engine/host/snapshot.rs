@@ -1,0 +1,146 @@
+//! What is on the host: processes, mounts, cgroups, network namespaces, files. Two of them make a diff.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// One line for each thing found. Only what can be Kiln's is looked at: other programs on the machine come and go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    pub uid: u32,
+    pub comm: String,
+    pub exe: String,
+    pub cmdline: Vec<String>,
+}
+
+impl Snapshot {
+    /// Everything of an instance that could be left behind: its processes, mounts in the host's namespace,
+    /// cgroups, network namespaces held by anyone, and (with their content) its run_dir and state_dir.
+    pub fn of(instance: &super::Instance) -> Self {
+        let mut found = BTreeSet::new();
+        let ids = instance.first_id..instance.first_id + 4096;
+        let ours = Path::new(env!("CARGO_BIN_EXE_kilnd")).parent().expect("target directory").display().to_string();
+        for process in processes() {
+            let program = process.exe.strip_prefix(&format!("{ours}/")).unwrap_or_default().to_owned();
+            let bears_mark = ids.contains(&process.uid) || program.starts_with("kilnd") || program.starts_with("kiln-init");
+            if bears_mark {
+                found.insert(format!("process {} {} {:?}", process.pid, process.comm, process.cmdline));
+            }
+        }
+        for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
+            let point = line.split(' ').nth(4).unwrap_or_default();
+            if point.contains("kiln") || line.contains(&instance.name) {
+                found.insert(format!("mount {line}"));
+            }
+        }
+        for group in cgroups(&format!("kiln-{}-", instance.name)) {
+            found.insert(format!("cgroup {group}"));
+        }
+        for (namespace, holder) in network_namespaces() {
+            found.insert(format!("netns {namespace} held by {holder}"));
+        }
+        for dir in [instance.run_dir(), instance.state_dir()] {
+            list(&dir, &dir, &mut found);
+        }
+        Self(found)
+    }
+
+    /// What is here and was not there.
+    pub fn since(&self, earlier: &Self) -> Vec<String> {
+        self.0.difference(&earlier.0).cloned().collect()
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = &String> {
+        self.0.iter()
+    }
+}
+
+/// All processes that can be read right now; one that ends meanwhile is left out.
+pub fn processes() -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+pub fn process(pid: u32) -> Option<Process> {
+    let dir = format!("/proc/{pid}");
+    let stat = fs::read_to_string(format!("{dir}/stat")).ok()?;
+    // The name is in parentheses and may hold anything, parentheses too.
+    let (head, tail) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    // A zombie holds nothing but its pid; its parent will reap it.
+    if fields.first() == Some(&"Z") {
+        return None;
+    }
+    let cmdline = fs::read(format!("{dir}/cmdline")).unwrap_or_default();
+    Some(Process {
+        pid,
+        parent: fields.get(1)?.parse().ok()?,
+        uid: fs::metadata(&dir).ok()?.uid(),
+        comm: head.split_once('(')?.1.to_owned(),
+        exe: fs::read_link(format!("{dir}/exe")).map(|path| path.display().to_string()).unwrap_or_default(),
+        cmdline: cmdline.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect(),
+    })
+}
+
+/// Paths of cgroups whose name begins so, in every mounted hierarchy.
+pub fn cgroups(prefix: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for line in mounts.lines().filter(|line| line.contains(" - cgroup")) {
+        if let Some(point) = line.split(' ').nth(4) {
+            groups_below(Path::new(point), prefix, &mut found);
+        }
+    }
+    found
+}
+
+fn groups_below(dir: &Path, prefix: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                found.push(entry.path().display().to_string());
+            }
+            groups_below(&entry.path(), prefix, found);
+        }
+    }
+}
+
+/// Network namespaces that processes live in or hold open, other than this test's own.
+fn network_namespaces() -> BTreeMap<String, String> {
+    let own = fs::read_link("/proc/self/ns/net").map(|link| link.display().to_string()).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for process in processes() {
+        let mut links = vec![fs::read_link(format!("/proc/{}/ns/net", process.pid))];
+        for entry in fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten() {
+            links.push(fs::read_link(entry.path()));
+        }
+        for link in links.into_iter().flatten() {
+            let link = link.display().to_string();
+            if link.starts_with("net:[") && link != own {
+                found.entry(link).or_insert(process.comm.clone());
+            }
+        }
+    }
+    found
+}
+
+fn list(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(metadata) = entry.metadata() else { continue };
+        // The database's own files grow and shrink; what they hold is asked through the API.
+        if path.components().any(|part| part.as_os_str() == "db") {
+            continue;
+        }
+        found.insert(format!("file {} uid {} mode {:o}", path.display(), metadata.uid(), metadata.mode()));
+        if metadata.is_dir() {
+            list(root, &path, found);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Life and death of an instance: drain, recovery, two side by side.
+
+use std::sync::mpsc;
+use std::thread;
+
+use serde_json::json;
+
+use crate::host::snapshot::{Snapshot, cgroups};
+use crate::host::{self, Instance, Options, eventually};
+
+#[test]
+fn sigterm_lets_running_invocations_finish_and_leaves_nothing() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("slow", json!({ "Timeout": 30 }));
+    let (sender, answers) = mpsc::channel();
+    let callers: Vec<_> = (0..5)
+        .map(|_| {
+            let (sender, api) = (sender.clone(), instance.api());
+            thread::spawn(move || {
+                let answer = api.request("POST", "/2015-03-31/functions/slow/invocations", &[], br#"{"do":"sleep","ms":2000}"#);
+                sender.send((answer.status, answer.header("x-amz-function-error").map(str::to_owned))).unwrap();
+            })
+        })
+        .collect();
+    eventually("five invocations run", || busy(&instance) == 5);
+    let status = instance.stop();
+    for caller in callers {
+        caller.join().unwrap();
+    }
+    drop(sender);
+    let answers: Vec<_> = answers.iter().collect();
+    assert_eq!(answers, vec![(200, None); 5]);
+    assert!(status.success(), "{status}");
+    assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+    assert!(std::fs::read_dir(instance.run_dir()).is_ok_and(|mut dir| dir.next().is_none()), "run_dir is emptied");
+}
+
+#[test]
+fn sigterm_ends_what_runs_past_the_limit() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start_with(Options { config: "drain_s = 1".into(), ..Options::default() });
+    instance.create_probe("endless", json!({ "Timeout": 900 }));
+    let api = instance.api();
+    let caller = thread::spawn(move || api.try_request("POST", "/2015-03-31/functions/endless/invocations", &[], br#"{"do":"sleep","ms":600000}"#));
+    eventually("it runs", || busy(&instance) == 1);
+    assert!(instance.stop().success());
+    // Either an answer that is no success, or a closed connection: never a hang.
+    if let Ok(answer) = caller.join().unwrap() {
+        assert!(answer.status >= 500 || answer.header("x-amz-function-error").is_some(), "{} {}", answer.status, answer.text());
+    }
+    assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+}
+
+fn busy(instance: &Instance) -> usize {
+    let pool = instance.pool();
+    let all = pool["environments"].as_array().cloned().unwrap_or_default();
+    all.iter().filter(|environment| environment["state"] == "busy").count()
+}
+
+#[test]
+fn after_kill_of_server_launcher_or_init_invoking_works_again_by_itself() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    instance.create_probe("f", json!({}));
+    for victim in ["init", "launcher", "server"] {
+        instance.call("f", &json!({ "do": "echo" }));
+        for pid in instance.processes(victim) {
+            host::kill(pid);
+        }
+        let answer = instance.invoke("f", &json!({ "do": "echo", "after": victim }));
+        assert_eq!(answer.status, 200, "after the end of a {victim}: {}", answer.text());
+        assert_eq!(answer.json()["after"], victim, "the caller waits for the repair and gets an answer");
+    }
+}
+
+#[test]
+fn a_killed_supervisor_takes_everything_along_and_the_next_start_cleans_up() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::prepare(Options::default());
+    let before = Snapshot::of(&instance);
+    instance.launch();
+    instance.await_ready();
+    instance.create_probe("f", json!({}));
+    instance.call("f", &json!({ "do": "echo" }));
+    instance.kill_supervisor();
+    eventually("no process is left", || !Snapshot::of(&instance).since(&before).iter().any(|line| line.starts_with("process")));
+    instance.launch();
+    instance.await_ready();
+    instance.call("f", &json!({ "do": "echo" }));
+    assert!(instance.stop().success());
+    assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+}
+
+#[test]
+fn two_instances_run_side_by_side() {
+    if !host::ready() {
+        return;
+    }
+    let (one, mut two) = (Instance::start(), Instance::start());
+    one.create_probe("f", json!({}));
+    two.create_probe("f", json!({}));
+    assert_eq!(one.call("f", &json!({ "do": "echo", "from": 1 }))["from"], 1);
+    assert_eq!(two.call("f", &json!({ "do": "echo", "from": 2 }))["from"], 2);
+    assert!(two.stop().success());
+    assert_eq!(one.call("f", &json!({ "do": "echo", "from": 3 }))["from"], 3, "the first does not feel the end of the second");
+}
+
+#[test]
+fn an_instance_that_overlaps_another_is_refused() {
+    if !host::ready() {
+        return;
+    }
+    let running = Instance::start();
+    let mut second = Instance::prepare(Options::default());
+    std::fs::copy(running.config_path(), second.config_path()).unwrap();
+    second.launch();
+    assert!(!second.wait().success());
+    assert!(second.log().contains(&running.run_dir().display().to_string()), "{}", second.log());
+}

@@ -1,0 +1,14 @@
+//! The engine, whole: a real kilnd with its launchers, server and containers, asked through its sockets.
+//!
+//! Needs root, the built runtimes (`scripts/build-runtimes`) and kilnd's users (`scripts/users`): `scripts/test`
+//! sees to all of it and sets KILN_TESTS_MUST_RUN=1, under which a missing condition fails instead of skipping.
+
+mod host;
+
+mod causes;
+mod concurrency;
+mod contained;
+mod life;
+mod limits;
+mod processes;
+mod runtimes;

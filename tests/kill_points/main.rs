@@ -1,0 +1,230 @@
+//! `kill -9` of any process of ours at any moment leaves nothing behind and damages no stored function.
+//!
+//! A cell is a named place in the code × a victim: when some process of ours arrives at the place, it waits, this
+//! test kills the victim, and everything goes on. Afterwards the next invocation must work; every function that the
+//! registry names must run; and once stopped, nothing may be there that was not there before the start.
+//!
+//! Its own program: the diff is of the whole host, so nothing else of Kiln may run beside it.
+
+#[path = "../engine/host/mod.rs"]
+#[allow(dead_code)] // the module serves two test programs; each uses its part
+mod host;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use host::snapshot::{Snapshot, process};
+use host::{Instance, Options, eventually};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde_json::json;
+
+/// Every `kill_point!` of the code. [`every_kill_point_of_the_code_is_listed`] holds this list to it.
+const POINTS: &[&str] = &[
+    // supervisor
+    "supervisor-started",
+    "sweep-begin",
+    "before-unpack-spawn",
+    "after-unpack",
+    // server
+    "intake-before-unpack",
+    "intake-before-adopt",
+    "before-row",
+    "after-row",
+    "before-start",
+    "init-running",
+    "event-delivered",
+    "before-thaw",
+    "response-received",
+    "before-freeze",
+    "before-meter",
+    "before-give-back",
+    "before-delete-row",
+    // launcher
+    "order-received",
+    "after-seat",
+    "after-clone",
+    "child-before-ids",
+    "child-before-exec",
+    "before-built",
+    "before-end",
+    "after-rmdir-one",
+    "adopt-before-chown",
+    "adopt-after-zip",
+    "adopt-before-rename",
+];
+const VICTIMS: &[&str] = &["supervisor", "launcher", "server", "init"];
+
+/// The fewest cells in which a victim was really killed.
+const FEWEST_CELLS: usize = 48;
+
+#[test]
+fn killing_any_process_at_any_point_leaves_nothing_behind() {
+    if !host::ready() {
+        return;
+    }
+    let only = std::env::var("KILN_TEST_CELL").unwrap_or_default();
+    let (mut killed, mut failures) = (0, Vec::new());
+    for point in POINTS {
+        for victim in VICTIMS {
+            let cell = format!("{point}@{victim}");
+            if !cell.contains(&only) {
+                continue;
+            }
+            match std::panic::catch_unwind(|| run_cell(&cell, victim)) {
+                Ok(true) => killed += 1,
+                Ok(false) => println!("{cell}: no such victim at that moment"),
+                Err(_) => failures.push(cell),
+            }
+        }
+    }
+    println!("kill points: {killed} cells, {} failed", failures.len());
+    assert!(failures.is_empty(), "failed: {failures:?}");
+    assert!(killed >= FEWEST_CELLS || !only.is_empty(), "only {killed} cells: at least {FEWEST_CELLS} are promised");
+}
+
+/// One cell. `false` when the victim did not exist at that moment.
+fn run_cell(cell: &str, victim: &str) -> bool {
+    let mut instance = Instance::prepare(Options::default());
+    let before = Snapshot::of(&instance);
+    let socket = instance.dir.path().join("kill.sock");
+    let listener = UnixListener::bind(&socket).expect("bind the test's socket");
+    // The server, as user kiln, connects too.
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o777)).expect("open the test's socket");
+    instance.set_vars(vec![("KILN_KILL_POINT".into(), cell.into()), ("KILN_KILL_SOCKET".into(), socket.display().to_string())]);
+    instance.launch();
+
+    let supervisor = instance.supervisor_pid();
+    let (sender, arrived) = mpsc::channel();
+    let victim_role = victim.to_owned();
+    let lookup = Instance::lookup(supervisor);
+    let killer = std::thread::spawn(move || {
+        let Ok((mut stream, _)) = listener.accept() else { return };
+        let mut text = [0; 200];
+        let length = stream.read(&mut text).unwrap_or(0);
+        assert!(length > 0, "the process at the point says its name");
+        // By the kernel's word: in a new pid namespace a process believes to be 1.
+        let reporter = getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid() as u32);
+        // Whoever comes later passes at once.
+        drop(listener);
+        let target = reporter.and_then(|reporter| choose(&victim_role, reporter, &lookup));
+        if let Some(target) = target {
+            host::kill(target);
+        }
+        let _ = sender.send(target);
+        let _ = stream.write_all(b".");
+    });
+
+    // A day in the life, which passes every point; once the victim is dead, its steps may fail.
+    let zip = host::code::probe_zip();
+    let other = host::code::zip(&[
+        ("bootstrap", 0o755, &std::fs::read(host::code::probe()).expect("read the probe")),
+        ("x", 0o644, b"x"),
+    ]);
+    let create = |instance: &Instance, name: &str, zip: &[u8]| {
+        let body = json!({ "FunctionName": name, "Runtime": "provided.al2023", "Handler": "x", "Timeout": 10,
+            "Role": "arn:aws:iam::000000000000:role/test", "Code": { "ZipFile": host::code::base64(zip) } });
+        instance.api().try_request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes()).map(|answer| answer.status)
+    };
+    let invoke = |instance: &Instance, name: &str| {
+        let path = format!("/2015-03-31/functions/{name}/invocations");
+        instance.api().try_request("POST", &path, &[], br#"{"do":"echo"}"#).map(|answer| answer.status)
+    };
+    let mut died = None;
+    let steps: [&dyn Fn() -> bool; 7] = [
+        &|| create(&instance, "keep", &zip).is_ok(),
+        &|| invoke(&instance, "keep").is_ok(),
+        &|| invoke(&instance, "keep").is_ok(),
+        &|| create(&instance, "gone", &other).is_ok(),
+        &|| invoke(&instance, "gone").is_ok(),
+        &|| instance.api().try_request("DELETE", "/2015-03-31/functions/gone", &[], b"").is_ok(),
+        &|| true,
+    ];
+    for step in steps {
+        step();
+        if let Ok(target) = arrived.try_recv() {
+            died = Some(target);
+            break;
+        }
+    }
+    // The last points are passed after the last answer.
+    let target =
+        died.unwrap_or_else(|| arrived.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("nobody came to {cell}")));
+    killer.join().expect("the killer ends");
+    if target.is_none() {
+        instance.stop();
+        return false;
+    }
+
+    if victim == "supervisor" {
+        instance.wait();
+        // Everybody dies with it; what stays has a name in the design: cgroups, staging, sockets.
+        eventually("all processes are gone", || {
+            !Snapshot::of(&instance)
+                .since(&before)
+                .iter()
+                .any(|line| line.starts_with("process") || line.starts_with("netns") || line.starts_with("mount"))
+        });
+        instance.set_vars(Vec::new());
+        instance.launch();
+    }
+    instance.await_ready();
+    // Its row may or may not have been written; both are whole states.
+    match create(&instance, "keep", &zip).expect("create after the kill") {
+        201 | 409 => {}
+        status => panic!("create after the kill: {status}"),
+    }
+    eventually("the next invocation works", || invoke(&instance, "keep").is_ok_and(|status| status == 200));
+    let known = instance.api().request("GET", "/2015-03-31/functions/gone", &[], b"").status;
+    if known == 200 {
+        assert_eq!(invoke(&instance, "gone").expect("invoke after the kill"), 200, "a stored function is damaged");
+    }
+    let status = instance.stop();
+    assert!(status.success(), "stopped with {status}");
+
+    let kept = |line: &String| {
+        line.starts_with("file ") && !line.contains("/staging/") && !line.contains("/run/") && !line.contains(".tmp-")
+    };
+    let mut left = Vec::new();
+    eventually("nothing is left", || {
+        left = Snapshot::of(&instance).since(&before).into_iter().filter(|line| !kept(line)).collect();
+        left.is_empty()
+    });
+    true
+}
+
+/// The pid to kill when `reporter` waits at the point.
+fn choose(role: &str, reporter: u32, lookup: &dyn Fn(&str) -> Vec<u32>) -> Option<u32> {
+    let candidates = lookup(role);
+    // The one that waits, or (for a launcher's child before its exec) its parent, rather than a sibling.
+    let parent = process(reporter).map(|process| process.parent);
+    let near = candidates.iter().copied().find(|pid| *pid == reporter || Some(*pid) == parent);
+    near.or_else(|| candidates.last().copied())
+}
+
+#[test]
+fn every_kill_point_of_the_code_is_listed() {
+    let mut named = Vec::new();
+    collect(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut named);
+    named.sort();
+    named.dedup();
+    let mut listed: Vec<_> = POINTS.iter().map(|point| (*point).to_owned()).collect();
+    listed.sort();
+    assert_eq!(named, listed);
+    assert!(named.len() >= 12);
+}
+
+fn collect(dir: &std::path::Path, named: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).expect("read src").flatten() {
+        if entry.path().is_dir() {
+            collect(&entry.path(), named);
+        } else if !entry.path().ends_with("kill_point.rs") {
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            for part in text.split("kill_point!(\"").skip(1) {
+                named.extend(part.split('"').next().map(str::to_owned));
+            }
+        }
+    }
+}
