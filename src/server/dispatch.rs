@@ -1,54 +1,330 @@
-//! To come.
+//! The sentence: function → pool → environment → outcome → books → give back.
+//!
+//! Server process, floor 4; called by the doors. An invocation runs in a task of its own, so it goes on if its caller
+//! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
+//! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use nix::unistd::{SysconfVar, sysconf};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tracing::{error, info};
 
 use crate::config::Config;
-use crate::function::FunctionName;
-use crate::invocation::{Answer, Invocation, Refusal};
-use crate::meter::Meter;
+use crate::function::{Function, FunctionName};
+use crate::invocation::{Answer, FunctionFailure, Invocation, LogType, Outcome, Refusal};
+use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
-use crate::server::environment::Launchers;
-use crate::server::pool::Snapshot;
+use crate::server::environment::{
+    Environment, INIT_LIMIT, InitFailure, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
+};
+use crate::server::logs::lines::{self, Phase};
+use crate::server::logs::{Journal, LogSink, Recent};
+use crate::server::pool::{Lease, Limits, Permit, Pool, Snapshot, Turn, Want};
+
+/// Requests of one function that may wait for capacity: each holds its payload.
+const WAITERS: usize = 100;
+/// How long a request waits for an environment that has answered and is about to come back.
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// Cheap to clone: all clones are one.
-pub struct Dispatch<F, M, L = Launchers> {
-    _parts: Arc<(F, M, L)>,
+pub struct Dispatch<F, M, L = Launchers>(Arc<Parts<F, M, L>>);
+
+struct Parts<F, M, L> {
+    functions: Arc<F>,
+    meter: Arc<M>,
+    starter: Starter<L>,
+    pool: Pool<Environment>,
+    recent: Arc<Recent>,
+    capacity_wait: Duration,
+    stopping: AtomicBool,
+    /// Invocations that have not ended, settling ones included.
+    running: watch::Sender<usize>,
+    lost_rows: AtomicU64,
 }
 
 impl<F, M, L> Clone for Dispatch<F, M, L> {
     fn clone(&self) -> Self {
-        Self { _parts: self._parts.clone() }
+        Self(self.0.clone())
     }
 }
 
-impl<F: Functions, M: Meter> Dispatch<F, M> {
-    /// Must be called inside the runtime.
-    pub fn new(_config: &Config, _functions: Arc<F>, _meter: Arc<M>, _launchers: Launchers) -> Self {
-        todo!()
+impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
+    pub fn new(config: &Config, functions: Arc<F>, meter: Arc<M>, launchers: L) -> Self {
+        let recent = Arc::new(Recent::default());
+        let limits = Limits {
+            budget: budget(config),
+            starts: config.parallel_starts as usize,
+            concurrency: config.concurrency as usize,
+            waiters: WAITERS,
+            idle: config.idle(),
+            settle: SETTLE,
+        };
+        Self(Arc::new(Parts {
+            functions,
+            meter,
+            starter: Starter::new(config, launchers, recent.clone()),
+            pool: Pool::new(limits),
+            recent,
+            capacity_wait: config.capacity_wait(),
+            stopping: AtomicBool::new(false),
+            running: watch::Sender::new(0),
+            lost_rows: AtomicU64::new(0),
+        }))
     }
 
     /// Runs one invocation. It goes on if the caller goes away.
-    pub async fn invoke(&self, _invocation: Invocation) -> Result<Answer, Refusal> {
-        todo!()
+    pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Refusal> {
+        let (caller, answer) = oneshot::channel();
+        let running = Running::begin(self.clone())?;
+        tokio::spawn(async move { running.0.run(invocation, Caller(Some(caller))).await });
+        answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
+    }
+
+    async fn run(&self, invocation: Invocation, mut caller: Caller) {
+        let (function, turn) = match self.turn(&invocation).await {
+            Ok(turn) => turn,
+            Err(refusal) => return caller.hears(Err(refusal)),
+        };
+        let start = SystemTime::now();
+        let (mut lease, run) = match self.environment(&function, turn).await {
+            Ok(ready) => ready,
+            Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, start, caller).await,
+        };
+        let (environment, grow) = lease.parts();
+        let outcome = environment.invoke(&invocation, run, &grow).await;
+        drop(grow);
+        lease.answered();
+        if invocation.log_type == LogType::None {
+            caller.hears(Ok(Answer { outcome: outcome.clone(), log_tail: Vec::new() }));
+        }
+        let (environment, grow) = lease.parts();
+        let settled = environment.settle(&invocation, &outcome, run, &grow).await;
+        drop(grow);
+        let row = row(&invocation, &function, &outcome, start, settled.took, lease.peak(), lease.init_to_report());
+        crate::kill_point!("before-meter");
+        self.enter(&row).await;
+        lease.output().platform(&lines::end(invocation.request));
+        lease.output().platform(&lines::report(&row));
+        let log_tail = lease.output().end();
+        crate::kill_point!("before-give-back");
+        self.give_back(lease, &function.name, settled);
+        caller.hears(Ok(Answer { outcome, log_tail }));
+    }
+
+    /// Waits for a turn; if the function changes meanwhile, for one of its new self.
+    async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Turn<Environment>), Refusal> {
+        let until = Instant::now() + self.0.capacity_wait;
+        loop {
+            let function = self.function(&invocation.function)?;
+            let want = Want { function: function.name.clone(), stamp: function.stamp, memory: function.memory, until };
+            let turn = self.0.pool.acquire(want).await.map_err(|why| {
+                info!(request = %invocation.request, function = %function.name, missing = %why, "invocation throttled");
+                Refusal::Throttled(why)
+            })?;
+            if self.function(&invocation.function)?.stamp == function.stamp {
+                return Ok((function, turn));
+            }
+        }
+    }
+
+    fn function(&self, name: &FunctionName) -> Result<Arc<Function>, Refusal> {
+        self.0.functions.function(name).ok_or_else(|| Refusal::UnknownFunction(name.clone()))
+    }
+
+    /// An environment that waits for the event: a warm one, or a new one, whose init is tried twice. The second
+    /// time it runs inside of the invocation, in a new container, under the function's timeout.
+    async fn environment(
+        &self,
+        function: &Arc<Function>,
+        turn: Turn<Environment>,
+    ) -> Result<(Lease<Environment>, Run), (InitFailure, Run)> {
+        let limit = function.timeout.duration();
+        let permit = match turn {
+            Turn::Warm(lease) => return Ok((lease, Run::begin(limit))),
+            Turn::Cold(permit) => permit,
+        };
+        let first = match self.start(function, &permit, INIT_LIMIT).await {
+            Ok(environment) => return Ok((permit.install(environment), Run::begin(limit))),
+            Err(failure) => failure,
+        };
+        self.log_init(function, &first, Phase::Init);
+        let run = Run::begin(limit);
+        match self.start(function, &permit, limit).await {
+            Ok(mut environment) => {
+                environment.init_was_inside();
+                Ok((permit.install(environment), run))
+            }
+            Err(second) => {
+                self.log_init(function, &second, Phase::Invoke);
+                Err((second, run))
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        function: &Arc<Function>,
+        permit: &Permit<Environment>,
+        limit: Duration,
+    ) -> Result<Environment, InitFailure> {
+        let (pool, slot) = (self.0.pool.clone(), permit.slot());
+        self.0.starter.start(function, limit, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
+    }
+
+    fn log_init(&self, function: &Function, failure: &InitFailure, phase: Phase) {
+        let line = lines::init_report(failure.took, phase, &failure.cause);
+        self.0.recent.append(&function.name, line.as_bytes());
+        info!(function = %function.name, cause = %failure.cause.text(), ?phase, "init failed");
+    }
+
+    /// Both inits failed: the invocation ends with the second one's error.
+    async fn never_started(
+        &self,
+        invocation: &Invocation,
+        function: &Function,
+        failure: InitFailure,
+        run: Run,
+        start: SystemTime,
+        mut caller: Caller,
+    ) {
+        let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
+        let outcome = Outcome::Failed(match failure.body {
+            Some(body) => FunctionFailure::reported(failure.cause, body),
+            None => FunctionFailure::found(failure.cause, invocation.request),
+        });
+        let mut journal = Journal::new(function.name.clone(), self.0.recent.clone());
+        journal.begin(&lines::start(invocation.request, "$LATEST"));
+        if let Some(cause) = outcome.cause() {
+            journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
+        }
+        let row = row(invocation, function, &outcome, start, took, failure.peak, None);
+        self.enter(&row).await;
+        journal.write(lines::end(invocation.request).as_bytes());
+        journal.write(lines::report(&row).as_bytes());
+        caller.hears(Ok(Answer { outcome, log_tail: journal.end() }));
+    }
+
+    /// Into the books. If they cannot be written the answer still goes out.
+    async fn enter(&self, row: &Row) {
+        if let Err(error) = self.0.meter.record(row.clone()).await {
+            let lost = self.0.lost_rows.fetch_add(1, Ordering::Relaxed) + 1;
+            error!(%error, lost, "an invocation is missing in the books");
+        }
+    }
+
+    fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, settled: Settled) {
+        let current = self.0.functions.function(name).map(|function| function.stamp);
+        match settled.reusable {
+            Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage, current),
+            _ => drop(lease),
+        }
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        todo!()
+        self.0.pool.snapshot()
     }
 
-    /// The last output of a function, platform lines included (at most 256 KiB).
-    pub fn recent_log(&self, _name: &FunctionName) -> Vec<u8> {
-        todo!()
+    /// The last output of a function, platform lines included.
+    pub fn recent_log(&self, name: &FunctionName) -> Vec<u8> {
+        self.0.recent.of(name)
+    }
+
+    /// Rows that are missing in the books since the start.
+    pub fn lost_rows(&self) -> u64 {
+        self.0.lost_rows.load(Ordering::Relaxed)
     }
 
     /// Call after a function was changed or deleted in the registry: idle environments of older stamps end now,
     /// busy ones when their invocation ends.
-    pub fn function_changed(&self, _name: &FunctionName) {
-        todo!()
+    pub fn function_changed(&self, name: &FunctionName) {
+        let current = self.0.functions.function(name).map(|function| function.stamp);
+        if current.is_none() {
+            self.0.recent.forget(name);
+        }
+        self.0.pool.function_changed(name, current);
+    }
+
+    /// Recycles idle environments. To be called every second by whoever owns the server's tasks.
+    pub fn tick(&self) {
+        self.0.pool.tick();
     }
 
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.
-    /// Drop the future to stop waiting; then [`Self::kill`].
+    /// Drop the future to stop waiting; the invocations that are left end with the process.
     pub async fn drain(&self) {
-        todo!()
+        self.0.stopping.store(true, Ordering::SeqCst);
+        self.0.pool.stop();
+        let mut running = self.0.running.subscribe();
+        // The sender is ours: it cannot be gone.
+        let _ = running.wait_for(|running| *running == 0).await;
+        self.0.pool.stop();
     }
 }
+
+/// One invocation counted as running, for as long as this lives.
+struct Running<F: Functions, M: Meter, L: Launcher>(Dispatch<F, M, L>);
+
+impl<F: Functions, M: Meter, L: Launcher> Running<F, M, L> {
+    fn begin(dispatch: Dispatch<F, M, L>) -> Result<Self, Refusal> {
+        // Counted before the look, so that a drain which begins in between sees it.
+        dispatch.0.running.send_modify(|running| *running += 1);
+        let running = Self(dispatch);
+        if running.0.0.stopping.load(Ordering::SeqCst) { Err(Refusal::Stopping) } else { Ok(running) }
+    }
+}
+
+impl<F: Functions, M: Meter, L: Launcher> Drop for Running<F, M, L> {
+    fn drop(&mut self) {
+        self.0.0.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// Hears the first answer only; may have gone away.
+struct Caller(Option<oneshot::Sender<Result<Answer, Refusal>>>);
+
+impl Caller {
+    fn hears(&mut self, answer: Result<Answer, Refusal>) {
+        if let Some(caller) = self.0.take() {
+            let _ = caller.send(answer);
+        }
+    }
+}
+
+fn row(
+    invocation: &Invocation,
+    function: &Function,
+    outcome: &Outcome,
+    start: SystemTime,
+    duration: Duration,
+    peak: u64,
+    init: Option<Duration>,
+) -> Row {
+    Row {
+        request: invocation.request,
+        function: function.name.clone(),
+        version: "$LATEST".into(),
+        start,
+        duration,
+        billed: billed(duration, function.timeout.duration()),
+        memory: function.memory,
+        max_memory_used_mib: max_memory_used_mib(peak),
+        init,
+        error_type: outcome.cause().map(|cause| cause.report_type().to_owned()),
+    }
+}
+
+/// What all environments together may use, in bytes.
+fn budget(config: &Config) -> u64 {
+    let number = |name| sysconf(name).ok().flatten().and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
+    match config.memory_budget_mib {
+        0 => number(SysconfVar::_PHYS_PAGES) * number(SysconfVar::PAGE_SIZE) / 5 * 4,
+        mib => mib << 20,
+    }
+}
+
+#[cfg(test)]
+mod tests;

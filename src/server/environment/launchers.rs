@@ -1,54 +1,361 @@
-//! To come.
+//! The real launchers: orders out, reports in, over one packet socket each.
+//!
+//! Any launcher may build any container; the one with the fewest outstanding orders gets the next. Launchers come
+//! and go: what a dead one had on its desk ends with an error at once (a build is tried once more, on another), and its
+//! containers are told lost, since they died with it.
+
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{info, warn};
+
+use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
+use super::freeze::Cgroup;
+use super::wall::Gauge;
+use super::watch::{readable, set_nonblocking};
 use crate::code::Digest;
-use crate::wire::launcher::{StagingId, StepFailure};
+use crate::sys::packet::{self, Packet};
+use crate::wire::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, Report, StagingId};
+use crate::wire::{decode, encode};
 
-/// The launchers that live now. Cheap to clone.
+/// How long an order waits for a launcher to come (one is being replaced).
+const ARRIVAL: Duration = Duration::from_secs(5);
+/// Within so long a launcher builds a container, or it hangs.
+const BUILD_LIMIT: Duration = Duration::from_secs(10);
+/// Checking and owning a tree of 250 MB, or removing it.
+const CODE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The launchers that live now. Cheap to clone: all clones are one.
 #[derive(Clone)]
-pub struct Launchers {}
+pub struct Launchers(Arc<Fleet>);
 
-/// An order that was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    #[error("launcher refused the order: {0}")]
-    Refused(String),
-    #[error("launch failed in {0}")]
-    Step(#[from] StepFailure),
-    #[error("no launcher is there")]
-    NoLauncher,
-    #[error("launcher {0} died over the order")]
-    Died(u32),
-    #[error("launcher {launcher} said nothing for {seconds} s")]
-    Silent { launcher: u32, seconds: u64 },
-    #[error("talk to a launcher")]
-    Io(#[from] io::Error),
-    #[error("launcher sent a container without {0}")]
-    Incomplete(&'static str),
+struct Fleet {
+    runtime: Runtime,
+    /// Taken to add, find and remove a launcher. A link's own lock may be taken inside.
+    links: Mutex<BTreeMap<u32, Arc<Link>>>,
+    arrived: Notify,
+}
+
+/// One launcher.
+struct Link {
+    number: u32,
+    socket: AsyncFd<OwnedFd>,
+    /// Taken for single map operations; no other lock is taken inside.
+    desk: Mutex<Desk>,
+}
+
+#[derive(Default)]
+struct Desk {
+    last_order: u64,
+    outstanding: HashMap<OrderId, oneshot::Sender<Answer>>,
+    containers: HashMap<ContainerId, watch::Sender<Option<Lost>>>,
+    closed: bool,
+}
+
+struct Answer {
+    report: Report,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Launchers {
     /// None at first. Must be called inside the runtime.
     pub fn new() -> Self {
-        todo!()
+        let fleet = Fleet { runtime: Runtime::current(), links: Mutex::default(), arrived: Notify::new() };
+        Self(Arc::new(fleet))
     }
 
-    /// A launcher has come (or comes back under a new number): `socket` is the server's end of its pair.
-    pub fn add(&self, _number: u32, _socket: OwnedFd) -> io::Result<()> {
-        todo!()
+    /// A launcher has come: `socket` is the server's end of its pair.
+    pub fn add(&self, number: u32, socket: OwnedFd) -> io::Result<()> {
+        set_nonblocking(&socket)?;
+        let _inside = self.0.runtime.enter();
+        let link = Arc::new(Link { number, socket: readable(socket)?, desk: Mutex::default() });
+        self.lock().insert(number, link.clone());
+        self.0.arrived.notify_waiters();
+        let launchers = self.clone();
+        // Ends with the socket: when the launcher is gone, or `gone` has shut it down.
+        self.0.runtime.spawn(async move {
+            let why = link.listen(&launchers).await;
+            info!(launcher = number, %why, "a launcher's socket is closed");
+            launchers.gone(number);
+        });
+        Ok(())
     }
 
-    /// The supervisor says that this launcher is dead, and its containers with it.
-    pub fn gone(&self, _number: u32) {
-        todo!()
+    /// This launcher is dead, and its containers with it.
+    pub fn gone(&self, number: u32) {
+        let link = self.lock().remove(&number);
+        if let Some(link) = link {
+            link.close();
+        }
     }
 
-    pub async fn adopt(&self, _staging: StagingId, _code: Digest, _zip: BorrowedFd<'_>) -> Result<(), LaunchError> {
-        todo!()
+    /// Lets a launcher check the unpacked tree and make it `code/<code>`; the zip is kept beside it.
+    pub async fn adopt(&self, staging: StagingId, code: Digest, zip: BorrowedFd<'_>) -> Result<(), LaunchError> {
+        let link = self.pick(None).await?;
+        let answer = link.ask(|order| Order::AdoptCode { order, staging, code }, &[zip], CODE_LIMIT).await?;
+        match answer.report {
+            Report::Adopted { .. } => Ok(()),
+            other => Err(unwelcome(other)),
+        }
     }
 
-    pub async fn forget(&self, _code: Digest) -> Result<(), LaunchError> {
-        todo!()
+    pub async fn forget(&self, code: Digest) -> Result<(), LaunchError> {
+        let link = self.pick(None).await?;
+        let answer = link.ask(|order| Order::ForgetCode { order, code }, &[], CODE_LIMIT).await?;
+        match answer.report {
+            Report::Forgotten { .. } => Ok(()),
+            other => Err(unwelcome(other)),
+        }
+    }
+
+    /// The launcher with the fewest outstanding orders, but for the one that has just failed.
+    async fn pick(&self, but: Option<u32>) -> Result<Arc<Link>, LaunchError> {
+        let until = Instant::now() + ARRIVAL;
+        loop {
+            let arrival = self.0.arrived.notified();
+            let least = {
+                let links = self.lock();
+                let others = links.values().filter(|link| Some(link.number) != but);
+                others.min_by_key(|link| link.lock().outstanding.len()).cloned()
+            };
+            if let Some(link) = least {
+                return Ok(link);
+            }
+            timeout_at(until, arrival).await.map_err(|_| LaunchError::NoLauncher)?;
+        }
+    }
+
+    async fn build_on(&self, link: &Arc<Link>, plan: &Plan) -> Result<Container, LaunchError> {
+        let order = |order| {
+            let Plan { tree, code, layers, memory, tmp } = plan.clone();
+            Order::Build(Build { order, tree, code, layers, memory, tmp })
+        };
+        let Answer { report, descriptors } = link.ask(order, &[], BUILD_LIMIT).await?;
+        match report {
+            Report::Built { container, cgroups, handles, .. } => self.container(link, container, cgroups, handles, descriptors),
+            other => Err(unwelcome(other)),
+        }
+    }
+
+    fn container(
+        &self,
+        link: &Arc<Link>,
+        id: ContainerId,
+        layout: CgroupLayout,
+        handles: Vec<Handle>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Container, LaunchError> {
+        if handles.len() != descriptors.len() {
+            self.clear(link, id);
+            return Err(LaunchError::Unexpected("a container with more or fewer descriptors than handles"));
+        }
+        let mut handles: HashMap<Handle, OwnedFd> = handles.into_iter().zip(descriptors).collect();
+        let mut take = |handle, name| handles.remove(&handle).ok_or(LaunchError::Unexpected(name));
+        let parts = (|| {
+            let kill = take(Handle::CgroupKill, "no cgroup.kill")?;
+            let freeze = take(Handle::CgroupFreeze, "no cgroup.freeze")?;
+            let quota = take(Handle::CpuQuota, "no CPU quota")?;
+            let burst = take(Handle::CpuBurst, "").ok();
+            let memory = match layout {
+                CgroupLayout::Unified => take(Handle::CgroupDir, "no cgroup")?,
+                CgroupLayout::Split => take(Handle::MemoryDir, "no memory cgroup")?,
+            };
+            let gauge = Gauge::open(layout, memory, take(Handle::Tmp, "no /tmp")?)?;
+            Ok::<_, LaunchError>((Arc::new(Cgroup::new(layout, kill, freeze, quota, burst)), gauge))
+        })();
+        let (cgroup, gauge) = parts.inspect_err(|_| self.clear(link, id))?;
+        // From here on, dropping `end` is what clears the container away.
+        let (launchers, its_link) = (self.clone(), link.clone());
+        let end = End::new(cgroup.clone(), move || launchers.clear(&its_link, id));
+        let lost = link.watch(id);
+        Ok(Container {
+            id,
+            end,
+            cgroup,
+            gauge,
+            init: take(Handle::InitPidfd, "no pidfd")?,
+            listener: take(Handle::Listener, "no listener")?,
+            log: take(Handle::Log, "no log pipe")?,
+            control: take(Handle::Control, "no control socket")?,
+            lost,
+        })
+    }
+
+    /// Orders the end of a container; nobody waits for it.
+    fn clear(&self, link: &Arc<Link>, container: ContainerId) {
+        link.lock().containers.remove(&container);
+        let link = link.clone();
+        // Ends with the report, or with the launcher, which clears everything of its own away when it ends.
+        self.0.runtime.spawn(async move {
+            let ended = link.ask(|order| Order::End { order, container }, &[], CODE_LIMIT).await;
+            match ended.map(|answer| answer.report) {
+                Ok(Report::Ended { .. }) | Err(LaunchError::Died(_)) => {}
+                Ok(other) => warn!(%container, error = %unwelcome(other), "end a container"),
+                Err(error) => warn!(%container, %error, "end a container"),
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Link>>> {
+        self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Default for Launchers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Launcher for Launchers {
+    async fn build(&self, plan: Plan) -> Result<Container, LaunchError> {
+        let link = self.pick(None).await?;
+        match self.build_on(&link, &plan).await {
+            Err(LaunchError::Died(number)) => {
+                let link = self.pick(Some(number)).await?;
+                self.build_on(&link, &plan).await
+            }
+            done => done,
+        }
+    }
+}
+
+impl Link {
+    /// Sends one order and waits for its report.
+    async fn ask(
+        &self,
+        order: impl FnOnce(OrderId) -> Order,
+        descriptors: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Answer, LaunchError> {
+        let (tell, told) = oneshot::channel();
+        let id = {
+            let mut desk = self.lock();
+            if desk.closed {
+                return Err(LaunchError::Died(self.number));
+            }
+            desk.last_order += 1;
+            let id = OrderId(desk.last_order);
+            desk.outstanding.insert(id, tell);
+            id
+        };
+        let asked = async {
+            self.send(&encode(&order(id))?, descriptors).await?;
+            told.await.map_err(|_| LaunchError::Died(self.number))
+        };
+        let outcome = timeout(limit, asked).await;
+        self.lock().outstanding.remove(&id);
+        match outcome {
+            // A socket that broke is a launcher that died.
+            Ok(Err(LaunchError::Io(_))) if self.lock().closed => Err(LaunchError::Died(self.number)),
+            Ok(Err(LaunchError::Io(error))) if error.kind() == io::ErrorKind::BrokenPipe => Err(LaunchError::Died(self.number)),
+            Ok(outcome) => outcome,
+            Err(_) => Err(LaunchError::Silent { launcher: self.number, seconds: limit.as_secs() }),
+        }
+    }
+
+    async fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        loop {
+            let mut ready = self.socket.writable().await?;
+            match ready.try_io(|socket| packet::send(socket.get_ref().as_fd(), bytes, descriptors)) {
+                Ok(sent) => return sent,
+                Err(_full) => {}
+            }
+        }
+    }
+
+    /// Takes reports in until the socket closes; returns why it did.
+    async fn listen(self: &Arc<Self>, launchers: &Launchers) -> String {
+        loop {
+            let mut ready = match self.socket.readable().await {
+                Ok(ready) => ready,
+                Err(error) => return error.to_string(),
+            };
+            let packet = match ready.try_io(|socket| packet::receive(socket.get_ref().as_fd())) {
+                Err(_not_yet) => continue,
+                Ok(Ok(Some(packet))) => packet,
+                Ok(Ok(None)) => return "the launcher has ended".into(),
+                Ok(Err(error)) => return error.to_string(),
+            };
+            if let Err(error) = self.take_in(packet, launchers) {
+                return error.to_string();
+            }
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, packet: Packet, launchers: &Launchers) -> Result<(), LaunchError> {
+        let report: Report = decode(&packet.bytes)?;
+        let order = match &report {
+            Report::InitEnded { container, how } => {
+                if let Some(lost) = self.lock().containers.get(container) {
+                    lost.send_replace(Some(Lost::Init(*how)));
+                }
+                return Ok(());
+            }
+            Report::Built { order, .. }
+            | Report::Adopted { order }
+            | Report::Forgotten { order }
+            | Report::Ended { order, .. }
+            | Report::Described { order }
+            | Report::Refused { order, .. }
+            | Report::Failed { order, .. } => *order,
+        };
+        let built = match &report {
+            Report::Built { container, .. } => Some(*container),
+            _ => None,
+        };
+        let who = self.lock().outstanding.remove(&order);
+        let unheard = match who {
+            Some(who) => who.send(Answer { report, descriptors: packet.descriptors }).is_err(),
+            None => true,
+        };
+        // Nobody waits for this container any more: it must not stay.
+        if let (true, Some(container)) = (unheard, built) {
+            launchers.clear(self, container);
+        }
+        Ok(())
+    }
+
+    fn watch(&self, container: ContainerId) -> watch::Receiver<Option<Lost>> {
+        let mut desk = self.lock();
+        let (tell, told) = watch::channel(desk.closed.then_some(Lost::Launcher));
+        desk.containers.insert(container, tell);
+        told
+    }
+
+    /// Ends everything that waits for this launcher.
+    fn close(&self) {
+        let (outstanding, containers) = {
+            let mut desk = self.lock();
+            desk.closed = true;
+            (std::mem::take(&mut desk.outstanding), std::mem::take(&mut desk.containers))
+        };
+        drop(outstanding);
+        for lost in containers.into_values() {
+            lost.send_replace(Some(Lost::Launcher));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unwelcome(report: Report) -> LaunchError {
+    match report {
+        Report::Refused { why, .. } => LaunchError::Refused(why),
+        Report::Failed { failure, .. } => LaunchError::Step(failure),
+        _ => LaunchError::Unexpected("another order's kind of report"),
+    }
+}
+
+#[cfg(test)]
+#[path = "launchers_tests.rs"]
+mod tests;

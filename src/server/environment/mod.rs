@@ -1,4 +1,207 @@
-//! To come.
-mod launchers;
+//! One execution environment: a container with a runtime session in it, from its init to its end.
+//!
+//! Server process, floor 2; called by `dispatch`. Everything that a function can do to time and memory is met here.
+//! It kills by the container's open `cgroup.kill` only, and never waits for a launcher to do so.
+//!
+//! ```text
+//!          START           next              event, thaw
+//! resting ──────▶ initialising ──▶ idle (frozen) ⇄ busy ──▶ answered ──┐
+//!                     │              ▲                 │        │ next: │ drain the log, sample, freeze
+//!                     │              └─────────────────┼────────┼───────┘
+//!                     ▼                                ▼        ▼
+//!                   ended ◀── exit, timeout, memory, init or launcher gone: killed, never reused
+//! ```
+//!
+//! [`init`] START and the init phase · [`invoke`] one invocation · [`wall`] the inner memory wall · [`freeze`] the cgroup's
+//! controls · [`watch`] how processes end · [`vars`] the runtime's variables · [`container`] what a launcher gives ·
+//! [`launchers`] the real launchers, behind the trait [`Launcher`].
+//!
+//! An environment is a value: dropping it kills the container and orders its end.
 
-pub use launchers::{LaunchError, Launchers};
+mod container;
+mod freeze;
+mod init;
+mod invoke;
+mod launchers;
+mod recipes;
+mod vars;
+mod wall;
+mod watch;
+
+#[cfg(test)]
+pub(super) mod fake;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::sync::watch as told;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+
+use crate::invocation::{Cause, ProcessEnd};
+use crate::server::logs::Output;
+use crate::server::pool::{Facts, Pooled};
+use crate::server::runtime_api::Desk;
+
+pub use container::{Container, LaunchError, Launcher, Plan};
+pub use init::{INIT_LIMIT, InitFailure, Starter};
+pub use invoke::{Run, Settled};
+pub use launchers::Launchers;
+pub use wall::max_memory_used_mib;
+
+use container::End;
+use freeze::Cgroup;
+use wall::{Verdict, Wall};
+use watch::{Control, Ended, Pulse};
+
+/// Asks the pool whether so many bytes of /tmp fit into the host's memory budget.
+pub type Grow<'a> = &'a (dyn Fn(u64) -> bool + Send + Sync);
+
+/// What a runtime said last may still be on its way when its end is known already.
+const LAST_WORDS: Duration = Duration::from_millis(5);
+
+pub struct Environment {
+    /// First, so that a dropped environment is killed before its tasks stop.
+    _end: End,
+    facts: Arc<Facts>,
+    /// The start command's candidates.
+    programs: Vec<String>,
+    cgroup: Arc<Cgroup>,
+    wall: Wall,
+    desk: Arc<Desk>,
+    output: Arc<Output>,
+    control: Arc<Control>,
+    pulse: Arc<Pulse>,
+    ended: told::Receiver<Option<Ended>>,
+    /// How long the init phase took, for the first REPORT.
+    init: Duration,
+    reported_init: bool,
+    /// Runtime API, log reader and watcher; they end with the environment.
+    _tasks: JoinSet<()>,
+}
+
+/// What came first.
+enum Perform<T> {
+    Done(T),
+    Trouble(Cause),
+}
+
+impl Environment {
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// The most memory it has used, in bytes.
+    pub fn peak(&self) -> u64 {
+        self.wall.peak()
+    }
+
+    /// How long its init phase took; told once, and not at all if it ran inside of an invocation.
+    pub fn init_to_report(&mut self) -> Option<Duration> {
+        let first = !std::mem::replace(&mut self.reported_init, true);
+        first.then_some(self.init)
+    }
+
+    /// The init phase ran inside of an invocation, whose time it was.
+    pub fn init_was_inside(&mut self) {
+        self.reported_init = true;
+    }
+
+    fn kill(&self) {
+        self.cgroup.kill();
+    }
+
+    /// Waits for `what`, at most until `until` (which is `limit` after something began), and for anything
+    /// that ends the environment meanwhile.
+    async fn perform<T>(&mut self, what: impl Future<Output = T>, until: Instant, limit: Duration, grow: Grow<'_>) -> Perform<T> {
+        let mut what = pin!(what);
+        let cause = tokio::select! {
+            biased;
+            done = &mut what => return Perform::Done(done),
+            cause = self.trouble(until, limit, grow) => cause,
+        };
+        if matches!(cause, Cause::Exit(_)) {
+            if let Ok(done) = timeout(LAST_WORDS, what).await {
+                return Perform::Done(done);
+            }
+        }
+        Perform::Trouble(cause)
+    }
+
+    /// Waits for the first cause that ends the environment.
+    async fn trouble(&mut self, until: Instant, limit: Duration, grow: Grow<'_>) -> Cause {
+        let mut deadline = pin!(sleep_until(until));
+        let mut ticks = interval_at(Instant::now() + wall::EVERY, wall::EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ended = self.ended.clone();
+        loop {
+            tokio::select! {
+                biased;
+                end = ended.wait_for(Option::is_some) => {
+                    let end = end.ok().and_then(|end| *end);
+                    return self.cause_of(end);
+                }
+                () = &mut deadline => return Cause::Timeout(limit),
+                _ = ticks.tick() => {
+                    // Unreadable when the launcher clears the cgroup away: then the end is on its way here too.
+                    let verdict = self.wall.look().unwrap_or(Verdict::Fine);
+                    if let Some(cause) = self.judge(verdict, grow) {
+                        return cause;
+                    }
+                }
+            }
+        }
+    }
+
+    fn judge(&self, verdict: Verdict, grow: Grow<'_>) -> Option<Cause> {
+        self.facts.peak.store(self.wall.peak(), Ordering::Relaxed);
+        match verdict {
+            Verdict::Fine => None,
+            Verdict::Tmp(bytes) if grow(bytes) => None,
+            Verdict::Tmp(_) => Some(Cause::Sandbox { text: "no memory of the host is left for /tmp".into() }),
+            Verdict::OutOfMemory => Some(Cause::OutOfMemory),
+        }
+    }
+
+    fn cause_of(&self, ended: Option<Ended>) -> Cause {
+        match ended {
+            Some(Ended::Runtime(ProcessEnd::Killed { signal: libc::SIGKILL, .. })) if self.wall.kernel_killed() => {
+                Cause::OutOfMemory
+            }
+            Some(Ended::Runtime(end)) => Cause::Exit(end),
+            Some(Ended::NoBootstrap) => {
+                let text = format!("Couldn't find valid bootstrap(s): [{}]", self.programs.join(" "));
+                Cause::InvalidEntrypoint { text }
+            }
+            Some(Ended::NotStarted { candidate, errno }) => {
+                let program = self.programs.get(usize::from(candidate)).map_or("", String::as_str);
+                // As Go prints it: the same words as strerror(3), in lower case.
+                let reason = Errno::from_raw(errno).desc().to_lowercase();
+                Cause::InvalidEntrypoint { text: format!("fork/exec {program}: {reason}") }
+            }
+            Some(Ended::Broken { errno }) => {
+                Cause::Sandbox { text: format!("kiln-init failed: {}", std::io::Error::from_raw_os_error(errno)) }
+            }
+            Some(Ended::Launcher) => Cause::Sandbox { text: "the launcher of the container died".into() },
+            // The watcher cannot end without a word; if it did, nobody watches.
+            None => Cause::Sandbox { text: "the environment is not watched any more".into() },
+        }
+    }
+}
+
+impl Pooled for Environment {
+    fn is_alive(&self) -> bool {
+        self.ended.borrow().is_none() && self.pulse.beats()
+    }
+
+    fn facts(&self) -> Arc<Facts> {
+        self.facts.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,11 @@
 pub mod lines;
 mod recent;
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::function::FunctionName;
 
@@ -34,52 +34,80 @@ pub trait LogSink: Send + Sync + 'static {
     fn append(&self, function: &FunctionName, lines: &[u8]);
 }
 
-/// The output of one environment.
-pub struct Output {
+/// A function's log as one environment (or one failed start) writes it, and the tail of the running invocation.
+pub struct Journal {
     function: FunctionName,
     sink: Arc<dyn LogSink>,
-    pipe: AsyncFd<std::fs::File>,
-    /// Taken by the reader for each piece and by the environment for each platform line. `sink` is called inside.
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    /// A line that has no end yet.
-    partial: Vec<u8>,
     /// The end of the invocation's log, at most twice [`TAIL`].
     tail: Option<Vec<u8>>,
 }
 
+impl Journal {
+    pub fn new(function: FunctionName, sink: Arc<dyn LogSink>) -> Self {
+        Self { function, sink, tail: None }
+    }
+
+    /// An invocation begins: its tail starts with `line`.
+    pub fn begin(&mut self, line: &str) {
+        self.tail = Some(Vec::new());
+        self.write(line.as_bytes());
+    }
+
+    pub fn write(&mut self, lines: &[u8]) {
+        self.sink.append(&self.function, lines);
+        if let Some(tail) = &mut self.tail {
+            tail.extend_from_slice(&lines[lines.len().saturating_sub(TAIL)..]);
+            if tail.len() > 2 * TAIL {
+                tail.drain(..tail.len() - TAIL);
+            }
+        }
+    }
+
+    /// The invocation is over: its last [`TAIL`] bytes.
+    pub fn end(&mut self) -> Vec<u8> {
+        let tail = self.tail.take().unwrap_or_default();
+        tail[tail.len().saturating_sub(TAIL)..].to_vec()
+    }
+}
+
+/// The output of one environment.
+pub struct Output {
+    pipe: Receiver,
+    /// Taken by the reader for each piece and by the environment for each platform line. `sink` is called inside.
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// A line that has no end yet.
+    partial: Vec<u8>,
+    journal: Journal,
+}
+
 impl Output {
-    /// `pipe` must not block.
-    pub fn new(function: FunctionName, sink: Arc<dyn LogSink>, pipe: OwnedFd) -> io::Result<Arc<Self>> {
-        let pipe = AsyncFd::new(std::fs::File::from(pipe))?;
-        Ok(Arc::new(Self { function, sink, pipe, inner: Mutex::default() }))
+    pub fn new(journal: Journal, pipe: OwnedFd) -> io::Result<Arc<Self>> {
+        let pipe = Receiver::from_owned_fd(pipe)?;
+        Ok(Arc::new(Self { pipe, inner: Mutex::new(Inner { partial: Vec::new(), journal }) }))
     }
 
     /// Reads until the pipe's writers are gone.
     pub async fn read(self: Arc<Self>) {
-        while let Ok(mut ready) = self.pipe.readable().await {
+        while self.pipe.readable().await.is_ok() {
             match self.read_available(MAX_DRAIN) {
-                Ok(End::Empty) => ready.clear_ready(),
+                Ok(End::Empty) => {}
                 Ok(End::More) => tokio::task::yield_now().await,
                 Ok(End::Closed) | Err(_) => return,
             }
         }
     }
 
-    /// An invocation begins: its tail starts with `line`.
+    /// As [`Journal::begin`].
     pub fn begin(&self, line: &str) {
-        let mut inner = self.lock();
-        inner.tail = Some(Vec::new());
-        self.emit(&mut inner, line.as_bytes());
+        self.lock().journal.begin(line);
     }
 
     /// A line of the platform's.
     pub fn platform(&self, line: &str) {
-        let mut inner = self.lock();
-        self.emit(&mut inner, line.as_bytes());
+        self.lock().journal.write(line.as_bytes());
     }
 
     /// Takes in what the function has written so far; ends its partial line.
@@ -90,21 +118,20 @@ impl Output {
         if !inner.partial.is_empty() {
             let mut line = std::mem::take(&mut inner.partial);
             line.push(b'\n');
-            self.emit(&mut inner, &line);
+            inner.journal.write(&line);
         }
     }
 
-    /// The invocation is over: its last [`TAIL`] bytes.
+    /// As [`Journal::end`].
     pub fn end(&self) -> Vec<u8> {
-        let tail = self.lock().tail.take().unwrap_or_default();
-        tail[tail.len().saturating_sub(TAIL)..].to_vec()
+        self.lock().journal.end()
     }
 
     fn read_available(&self, most: usize) -> io::Result<End> {
         let mut buffer = [0; 16 << 10];
         let mut taken = 0;
         while taken < most {
-            match self.pipe.get_ref().read(&mut buffer) {
+            match self.pipe.try_read(&mut buffer) {
                 Ok(0) => return Ok(End::Closed),
                 Ok(length) => {
                     self.take_in(&buffer[..length]);
@@ -124,7 +151,7 @@ impl Output {
         if inner.partial.is_empty() {
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             if whole > 0 {
-                self.emit(&mut inner, &bytes[..whole]);
+                inner.journal.write(&bytes[..whole]);
                 bytes = &bytes[whole..];
             }
         }
@@ -135,35 +162,18 @@ impl Output {
             inner.partial.extend_from_slice(&bytes[..length]);
             bytes = &bytes[length..];
             if inner.partial.len() == MAX_LINE && inner.partial.last() != Some(&b'\n') {
-                // Replacing nothing: the cut shows as two lines.
                 let mut line = std::mem::take(&mut inner.partial);
                 line.push(b'\n');
-                self.emit(&mut inner, &line);
+                inner.journal.write(&line);
             } else if inner.partial.last() == Some(&b'\n') {
                 let line = std::mem::take(&mut inner.partial);
-                self.emit(&mut inner, &line);
-            }
-        }
-    }
-
-    fn emit(&self, inner: &mut Inner, lines: &[u8]) {
-        self.sink.append(&self.function, lines);
-        if let Some(tail) = &mut inner.tail {
-            tail.extend_from_slice(&lines[lines.len().saturating_sub(TAIL)..]);
-            if tail.len() > 2 * TAIL {
-                tail.drain(..tail.len() - TAIL);
+                inner.journal.write(&line);
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsFd for Output {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.pipe.get_ref().as_fd()
     }
 }
 
@@ -184,7 +194,7 @@ mod tests {
     fn output() -> (Arc<Output>, std::fs::File, Arc<Recent>, FunctionName) {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
         let (recent, name) = (Arc::new(Recent::default()), FunctionName::parse("f").unwrap());
-        (Output::new(name.clone(), recent.clone(), read).unwrap(), write.into(), recent, name)
+        (Output::new(Journal::new(name.clone(), recent.clone()), read).unwrap(), write.into(), recent, name)
     }
 
     #[tokio::test]

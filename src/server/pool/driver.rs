@@ -304,9 +304,9 @@ impl<E: Pooled> Lease<E> {
     }
 
     /// The environment, and what [`Self::grow`] needs, at once.
-    pub fn parts(&mut self) -> (Option<&mut E>, impl Fn(u64) -> bool + Send + Sync + '_) {
+    pub fn parts(&mut self) -> (&mut E, impl Fn(u64) -> bool + Send + Sync + '_) {
         let reserved = &self.reserved;
-        (self.environment.as_mut(), move |tmp| reserved.grow(tmp))
+        (self.environment.as_mut().expect(HELD), move |tmp| reserved.grow(tmp))
     }
 
     /// The request has its answer, and the environment will be back soon: the next request waits a little for it.
@@ -329,17 +329,19 @@ impl<E: Pooled> Lease<E> {
     }
 }
 
+const HELD: &str = "only give_back and drop take it, and both end the lease";
+
 impl<E: Pooled> Deref for Lease<E> {
     type Target = E;
 
     fn deref(&self) -> &E {
-        self.environment.as_ref().expect("taken only by give_back, which consumes the lease")
+        self.environment.as_ref().expect(HELD)
     }
 }
 
 impl<E: Pooled> DerefMut for Lease<E> {
     fn deref_mut(&mut self) -> &mut E {
-        self.environment.as_mut().expect("taken only by give_back, which consumes the lease")
+        self.environment.as_mut().expect(HELD)
     }
 }
 

@@ -1,0 +1,75 @@
+//! Freeze, thaw, kill and CPU speed: one write each, to files of the cgroup that the launcher opened.
+//!
+//! The server may neither signal nor wait (uid kiln); these descriptors are all its power over a container.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::function::Memory;
+use crate::wire::launcher::CgroupLayout;
+
+/// The scheduler's period. A shorter one triples latency (20 ms, measured).
+const CPU_PERIOD: Duration = Duration::from_millis(100);
+
+/// The open control files of one container's cgroups.
+pub struct Cgroup {
+    layout: CgroupLayout,
+    kill: File,
+    freeze: File,
+    quota: File,
+    burst: Option<File>,
+}
+
+impl Cgroup {
+    pub fn new(layout: CgroupLayout, kill: OwnedFd, freeze: OwnedFd, quota: OwnedFd, burst: Option<OwnedFd>) -> Self {
+        Self { layout, kill: kill.into(), freeze: freeze.into(), quota: quota.into(), burst: burst.map(File::from) }
+    }
+
+    /// Ends every process of the container, frozen or not.
+    pub fn kill(&self) {
+        // The directory is gone (ENODEV) when the launcher has removed it: then there is nothing to kill.
+        if let Err(error) = write(&self.kill, "1").or_else(gone) {
+            warn!(%error, "kill a container");
+        }
+    }
+
+    /// Not waited for: the last one to notice is a CPU away (waiting costs 10 ms, DESIGN 7).
+    pub fn freeze(&self) -> io::Result<()> {
+        write(&self.freeze, "1")
+    }
+
+    pub fn thaw(&self) {
+        if let Err(error) = write(&self.freeze, "0").or_else(gone) {
+            warn!(%error, "thaw a container");
+        }
+    }
+
+    /// From the speed of the init phase to what the function's memory buys. Downwards, the burst has to go
+    /// first: a burst above the quota is EINVAL.
+    pub fn slow_down(&self, memory: Memory) -> io::Result<()> {
+        let quota = memory.cpu_quota(CPU_PERIOD).as_micros();
+        if let Some(burst) = &self.burst {
+            write(burst, &quota.to_string())?;
+        }
+        match self.layout {
+            CgroupLayout::Unified => write(&self.quota, &format!("{quota} {}", CPU_PERIOD.as_micros())),
+            CgroupLayout::Split => write(&self.quota, &quota.to_string()),
+        }
+    }
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    if error.raw_os_error() == Some(libc::ENODEV) { Ok(()) } else { Err(error) }
+}
+
+/// Kernel control files take a value in one write.
+fn write(mut file: &File, value: &str) -> io::Result<()> {
+    match file.write(value.as_bytes())? {
+        all if all == value.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}

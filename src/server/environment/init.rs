@@ -1,0 +1,204 @@
+//! The init phase: from a resting container to a runtime that asks for its first event.
+//!
+//! It runs at the launcher's CPU speed (at least one CPU); after it, the function gets what its memory buys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::container::{Container, LaunchError, Launcher, Plan};
+use super::recipes::Recipes;
+use super::vars;
+use super::wall::Wall;
+use super::watch::{Control, Pulse, set_nonblocking, watch};
+use super::{Environment, Grow, Perform};
+use crate::config::Config;
+use crate::function::Function;
+use crate::invocation::Cause;
+use crate::runtime::Recipe;
+use crate::server::logs::{Journal, LogSink, Output};
+use crate::server::pool::Facts;
+use crate::server::runtime_api::{self, Desk, Init};
+use crate::wire::{MAX_MESSAGE, init};
+
+/// Lambda's limit on an init phase outside of an invocation.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>
+pub const INIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Starts environments.
+#[derive(Clone)]
+pub struct Starter<L> {
+    launcher: L,
+    recipes: Arc<Recipes>,
+    region: String,
+    sink: Arc<dyn LogSink>,
+}
+
+/// An init that failed. What was built is gone.
+#[derive(Debug)]
+pub struct InitFailure {
+    pub cause: Cause,
+    /// What the runtime posted, verbatim.
+    pub body: Option<Bytes>,
+    pub took: Duration,
+    /// The most memory in use, in bytes.
+    pub peak: u64,
+}
+
+impl<L: Launcher> Starter<L> {
+    pub fn new(config: &Config, launcher: L, sink: Arc<dyn LogSink>) -> Self {
+        let recipes = Arc::new(Recipes::new(config.runtimes_dir.clone()));
+        Self { launcher, recipes, region: config.region.clone(), sink }
+    }
+
+    /// Builds a container and initialises it, within `limit`. `died` is called if it ends by itself later.
+    pub async fn start(
+        &self,
+        function: &Arc<Function>,
+        limit: Duration,
+        grow: Grow<'_>,
+        died: impl FnOnce() + Send + 'static,
+    ) -> Result<Environment, InitFailure> {
+        let began = Instant::now();
+        let our_fault = |error: StartError| InitFailure {
+            cause: Cause::Sandbox { text: error.to_string() },
+            body: None,
+            took: began.elapsed(),
+            peak: 0,
+        };
+        crate::kill_point!("before-start");
+        let (recipe, container) = self.build(function).await.map_err(our_fault)?;
+        let built = Instant::now();
+        let candidates = recipe.command_lines(function.memory);
+        let mut environment = self.assemble(function, &candidates, container, died).map_err(our_fault)?;
+        let message = self.start_message(function, &recipe, &candidates).map_err(our_fault)?;
+        environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
+        crate::kill_point!("init-running");
+
+        let desk = environment.desk.clone();
+        let said = environment.perform(desk.init(), began + limit, limit, grow).await;
+        environment.init = built.elapsed();
+        let (cause, body) = match said {
+            Perform::Done(Init::Ready) => match environment.cgroup.slow_down(function.memory) {
+                Ok(()) => return Ok(environment),
+                Err(error) => (Cause::Sandbox { text: format!("set the CPU quota: {error}") }, None),
+            },
+            Perform::Done(Init::Error { error_type, body }) => (Cause::Init { error_type }, Some(body)),
+            Perform::Trouble(cause) => (cause, None),
+        };
+        environment.kill();
+        Err(InitFailure { cause, body, took: environment.init, peak: environment.wall.peak() })
+    }
+
+    async fn build(&self, function: &Function) -> Result<(Arc<Recipe>, Container), StartError> {
+        let missing = || StartError::NotInstalled(function.runtime.to_string());
+        let recipe = self.recipes.recipe(&function.runtime)?.ok_or_else(missing)?;
+        let container = self.launcher.build(Plan::of(function, recipe.tree)).await?;
+        Ok((recipe, container))
+    }
+
+    fn assemble(
+        &self,
+        function: &Arc<Function>,
+        candidates: &[Vec<String>],
+        container: Container,
+        died: impl FnOnce() + Send + 'static,
+    ) -> Result<Environment, StartError> {
+        let Container { id, end, cgroup, gauge, init, listener, log, control, lost } = container;
+        let desk = Arc::new(Desk::default());
+        let output = Output::new(Journal::new(function.name.clone(), self.sink.clone()), log)?;
+        let pulse = Pulse::new(init)?;
+        let control = Control::new(control)?;
+        set_nonblocking(&listener)?;
+        let listener = TcpListener::from_std(listener.into())?;
+        let (told, ended) = watch::channel(None);
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runtime_api::serve(listener, desk.clone()));
+        tasks.spawn(output.clone().read());
+        tasks.spawn(watch(control.clone(), pulse.clone(), lost, told, died));
+        Ok(Environment {
+            _end: end,
+            facts: Arc::new(Facts { name: id.to_string(), ..Facts::default() }),
+            programs: candidates.iter().filter_map(|line| line.first().cloned()).collect(),
+            cgroup,
+            wall: Wall::new(gauge, function.memory),
+            desk,
+            output,
+            control,
+            pulse,
+            ended,
+            init: Duration::ZERO,
+            reported_init: false,
+            _tasks: tasks,
+        })
+    }
+
+    fn start_message(&self, function: &Function, recipe: &Recipe, candidates: &[Vec<String>]) -> Result<Vec<u8>, StartError> {
+        let stream = vars::log_stream(Timestamp::now(), uuid::Uuid::new_v4().as_u128());
+        let vars = vars::vars(function, recipe, &self.region, &stream);
+        encode_start(candidates, &vars).ok_or(StartError::TooManyWords)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("runtime {0} is not installed")]
+    NotInstalled(String),
+    #[error(transparent)]
+    Recipe(#[from] crate::runtime::RecipeError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("take a container over: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("start commands and variables are more than kiln-init takes")]
+    TooManyWords,
+}
+
+/// START, as `wire::init` has it. `None` if it does not fit, or a word has a NUL.
+fn encode_start(candidates: &[Vec<String>], vars: &[(String, String)]) -> Option<Vec<u8>> {
+    let mut message = vec![init::START, u8::try_from(candidates.len()).ok()?];
+    message.extend(u16::try_from(vars.len()).ok()?.to_le_bytes());
+    for line in candidates {
+        message.push(u8::try_from(line.len()).ok().filter(|words| *words > 0)?);
+    }
+    let vars: Vec<String> = vars.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let words: Vec<&String> = candidates.iter().flatten().chain(&vars).collect();
+    for word in &words {
+        message.extend_from_slice(word.as_bytes());
+        message.push(0);
+    }
+    let fits = words.len() <= init::MAX_WORDS && message.len() <= MAX_MESSAGE && !words.iter().any(|word| word.contains('\0'));
+    fits.then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &[&str]) -> Vec<String> {
+        line.iter().map(|word| word.to_string()).collect()
+    }
+
+    #[test]
+    fn start_is_encoded_as_kiln_init_reads_it() {
+        let message = encode_start(&[words(&["/a", "-x"]), words(&["/b"])], &[("N".into(), "v".into())]);
+        assert_eq!(message.unwrap(), b"\x01\x02\x01\x00\x02\x01/a\0-x\0/b\0N=v\0");
+    }
+
+    #[test]
+    fn what_kiln_init_would_refuse_is_not_sent() {
+        assert!(encode_start(&[vec![]], &[]).is_none());
+        assert!(encode_start(&[words(&["/a\0b"])], &[]).is_none());
+        let long = [("N".to_owned(), "x".repeat(70_000))];
+        assert!(encode_start(&[words(&["/a"])], &long).is_none());
+        let many: Vec<_> = (0..1024).map(|n| (format!("N{n}"), String::new())).collect();
+        assert!(encode_start(&[words(&["/a"])], &many).is_none());
+    }
+}

@@ -1,0 +1,137 @@
+//! One invocation in one environment: the event in, the answer out, and back to rest.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::HeaderMap;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::{Environment, Grow, Perform};
+use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome};
+use crate::server::logs::lines;
+use crate::server::pool::Usage;
+use crate::server::runtime_api::{AfterWrite, Event, Reply};
+
+/// The time of one invocation.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub began: Instant,
+    /// The function's timeout.
+    pub limit: Duration,
+}
+
+impl Run {
+    pub fn begin(limit: Duration) -> Self {
+        Self { began: Instant::now(), limit }
+    }
+
+    fn until(&self) -> Instant {
+        self.began + self.limit
+    }
+}
+
+/// How an invoke phase ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// REPORT's Duration.
+    pub took: Duration,
+    /// Frozen, and fit for another invocation.
+    pub reusable: Option<Usage>,
+}
+
+impl Environment {
+    /// Hands the event over and waits for the answer. After a failure that the runtime did not report itself,
+    /// the container is killed; [`Environment::settle`] still has to be called.
+    pub async fn invoke(&mut self, invocation: &Invocation, run: Run, grow: Grow<'_>) -> Outcome {
+        self.output.begin(&lines::start(invocation.request, "$LATEST"));
+        let cgroup = self.cgroup.clone();
+        // The event first: it is in the socket when the runtime runs again (DESIGN 7).
+        let thaw = AfterWrite::new(move || {
+            crate::kill_point!("before-thaw");
+            cgroup.thaw();
+        });
+        let desk = self.desk.clone();
+        if let Err(error) = desk.deliver(event(invocation, run), thaw) {
+            self.kill();
+            return failed(Cause::Sandbox { text: error.to_string() }, invocation);
+        }
+        crate::kill_point!("event-delivered");
+        match self.perform(desk.reply(), run.until(), run.limit, grow).await {
+            Perform::Done(Reply::Response(body)) => Outcome::Success(body),
+            Perform::Done(Reply::Error { error_type, body }) => {
+                Outcome::Failed(FunctionFailure::reported(Cause::Reported { error_type }, body))
+            }
+            Perform::Done(Reply::TooLarge) => failed(Cause::ResponseTooLarge, invocation),
+            Perform::Done(Reply::InvalidMode) => failed(Cause::InvalidResponseMode, invocation),
+            Perform::Trouble(cause) => {
+                self.kill();
+                failed(cause, invocation)
+            }
+        }
+    }
+
+    /// Waits for the end of the invoke phase: the runtime asks for more, or is over. Then takes in the rest of the
+    /// output, writes a failure's lines and, if the environment is fit for it, freezes it.
+    pub async fn settle(&mut self, invocation: &Invocation, outcome: &Outcome, run: Run, grow: Grow<'_>) -> Settled {
+        let fatal = outcome.cause().filter(|cause| !cause.leaves_environment_usable()).cloned();
+        let desk = self.desk.clone();
+        let (trouble, reusable) = match fatal {
+            Some(cause) => (Some(cause), false),
+            None => match self.perform(desk.asked_again(), run.until(), run.limit, grow).await {
+                Perform::Done(()) => (None, true),
+                Perform::Trouble(cause) => (Some(cause), false),
+            },
+        };
+        let took = match trouble {
+            Some(Cause::Timeout(limit)) => limit,
+            _ => run.began.elapsed(),
+        };
+        if !reusable {
+            self.kill();
+        }
+        self.output.drain();
+        // The first cause is the caller's; what came after the answer is only logged.
+        for cause in [outcome.cause(), trouble.as_ref().filter(|cause| outcome.cause() != Some(cause))].into_iter().flatten() {
+            self.output.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
+        }
+        Settled { took, reusable: if reusable { self.rest(grow) } else { None } }
+    }
+
+    /// The last look at the wall, then the freeze. `None`: not fit to be used again.
+    fn rest(&mut self, grow: Grow<'_>) -> Option<Usage> {
+        let (sample, verdict) = self.wall.sample().ok()?;
+        self.facts.used.store(sample.used, std::sync::atomic::Ordering::Relaxed);
+        if self.judge(verdict, grow).is_some() {
+            return None;
+        }
+        crate::kill_point!("before-freeze");
+        self.cgroup.freeze().ok()?;
+        Some(Usage { now: sample.current, tmp: sample.tmp })
+    }
+}
+
+fn failed(cause: Cause, invocation: &Invocation) -> Outcome {
+    Outcome::Failed(FunctionFailure::found(cause, invocation.request))
+}
+
+/// The event as `next` delivers it. A header whose value cannot be one is left out, like one without a value.
+fn event(invocation: &Invocation, run: Run) -> Event {
+    let mut headers = HeaderMap::with_capacity(6);
+    let mut set = |name: &'static str, value: &str| {
+        if let (Ok(value), false) = (HeaderValue::from_bytes(value.as_bytes()), value.is_empty()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    let left = run.until().saturating_duration_since(Instant::now());
+    let deadline = (SystemTime::now() + left).duration_since(UNIX_EPOCH).unwrap_or_default();
+    set("lambda-runtime-aws-request-id", &invocation.request.to_string());
+    set("lambda-runtime-deadline-ms", &deadline.as_millis().to_string());
+    set("lambda-runtime-invoked-function-arn", &invocation.invoked_arn);
+    set("lambda-runtime-trace-id", &invocation.trace);
+    if let Some(context) = &invocation.client_context {
+        // JSON has line breaks only between its tokens.
+        set("lambda-runtime-client-context", &context.replace(['\r', '\n'], " "));
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Event { request: invocation.request, headers, payload: invocation.payload.clone() }
+}
