@@ -1,1 +1,7 @@
-fn main() {}
+//! kiln: the command for function authors and people on duty. Everything is in [`kiln::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kiln::cli::run()
+}

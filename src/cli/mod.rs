@@ -1,1 +1,55 @@
-//! To come.
+//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts.
+//!
+//! Runs as whoever called it, with their rights and no others: what they may do is decided at the sockets.
+//! Results go to stdout, everything said about them to stderr.
+
+mod args;
+mod client;
+mod failure;
+mod function;
+mod invoke;
+mod output;
+mod package;
+mod pool;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Arguments, Command};
+use self::client::Client;
+use self::failure::Failure;
+
+/// Reads the command line and does what it says.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; clap knows where each is printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(&Failure::Failed(format!("the event loop cannot be started: {error}"))),
+    };
+    match runtime.block_on(execute(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => end(&failure),
+    }
+}
+
+async fn execute(arguments: Arguments) -> Result<(), Failure> {
+    let client = Client::new(&arguments.run);
+    match arguments.command {
+        Command::Function(command) => function::execute(&client, command, arguments.json).await,
+        Command::Invoke(command) => invoke::execute(&client, command, arguments.json).await,
+        Command::Pool => pool::execute(&client, arguments.json).await,
+    }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    output::say(&format!("kiln: {failure}"));
+    ExitCode::from(failure.exit_code())
+}

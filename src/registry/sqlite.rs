@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -63,7 +63,7 @@ impl SqliteRegistry {
         let copy = self.records.clone();
         let publish = move |found: &Found| {
             if let Ok(record) = found {
-                copy.change(|records| records.insert(record.function.name.clone(), record.clone()));
+                let _ = copy.change(|records| records.insert(record.function.name.clone(), record.clone()));
             }
         };
         self.database.write(attempt, work, publish).await?
@@ -114,18 +114,24 @@ impl Registry for SqliteRegistry {
 
     fn delete(&self, name: &FunctionName) -> Promise<'_, Found> {
         let name = name.clone();
-        let copy = self.records.clone();
+        let (copy, removed) = (self.records.clone(), Arc::new(Mutex::new(None)));
         let work = move |db: &Connection| {
             let Some(stored) = read(db, &name)? else { return Ok(Err(RegistryError::Unknown(name))) };
             db.execute("DELETE FROM functions WHERE name = ?1", [name.as_str()])?;
             stored.into_record().map(|record| Ok(Arc::new(record)))
         };
+        // Given back is the value that readers have seen, not another one like it: who still holds it runs it.
+        let seen = removed.clone();
         let publish = move |found: &Found| {
             if let Ok(record) = found {
-                copy.change(|records| records.remove(&record.function.name));
+                let record = copy.change(|records| records.remove(&record.function.name));
+                *seen.lock().unwrap_or_else(PoisonError::into_inner) = record;
             }
         };
-        Box::pin(async move { self.database.write("delete a function", work, publish).await? })
+        Box::pin(async move {
+            let record = self.database.write("delete a function", work, publish).await??;
+            Ok(removed.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(record))
+        })
     }
 
     fn uses_code(&self, code: &Digest) -> bool {
@@ -167,8 +173,8 @@ impl Records {
         look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<FunctionName, Arc<Record>>) -> T) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<FunctionName, Arc<Record>>) -> T) -> T {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -320,7 +326,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (registry, _thread) = open(&directory).await;
         registry.create(draft("a")).await.unwrap();
-        registry.delete(&name("a")).await.unwrap();
+        let seen = registry.function(&name("a")).unwrap();
+        let deleted = registry.delete(&name("a")).await.unwrap();
+        assert!(Arc::ptr_eq(&seen, &deleted.function), "whoever holds the value holds the one that readers saw");
         assert!(registry.function(&name("a")).is_none());
         assert!(matches!(registry.delete(&name("a")).await, Err(RegistryError::Unknown(_))));
         assert!(matches!(registry.update(&name("a"), None, Box::new(|_| ())).await, Err(RegistryError::Unknown(_))));

@@ -223,3 +223,214 @@ fn sealed(zip: &[u8]) -> io::Result<OwnedFd> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::database::Database;
+    use crate::function::{FunctionName, Memory, Stamp, Timeout, TmpSize};
+    use crate::registry::Draft;
+    use crate::registry::sqlite::SqliteRegistry;
+    use crate::runtime::RuntimeName;
+
+    /// A supervisor and a launcher in memory, which write down what they were told.
+    #[derive(Default)]
+    struct FakeHands {
+        orders: Mutex<Vec<String>>,
+        refuse: Mutex<Option<Unpacked>>,
+        adopting_fails: Mutex<bool>,
+        came: Notify,
+    }
+
+    impl FakeHands {
+        fn told(&self, order: String) {
+            lock(&self.orders).push(order);
+            self.came.notify_one();
+        }
+
+        fn orders(&self) -> Vec<String> {
+            lock(&self.orders).clone()
+        }
+
+        async fn until(&self, order: &str) {
+            while !lock(&self.orders).iter().any(|told| told == order) {
+                self.came.notified().await;
+            }
+        }
+    }
+
+    impl Hands for FakeHands {
+        fn unpack(&self, _: StagingId, _: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>> {
+            self.told("unpack".into());
+            let result = lock(&self.refuse).clone().unwrap_or(Unpacked::Done { bytes: 1 });
+            Box::pin(async move { Ok(result) })
+        }
+
+        fn adopt(&self, _: StagingId, _: Digest, _: Arc<OwnedFd>) -> Promise<'_, Result<(), String>> {
+            self.told("adopt".into());
+            let fails = *lock(&self.adopting_fails);
+            Box::pin(async move { if fails { Err("disk full".into()) } else { Ok(()) } })
+        }
+
+        fn forget(&self, code: Digest) -> Promise<'_, Result<(), String>> {
+            self.told(format!("forget {code}"));
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    struct House {
+        intake: Arc<Intake>,
+        hands: Arc<FakeHands>,
+        registry: Arc<SqliteRegistry>,
+        _directory: tempfile::TempDir,
+    }
+
+    async fn house() -> House {
+        let directory = tempfile::tempdir().unwrap();
+        let (database, _thread) = Database::open(&directory.path().join("kiln.db")).unwrap();
+        let registry = Arc::new(SqliteRegistry::open(database).await.unwrap());
+        let hands = Arc::new(FakeHands::default());
+        let intake = Arc::new(Intake::new(hands.clone(), registry.clone()));
+        House { intake, hands, registry, _directory: directory }
+    }
+
+    impl House {
+        /// As the door does it: code, row, and only then the code is let go of.
+        async fn create(&self, name: &str, zip: &[u8]) -> Arc<Function> {
+            let kept = self.intake.keep(zip.to_vec()).await.unwrap();
+            let function = Function {
+                name: FunctionName::parse(name).unwrap(),
+                runtime: RuntimeName::parse("r").unwrap(),
+                handler: "h".into(),
+                memory: Memory::from_mib(128).unwrap(),
+                timeout: Timeout::from_secs(3).unwrap(),
+                tmp: TmpSize::DEFAULT,
+                vars: BTreeMap::new(),
+                code: kept.code,
+                layers: Vec::new(),
+                stamp: Stamp(0),
+            };
+            let (role, description, tags) = (String::new(), String::new(), BTreeMap::new());
+            let draft = Draft { function, role, description, code_size: kept.size, tags };
+            self.registry.create(draft).await.unwrap().function.clone()
+        }
+
+        async fn delete(&self, function: Arc<Function>) {
+            let record = self.registry.delete(&function.name).await.unwrap();
+            self.intake.release(&record.function);
+        }
+
+        fn sweep(&self) -> tokio::task::JoinHandle<()> {
+            let (ready, when_ready) = watch::channel(true);
+            let intake = self.intake.clone();
+            tokio::spawn(async move {
+                intake.sweep(when_ready).await;
+                drop(ready);
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_code_is_unpacked_once() {
+        let house = house().await;
+        house.create("a", b"zip").await;
+        house.create("b", b"zip").await;
+        house.create("c", b"other zip").await;
+        assert_eq!(house.hands.orders(), ["unpack", "adopt", "unpack", "adopt"]);
+    }
+
+    #[tokio::test]
+    async fn the_same_code_at_the_same_time_is_unpacked_once() {
+        let house = house().await;
+        tokio::join!(house.create("a", b"zip"), house.create("b", b"zip"));
+        assert_eq!(house.hands.orders(), ["unpack", "adopt"]);
+    }
+
+    #[tokio::test]
+    async fn a_zip_at_fault_leaves_no_note_of_its_code() {
+        let house = house().await;
+        *lock(&house.hands.refuse) = Some(Unpacked::Refused(ZipRefusal::BadName));
+        let refused = house.intake.keep(b"zip".to_vec()).await;
+        assert!(matches!(refused, Err(IntakeError::Zip(ZipRefusal::BadName))));
+        assert!(house.registry.unused_codes().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn code_that_could_not_be_adopted_is_cleared_away_and_may_come_again() {
+        let house = house().await;
+        *lock(&house.hands.adopting_fails) = true;
+        assert!(matches!(house.intake.keep(b"zip".to_vec()).await, Err(IntakeError::Adopt(_))));
+        let sweep = house.sweep();
+        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
+        *lock(&house.hands.adopting_fails) = false;
+        house.create("a", b"zip").await;
+        sweep.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn code_goes_when_its_last_function_and_its_last_environment_are_gone() {
+        let house = house().await;
+        let function = house.create("a", b"zip").await;
+        let environment = function.clone();
+        house.delete(function).await;
+        let sweep = house.sweep();
+        tokio::time::sleep(10 * SWEEP).await;
+        assert_eq!(house.hands.orders(), ["unpack", "adopt"], "an environment still runs it");
+        drop(environment);
+        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
+        sweep.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn code_stays_while_another_function_has_it() {
+        let house = house().await;
+        let function = house.create("a", b"zip").await;
+        house.create("b", b"zip").await;
+        house.delete(function).await;
+        let sweep = house.sweep();
+        tokio::time::sleep(10 * SWEEP).await;
+        assert_eq!(house.hands.orders(), ["unpack", "adopt"]);
+        sweep.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn code_run_under_two_stamps_stays_until_both_are_gone() {
+        let house = house().await;
+        let first = house.create("a", b"zip").await;
+        let environment = first.clone();
+        house.delete(first).await;
+        let second = house.create("a", b"zip").await;
+        house.delete(second).await;
+        let sweep = house.sweep();
+        tokio::time::sleep(10 * SWEEP).await;
+        assert!(!house.hands.orders().iter().any(|order| order.starts_with("forget")));
+        drop(environment);
+        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
+        sweep.abort();
+    }
+
+    #[tokio::test]
+    async fn a_start_forgets_what_a_killed_predecessor_had_adopted_without_a_row() {
+        let house = house().await;
+        let orphan = Digest::of(b"orphan");
+        house.registry.expect_code(orphan).await.unwrap();
+        let sweep = house.sweep();
+        house.hands.until(&format!("forget {orphan}")).await;
+        while !house.registry.unused_codes().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        sweep.abort();
+    }
+
+    #[test]
+    fn a_sealed_zip_cannot_be_changed() {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::from(sealed(b"zip").unwrap());
+        assert!(file.write_at(b"x", 0).is_err() && file.set_len(0).is_err());
+        let mut bytes = [0; 3];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"zip");
+    }
+}

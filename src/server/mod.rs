@@ -72,9 +72,6 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
-/// After the drain's own limit: for the environments' end and the last commit.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
     check_powerless().context("the server must be started by the supervisor")?;
@@ -139,9 +136,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
         info!(limit_s = within.as_secs(), "draining");
         let finished = timeout(within, async { tokio::join!(dispatch.drain(), tasks.all()) }).await;
         if finished.is_err() {
+            // The launchers end their containers when they see that the server is gone.
             warn!("the limit of the drain is over: what still runs is killed");
-            dispatch.kill();
-            let _ = timeout(LAST_WORDS, tasks.all()).await;
         }
     };
     tokio::select! {

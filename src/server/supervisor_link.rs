@@ -104,11 +104,11 @@ mod tests {
         supervisor.socket.async_io(Interest::WRITABLE, |socket| packet::send(socket.as_fd(), &bytes, &[])).await.unwrap();
     }
 
-    async fn order(supervisor: &SupervisorLink) -> (OrderId, usize) {
-        let packet =
-            supervisor.socket.async_io(Interest::READABLE, |socket| packet::receive(socket.as_fd())).await.unwrap().unwrap();
+    async fn order(supervisor: &SupervisorLink) -> (OrderId, StagingId, usize) {
+        let packet = supervisor.socket.async_io(Interest::READABLE, |socket| packet::receive(socket.as_fd())).await;
+        let packet = packet.unwrap().unwrap();
         match wire::decode(&packet.bytes).unwrap() {
-            ToSupervisor::Unpack { order, .. } => (order, packet.descriptors.len()),
+            ToSupervisor::Unpack { order, staging } => (order, staging, packet.descriptors.len()),
             other => panic!("{other:?}"),
         }
     }
@@ -120,16 +120,18 @@ mod tests {
         let zip = std::fs::File::open("/dev/null").unwrap();
         let both = async { tokio::join!(link.unpack(StagingId(1), zip.as_fd()), link.unpack(StagingId(2), zip.as_fd())) };
         let other_side = async {
-            let (first, descriptors) = order(&supervisor).await;
-            let (second, _) = order(&supervisor).await;
-            assert_eq!(descriptors, 1);
-            answer(&supervisor, &ToServer::Unpacked { order: second, result: Unpacked::Done { bytes: 2 } }).await;
-            answer(&supervisor, &ToServer::Unpacked { order: first, result: Unpacked::Done { bytes: 1 } }).await;
+            let (first, second) = (order(&supervisor).await, order(&supervisor).await);
+            for (order, StagingId(staging), descriptors) in [second, first] {
+                assert_eq!(descriptors, 1);
+                let result = Unpacked::Done { bytes: staging as u64 };
+                answer(&supervisor, &ToServer::Unpacked { order, result }).await;
+            }
             answer(&supervisor, &ToServer::Drain).await;
         };
         let (results, (), event) = tokio::join!(both, other_side, link.event());
         assert_eq!(results, (Ok(Unpacked::Done { bytes: 1 }), Ok(Unpacked::Done { bytes: 2 })));
         assert!(matches!(event, Ok(Some(Event::Drain))));
+        assert!(link.waiting().is_empty());
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use super::validation::Validation;
 use super::{Api, MANAGE_BODY_TIME, body_error, json_response};
 use crate::code::Digest;
 use crate::function::{Function, FunctionName, Memory, Stamp, Timeout, TmpSize};
-use crate::registry::{Draft, Record};
+use crate::registry::{Draft, Record, RegistryError};
 use crate::server::http::read_body;
 use crate::server::intake::{IntakeError, MAX_ZIP};
 use crate::wire::supervisor::ZipRefusal;
@@ -218,7 +218,7 @@ impl Api {
     pub(super) async fn delete_function(&self, named: &Named) -> Answer {
         let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
         let asked = target.arn_as_asked(&self.home);
-        let function = self.registry.function(&target.name).ok_or_else(|| ApiError::no_function(&asked))?;
+        self.registry.function(&target.name).ok_or_else(|| ApiError::no_function(&asked))?;
         if target.qualifier.is_some() {
             return Err(if target.is_latest() {
                 Kind::InvalidParameterValue.with("$LATEST version cannot be deleted without deleting the function.")
@@ -228,7 +228,8 @@ impl Api {
         }
         crate::kill_point!("before-delete-row");
         let record = self.registry.delete(&target.name).await.map_err(|error| self.registry_failed(error, &asked))?;
-        self.retire(&target.name, &function, &record.function);
+        self.engine.function_changed(&target.name);
+        self.intake.release(&record.function);
         info!(function = %target.name, "function deleted");
         Ok(empty(StatusCode::NO_CONTENT))
     }
@@ -256,7 +257,7 @@ impl Api {
         let current = self.registry.record(name).ok_or_else(|| ApiError::no_function(arn))?.revision;
         match Uuid::parse_str(given) {
             Ok(given) if given == current => Ok(Some(given)),
-            _ => Err(ApiError::registry(crate::registry::RegistryError::Stale(name.clone()), arn)),
+            _ => Err(ApiError::registry(RegistryError::Stale(name.clone()), arn)),
         }
     }
 
@@ -275,16 +276,8 @@ impl Api {
         Ok(record)
     }
 
-    /// After a row is gone: its environments end, then its code.
-    fn retire(&self, name: &FunctionName, seen: &Arc<Function>, deleted: &Arc<Function>) {
-        self.engine.function_changed(name);
-        // Environments hold the value that readers saw, the registry returned its own.
-        self.intake.release(seen);
-        self.intake.release(deleted);
-    }
-
-    fn registry_failed(&self, error: crate::registry::RegistryError, arn: &str) -> ApiError {
-        if let crate::registry::RegistryError::Database(error) = &error {
+    fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
+        if let RegistryError::Database(error) = &error {
             warn!(%error, "the registry could not be written");
         }
         ApiError::registry(error, arn)

@@ -1,0 +1,139 @@
+//! One request over one of the two sockets, and what to tell people when that does not work.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group};
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::failure::Failure;
+
+/// Longer than the longest invocation (900 s), its init and the wait for capacity.
+const TIME: Duration = Duration::from_secs(1000);
+
+pub struct Client {
+    run_dir: PathBuf,
+}
+
+/// Which socket: the Lambda API, or the operators' own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Socket {
+    Api,
+    Control,
+}
+
+/// What kilnd answered with a status of 2xx.
+pub struct Reply {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Client {
+    pub fn new(run_dir: &Path) -> Self {
+        Self { run_dir: run_dir.to_owned() }
+    }
+
+    /// `path` is percent-encoded.
+    pub async fn request(
+        &self,
+        socket: Socket,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Reply, Failure> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, "kiln").header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request =
+            request.body(Full::new(body.into())).map_err(|error| Failure::Usage(format!("this cannot be asked for: {error}")))?;
+        let exchange = tokio::time::timeout(TIME, self.exchange(socket, request)).await;
+        let (status, reply) =
+            exchange.map_err(|_| Failure::Unreachable(format!("kilnd did not answer within {} s", TIME.as_secs())))??;
+        if status.is_success() { Ok(reply) } else { Err(refused(status, &reply)) }
+    }
+
+    async fn exchange(&self, socket: Socket, request: Request<Full<Bytes>>) -> Result<(StatusCode, Reply), Failure> {
+        let path = self.run_dir.join(match socket {
+            Socket::Api => "kiln.sock",
+            Socket::Control => "control.sock",
+        });
+        let stream = UnixStream::connect(&path).await.map_err(|error| unreachable(&path, socket, &error))?;
+        let lost = |error: hyper::Error| Failure::Unreachable(format!("kilnd went away before it answered: {error}"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        // Ends with the exchange: dropping the task's handle would not end it, dropping the set does.
+        let mut driver = tokio::task::JoinSet::new();
+        driver.spawn(connection);
+        let response = sender.send_request(request).await.map_err(lost)?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(lost)?.to_bytes();
+        Ok((head.status, Reply { headers: head.headers, body }))
+    }
+}
+
+impl Reply {
+    pub fn json(&self) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| Failure::Failed(format!("kilnd's answer is no JSON: {error}")))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// A refusal in kilnd's words, with the exit code of its kind.
+fn refused(status: StatusCode, reply: &Reply) -> Failure {
+    let body = reply.json().unwrap_or_default();
+    let message = body.get("message").or_else(|| body.get("Message")).and_then(Value::as_str).unwrap_or("no reason was given");
+    let kind = reply.header("x-amzn-errortype").unwrap_or(status.as_str());
+    match status {
+        StatusCode::NOT_FOUND if kind == "ResourceNotFoundException" => Failure::NotFound(message.to_owned()),
+        StatusCode::TOO_MANY_REQUESTS => {
+            let reason = body.get("Reason").and_then(Value::as_str).unwrap_or_default();
+            Failure::Throttled(format!("{message} {reason}: all capacity is in use, try again. `kiln pool` shows by whom"))
+        }
+        StatusCode::FORBIDDEN => Failure::Failed(format!(
+            "{message}. Use sudo, or join the group (kiln-admin, unless the configuration says otherwise): \
+             `sudo usermod -aG kiln-admin $USER`, and log in again"
+        )),
+        _ => Failure::Failed(format!("{kind}: {message}")),
+    }
+}
+
+fn unreachable(path: &Path, socket: Socket, error: &io::Error) -> Failure {
+    let path_text = path.display();
+    Failure::Unreachable(match error.kind() {
+        io::ErrorKind::NotFound => format!(
+            "there is no {path_text}: Kiln is not running, or runs elsewhere. Start it (`sudo systemctl start kiln`, or \
+             scripts/quickstart), or name its run directory with --run DIR or KILN_RUN_DIR"
+        ),
+        io::ErrorKind::ConnectionRefused => {
+            format!(
+                "nobody answers at {path_text}: kilnd has ended. Start it again (`sudo systemctl start kiln`, or scripts/quickstart)"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            let group = group_of(path).unwrap_or_else(|| if socket == Socket::Api { "kiln-invoke" } else { "kiln-admin" }.into());
+            format!(
+                "you may not open {path_text}: its group is {group}. Use sudo, or join it: `sudo usermod -aG {group} $USER`, and log \
+                 in again"
+            )
+        }
+        _ => format!("{path_text} cannot be opened: {error}"),
+    })
+}
+
+fn group_of(path: &Path) -> Option<String> {
+    let gid = std::fs::metadata(path).ok()?.gid();
+    Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
+}

@@ -1,0 +1,180 @@
+//! `kiln function create|list|get|update|delete`
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::args::{Create, FunctionCommand, Settings, Update};
+use super::client::{Client, Socket};
+use super::failure::Failure;
+use super::output;
+use super::package;
+
+const FUNCTIONS: &str = "/2015-03-31/functions";
+
+pub async fn execute(client: &Client, command: FunctionCommand, as_json: bool) -> Result<(), Failure> {
+    match command {
+        FunctionCommand::Create(create) => self::create(client, create, as_json).await,
+        FunctionCommand::List => list(client, as_json).await,
+        FunctionCommand::Get { name } => get(client, &name, as_json).await,
+        FunctionCommand::Update(update) => self::update(client, update, as_json).await,
+        FunctionCommand::Delete { name } => delete(client, &name).await,
+    }
+}
+
+async fn create(client: &Client, create: Create, as_json: bool) -> Result<(), Failure> {
+    let zip = package::read(create.code.zip.as_deref(), create.code.dir.as_deref())?;
+    let zip = zip.ok_or_else(|| Failure::Usage("give the code with --zip or --dir".into()))?;
+    let mut body = settings(&create.settings);
+    body.insert("FunctionName".into(), create.name.into());
+    body.insert("Runtime".into(), create.runtime.into());
+    body.insert("Handler".into(), create.handler.into());
+    body.insert("Role".into(), create.role.into());
+    body.insert("Code".into(), json!({ "ZipFile": STANDARD.encode(zip) }));
+    let created = call(client, Method::POST, FUNCTIONS, Value::Object(body)).await?;
+    changed("created", &created, as_json)
+}
+
+async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Failure> {
+    let path = path(&update.name);
+    let mut configuration = settings(&update.settings);
+    for (member, value) in [("Runtime", update.runtime), ("Handler", update.handler), ("Role", update.role)] {
+        if let Some(value) = value {
+            configuration.insert(member.into(), value.into());
+        }
+    }
+    let zip = package::read(update.zip.as_deref(), update.dir.as_deref())?;
+    if zip.is_none() && configuration.is_empty() {
+        return Err(Failure::Usage("nothing to change: give --zip, --dir, --memory, --timeout, --env, … (see --help)".into()));
+    }
+    // Code last: a new handler without its new code would fail every call in between the longer.
+    let mut result = Value::Null;
+    if !configuration.is_empty() {
+        result = call(client, Method::PUT, &format!("{path}/configuration"), Value::Object(configuration)).await?;
+    }
+    if let Some(zip) = zip {
+        result = call(client, Method::PUT, &format!("{path}/code"), json!({ "ZipFile": STANDARD.encode(zip) })).await?;
+    }
+    changed("updated", &result, as_json)
+}
+
+async fn get(client: &Client, name: &str, as_json: bool) -> Result<(), Failure> {
+    let function = call(client, Method::GET, &path(name), Value::Null).await?;
+    if as_json { output::print_json(&function) } else { output::print_line(&described(&function["Configuration"])) }
+}
+
+async fn list(client: &Client, as_json: bool) -> Result<(), Failure> {
+    let mut functions = Vec::new();
+    let mut marker: Option<String> = None;
+    loop {
+        let query = marker.map(|marker| format!("?Marker={}", encoded(&marker))).unwrap_or_default();
+        let mut page = call(client, Method::GET, &format!("{FUNCTIONS}{query}"), Value::Null).await?;
+        if let Value::Array(found) = page["Functions"].take() {
+            functions.extend(found);
+        }
+        marker = page["NextMarker"].as_str().map(str::to_owned);
+        if marker.is_none() {
+            break;
+        }
+    }
+    if as_json {
+        return output::print_json(&json!({ "Functions": functions }));
+    }
+    let rows = functions.iter().map(|function| {
+        ["FunctionName", "Runtime", "Handler", "MemorySize", "Timeout", "LastModified"]
+            .map(|member| text(&function[member]))
+            .to_vec()
+    });
+    output::print_line(&output::table(&["NAME", "RUNTIME", "HANDLER", "MEMORY", "TIMEOUT", "MODIFIED"], rows.collect()))
+}
+
+async fn delete(client: &Client, name: &str) -> Result<(), Failure> {
+    client.request(Socket::Api, Method::DELETE, &path(name), &[], "").await?;
+    output::say(&format!("function {name} deleted"));
+    Ok(())
+}
+
+async fn call(client: &Client, method: Method, path: &str, body: Value) -> Result<Value, Failure> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    client.request(Socket::Api, method, path, &[], body).await?.json()
+}
+
+fn changed(what: &str, function: &Value, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return output::print_json(function);
+    }
+    let name = text(&function["FunctionName"]);
+    output::say(&format!("function {name} {what}; try: kiln invoke {name}"));
+    Ok(())
+}
+
+fn settings(settings: &Settings) -> Map<String, Value> {
+    let mut body = Map::new();
+    if let Some(memory) = settings.memory {
+        body.insert("MemorySize".into(), memory.into());
+    }
+    if let Some(timeout) = settings.timeout {
+        body.insert("Timeout".into(), timeout.into());
+    }
+    if let Some(description) = &settings.description {
+        body.insert("Description".into(), description.as_str().into());
+    }
+    if !settings.env.is_empty() {
+        let vars: Map<String, Value> = settings.env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        body.insert("Environment".into(), json!({ "Variables": vars }));
+    }
+    body
+}
+
+/// One line for each thing that people look for.
+fn described(function: &Value) -> String {
+    let rows = [
+        ("name", text(&function["FunctionName"])),
+        ("arn", text(&function["FunctionArn"])),
+        ("description", text(&function["Description"])),
+        ("runtime", text(&function["Runtime"])),
+        ("handler", text(&function["Handler"])),
+        ("memory", format!("{} MB", function["MemorySize"])),
+        ("timeout", format!("{} s", function["Timeout"])),
+        ("state", text(&function["State"])),
+        ("modified", text(&function["LastModified"])),
+        ("code", format!("{} bytes, sha256 {}", function["CodeSize"], text(&function["CodeSha256"]))),
+        ("revision", text(&function["RevisionId"])),
+    ];
+    let mut lines: Vec<String> =
+        rows.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| line(key, value)).collect();
+    // Values are shown to whoever may manage the function, as Lambda does.
+    for (name, value) in function["Environment"]["Variables"].as_object().into_iter().flatten() {
+        lines.push(line("variable", &format!("{name}={}", text(value))));
+    }
+    lines.join("\n")
+}
+
+fn line(key: &str, value: &str) -> String {
+    format!("{key:<12}{}", output::plain(value))
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+pub fn path(name: &str) -> String {
+    format!("{FUNCTIONS}/{}", encoded(name))
+}
+
+/// Everything that is not plain in a path's segment becomes %XX.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}

@@ -1,0 +1,63 @@
+//! `kiln invoke`: the result to stdout, the log to stderr, and an exit code that tells a failed function from a
+//! failed call.
+
+use std::io::{IsTerminal, Read, Write};
+use std::{fs, io};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::args::Invoke;
+use super::client::{Client, Reply, Socket};
+use super::failure::Failure;
+use super::function::path;
+use super::output;
+
+pub async fn execute(client: &Client, command: Invoke, as_json: bool) -> Result<(), Failure> {
+    let payload = payload(&command.payload)?;
+    let log_type = if command.log { "Tail" } else { "None" };
+    let path = format!("{}/invocations", path(&command.name));
+    let reply = client.request(Socket::Api, Method::POST, &path, &[("x-amz-log-type", log_type)], payload).await?;
+    let log = reply.header("x-amz-log-result").and_then(|log| STANDARD.decode(log).ok()).unwrap_or_default();
+    if as_json {
+        output::print_json(&whole(&reply, &log))?;
+    } else {
+        // Before the result, as it was written before it.
+        let _ = io::stderr().write_all(&log);
+        output::print(&reply.body)?;
+        // A result has no line end of its own; a prompt needs one, and a program that reads us must not get it.
+        if io::stdout().is_terminal() && !reply.body.ends_with(b"\n") {
+            output::print(b"\n")?;
+        }
+    }
+    match reply.header("x-amz-function-error") {
+        Some(_) => Err(Failure::Function(format!("the function {} failed", command.name))),
+        None => Ok(()),
+    }
+}
+
+fn whole(reply: &Reply, log: &[u8]) -> Value {
+    let payload: Value = serde_json::from_slice(&reply.body).unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
+    json!({
+        "request_id": reply.header("x-amzn-requestid"),
+        "executed_version": reply.header("x-amz-executed-version"),
+        "function_error": reply.header("x-amz-function-error"),
+        "payload": payload,
+        "log": String::from_utf8_lossy(log),
+    })
+}
+
+/// JSON as written, a file's contents, or stdin's.
+fn payload(text: &str) -> Result<Vec<u8>, Failure> {
+    if text == "-" {
+        let mut bytes = Vec::new();
+        let read = io::stdin().lock().read_to_end(&mut bytes);
+        return read.map(|_| bytes).map_err(|error| Failure::Failed(format!("stdin cannot be read: {error}")));
+    }
+    match text.strip_prefix('@') {
+        Some(file) => fs::read(file).map_err(|error| Failure::Failed(format!("{file} cannot be read: {error}"))),
+        None => Ok(text.as_bytes().to_vec()),
+    }
+}

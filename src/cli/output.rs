@@ -1,0 +1,81 @@
+//! What is printed, and how: results to stdout, words to stderr.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+use super::failure::Failure;
+
+/// Results. A reader that has closed its end (`kiln … | head`) has what it wanted.
+pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("the result cannot be written to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn print_line(text: &str) -> Result<(), Failure> {
+    print(format!("{text}\n").as_bytes())
+}
+
+pub fn print_json(value: &Value) -> Result<(), Failure> {
+    print_line(&format!("{value:#}"))
+}
+
+/// Words for people. There is nobody to tell when stderr is closed.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Rows under headings, in columns of equal width.
+pub fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(headings.iter().copied());
+    for row in rows {
+        table.add_row(row.iter().map(|cell| plain(cell)).collect::<Vec<_>>());
+    }
+    table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Without control characters: a description must not move the reader's cursor.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
+/// `7s`, `3m20s`, `2h05m`, `4d3h`: the two largest units.
+pub fn duration(time: Duration) -> String {
+    let s = time.as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_keep_their_two_largest_units() {
+        let text = |secs| duration(Duration::from_secs(secs));
+        assert_eq!([text(7), text(200), text(7500), text(356_400)], ["7s", "3m20s", "2h05m", "4d3h"]);
+    }
+
+    #[test]
+    fn columns_are_aligned_and_carry_no_control_characters() {
+        let rows = vec![vec!["a".into(), "1".into()], vec!["long\u{1b}[2J".into(), "2".into()]];
+        let text = table(&["NAME", "N"], rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        let columns: Vec<_> = lines.iter().map(|line| line.chars().count()).collect();
+        assert_eq!(columns[0], columns[1], "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+}
