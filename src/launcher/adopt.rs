@@ -1,4 +1,359 @@
-use crate::launcher::store::*; use crate::code::Digest; use crate::wire::launcher::StagingId; use std::fs::File;
-#[derive(Debug, thiserror::Error)] pub enum AdoptError { #[error("{0}")] Refused(String) }
-pub fn adopt(_:&Store,_:StagingId,_:Digest,_:File)->Result<(),AdoptError>{Ok(())}
-pub fn forget(_:&Store,_:Digest)->Result<(),AdoptError>{Ok(())}
+//! Takes over the tree that `unpack` left in `staging/<id>/tree`: checks it, owns it, renames it to `code/<sha256>`.
+//!
+//! Root handles a hostile tree here, so nothing in it is ever followed, and everything is checked before the first change.
+//! `unpack` is dead by now (the supervisor has reaped it), so nothing changes between the two. The last rename is what makes
+//! the code exist; whatever is cut short before it leaves files in `staging/` only, which the supervisor sweeps.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{AtFlags as NixAtFlags, FcntlArg, SealFlag, fcntl};
+use nix::unistd::{Gid, Uid, fchown, fchownat, syncfs};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fsync, openat, openat2, readlinkat, renameat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use crate::code::Digest;
+use crate::kill_point;
+use crate::launcher::store::{Store, beneath};
+use crate::wire::launcher::StagingId;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The order breaks a rule.
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("{call} {path}", path = path.display())]
+    Call { call: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// What is wrong with a zip or a tree.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no staged tree {0}")]
+    NoTree(StagingId),
+    #[error("the zip is not sealed")]
+    NotSealed,
+    #[error("the zip has {0} bytes: at most {MAX_ZIP} are allowed")]
+    ZipTooLarge(u64),
+    #[error("the zip is {found}, not {wanted}")]
+    OtherZip { found: Digest, wanted: Digest },
+    #[error("more than {MAX_ENTRIES} files")]
+    TooManyEntries,
+    #[error("{path}: nested deeper than {MAX_DEPTH} directories", path = .0.display())]
+    TooDeep(PathBuf),
+    #[error("{path}: neither file, directory nor link", path = .0.display())]
+    Kind(PathBuf),
+    #[error("{path}: a setuid, setgid or sticky bit", path = .0.display())]
+    Bits(PathBuf),
+    #[error("{path}: a second name of another file", path = .0.display())]
+    HardLink(PathBuf),
+    #[error("{path}: belongs to somebody else than its tree", path = .0.display())]
+    Foreign(PathBuf),
+    #[error("{path}: a link that leaves the tree", path = .0.display())]
+    Leaves(PathBuf),
+}
+
+/// Lambda's limit on unpacked code; a zip is smaller.
+const MAX_ZIP: u64 = 262_144_000;
+const MAX_ENTRIES: usize = 200_000;
+const MAX_DEPTH: usize = 128;
+
+const TREE: &str = "tree";
+const ZIP: &str = "zip";
+
+fn failed(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> AdoptError {
+    let path = path.into();
+    move |errno| AdoptError::Call { call, path, source: errno.into() }
+}
+
+fn failed_io(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> AdoptError {
+    let path = path.into();
+    move |source| AdoptError::Call { call, path, source }
+}
+
+/// Whatever comes of it, `staging/<staging>` is gone afterwards.
+pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
+    let name = staging.to_string();
+    let directory = match beneath(&store.staging, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
+        Err(error) => return Err(failed_io("open staging", name)(error)),
+    };
+    let adopted = adopt_from(store, &directory, staging, code, zip);
+    // What is left was refused, or has been adopted before under this digest.
+    let removed = remove(&store.staging, &name);
+    adopted.and(removed)
+}
+
+fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
+    let zip = Zip::check(zip, code)?;
+    let tree = match beneath(staging, TREE, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+        Ok(tree) => tree,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Refused(Refusal::NoTree(id))),
+        Err(error) => return Err(failed_io("open", TREE)(error)),
+    };
+    let walk = Walk::new(&tree)?;
+    walk.check()?;
+    let name = code.to_string();
+    if statat(&store.code, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        // Another function has the same zip. What is there is never replaced.
+        return Ok(());
+    }
+    kill_point!("adopt-before-chown");
+    walk.own(store.owner)?;
+    zip.copy_to(staging)?;
+    // One call for many small files; and the names below must not outlive what they name.
+    syncfs(&tree).map_err(|errno| failed_io("syncfs", TREE)(errno.into()))?;
+    kill_point!("adopt-before-rename");
+    let zip_name = format!("{code}.zip");
+    renameat(staging, ZIP, &store.code, &*zip_name).map_err(failed("rename", &zip_name))?;
+    kill_point!("adopt-after-zip");
+    renameat(staging, TREE, &store.code, &*name).map_err(failed("rename", &name))?;
+    fsync(&store.code).map_err(failed("fsync", "code"))
+}
+
+/// Removes `code/<code>` and its zip. Renamed first, so that a tree half removed never bears its name.
+pub fn forget(store: &Store, code: Digest) -> Result<(), AdoptError> {
+    let (name, gone) = (code.to_string(), format!("forget-{code}"));
+    let absent = |done: Result<(), Errno>| if done == Err(Errno::NOENT) { Ok(()) } else { done };
+    absent(renameat(&store.code, &*name, &store.staging, &*gone)).map_err(failed("rename", &name))?;
+    let zip = format!("{code}.zip");
+    absent(unlinkat(&store.code, &*zip, AtFlags::empty())).map_err(failed("unlink", &zip))?;
+    fsync(&store.code).map_err(failed("fsync", "code"))?;
+    remove(&store.staging, &gone)
+}
+
+/// `remove_dir_all` opens what it descends into, and follows no link.
+fn remove(staging: &OwnedFd, name: &str) -> Result<(), AdoptError> {
+    use std::os::fd::AsRawFd;
+
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", staging.as_raw_fd()));
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed_io("remove staging", name)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A zip whose content is what its name says and cannot change any more.
+struct Zip {
+    file: File,
+    length: u64,
+}
+
+impl Zip {
+    fn check(mut file: File, wanted: Digest) -> Result<Self, AdoptError> {
+        let needed = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+        // Anything but a memfd answers EINVAL.
+        let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+        if !seals.is_ok_and(|seals| seals.contains(needed)) {
+            return Err(AdoptError::Refused(Refusal::NotSealed));
+        }
+        let length = file.metadata().map_err(failed_io("stat", ZIP))?.len();
+        if length > MAX_ZIP {
+            return Err(AdoptError::Refused(Refusal::ZipTooLarge(length)));
+        }
+        io::Seek::rewind(&mut file).map_err(failed_io("rewind", ZIP))?;
+        let (mut hash, mut piece) = (Sha256::new(), vec![0; 256 << 10]);
+        loop {
+            match file.read(&mut piece).map_err(failed_io("read", ZIP))? {
+                0 => break,
+                length => hash.update(&piece[..length]),
+            }
+        }
+        let found = Digest::from_bytes(hash.finalize().into());
+        if found == wanted { Ok(Self { file, length }) } else { Err(AdoptError::Refused(Refusal::OtherZip { found, wanted })) }
+    }
+
+    fn copy_to(mut self, staging: &OwnedFd) -> Result<(), AdoptError> {
+        match unlinkat(staging, ZIP, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("unlink", ZIP)(errno)),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let copy = openat(staging, ZIP, flags, Mode::from_raw_mode(0o600)).map_err(failed("create", ZIP))?;
+        let mut copy = File::from(copy);
+        io::Seek::rewind(&mut self.file).map_err(failed_io("rewind", ZIP))?;
+        let copied = io::copy(&mut self.file, &mut copy).map_err(failed_io("copy", ZIP))?;
+        if copied != self.length {
+            return Err(failed("copy", ZIP)(Errno::IO));
+        }
+        // The directory was unpack's own; the file is readable for the server (GetFunction).
+        fchmod(&copy, Mode::from_raw_mode(0o644)).map_err(failed("chmod", ZIP))?;
+        fchown(&copy, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).map_err(|errno| failed_io("chown", ZIP)(errno.into()))?;
+        copy.flush().map_err(failed_io("flush", ZIP))
+    }
+}
+
+/// A tree, walked twice: to check all, then to own all.
+struct Walk<'a> {
+    tree: &'a OwnedFd,
+    /// Who unpacked it.
+    unpacker: u32,
+}
+
+/// One thing in the tree.
+struct Entry<'a> {
+    directory: &'a OwnedFd,
+    name: &'a CStr,
+    /// From the tree's root.
+    path: &'a Path,
+    stat: &'a Stat,
+}
+
+impl<'a> Walk<'a> {
+    fn new(tree: &'a OwnedFd) -> Result<Self, AdoptError> {
+        let unpacker = rustix::fs::fstat(tree).map_err(failed("stat", TREE))?.st_uid;
+        Ok(Self { tree, unpacker })
+    }
+
+    fn check(&self) -> Result<(), AdoptError> {
+        // Root's own files among them would be somebody's hard link, or a mount.
+        if self.unpacker == 0 {
+            return Err(AdoptError::Refused(Refusal::Foreign(TREE.into())));
+        }
+        let mut seen = 0;
+        self.each(&mut |entry| {
+            seen += 1;
+            if seen > MAX_ENTRIES {
+                return Err(AdoptError::Refused(Refusal::TooManyEntries));
+            }
+            self.check_entry(entry)
+        })
+    }
+
+    fn check_entry(&self, entry: &Entry<'_>) -> Result<(), AdoptError> {
+        let refuse = |why: fn(PathBuf) -> Refusal| Err(AdoptError::Refused(why(entry.path.to_owned())));
+        let kind = FileType::from_raw_mode(entry.stat.st_mode);
+        if entry.stat.st_uid != self.unpacker {
+            return refuse(Refusal::Foreign);
+        }
+        if kind != FileType::Symlink && entry.stat.st_mode & 0o7000 != 0 {
+            return refuse(Refusal::Bits);
+        }
+        match kind {
+            FileType::Directory if entry.path.components().count() > MAX_DEPTH => refuse(Refusal::TooDeep),
+            FileType::Directory => Ok(()),
+            FileType::RegularFile | FileType::Symlink if entry.stat.st_nlink != 1 => refuse(Refusal::HardLink),
+            FileType::RegularFile => Ok(()),
+            FileType::Symlink if self.stays_inside(entry)? => Ok(()),
+            FileType::Symlink => refuse(Refusal::Leaves),
+            _ => refuse(Refusal::Kind),
+        }
+    }
+
+    /// Both as text and as the kernel resolves it: the text alone is fooled by links to directories, and the kernel alone
+    /// says nothing about a link to what is not there.
+    fn stays_inside(&self, link: &Entry<'_>) -> Result<bool, AdoptError> {
+        let target = readlinkat(link.directory, link.name, Vec::new()).map_err(failed("readlink", link.path))?;
+        let from = link.path.parent().unwrap_or(Path::new(""));
+        if !stays_below(from, Path::new(OsStr::from_bytes(target.as_bytes()))) {
+            return Ok(false);
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        match openat2(self.tree, link.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(true),
+            Err(Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG) => Ok(false),
+            Err(errno) => Err(failed("resolve", link.path)(errno)),
+        }
+    }
+
+    /// Readable for everybody, writable for nobody else: the function is "others", and its author may have forgotten.
+    fn own(&self, owner: u32) -> Result<(), AdoptError> {
+        own_opened(self.tree, Path::new(TREE), 0o755, owner)?;
+        self.each(&mut |entry| {
+            let mode = entry.stat.st_mode & 0o755 | 0o444;
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            match FileType::from_raw_mode(entry.stat.st_mode) {
+                FileType::Symlink => {
+                    let (uid, gid) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
+                    fchownat(entry.directory, entry.name, uid, gid, NixAtFlags::AT_SYMLINK_NOFOLLOW)
+                        .map_err(|errno| failed_io("chown", entry.path)(errno.into()))
+                }
+                kind => {
+                    let file = openat(entry.directory, entry.name, flags, Mode::empty()).map_err(failed("open", entry.path))?;
+                    let mode = if kind == FileType::Directory { mode | 0o111 } else { mode };
+                    own_opened(&file, entry.path, mode, owner)
+                }
+            }
+        })
+    }
+
+    /// Calls `act` for everything below the root, a directory before what is in it.
+    fn each(&self, act: &mut dyn FnMut(&Entry<'_>) -> Result<(), AdoptError>) -> Result<(), AdoptError> {
+        let root = self.tree.try_clone().map_err(failed_io("dup", TREE))?;
+        descend(&root, Path::new(""), act)
+    }
+}
+
+/// As deep as [`MAX_DEPTH`], which the first walk has checked.
+fn descend(
+    directory: &OwnedFd,
+    path: &Path,
+    act: &mut dyn FnMut(&Entry<'_>) -> Result<(), AdoptError>,
+) -> Result<(), AdoptError> {
+    for name in names(directory, path)? {
+        let path = path.join(OsStr::from_bytes(name.as_bytes()));
+        let stat = statat(directory, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("stat", &path))?;
+        act(&Entry { directory, name: &name, path: &path, stat: &stat })?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let below = openat(directory, &*name, flags, Mode::empty()).map_err(failed("open", &path))?;
+            descend(&below, &path, act)?;
+        }
+    }
+    Ok(())
+}
+
+/// Read to the end first: what is done to the entries must not disturb the reading.
+fn names(directory: &OwnedFd, path: &Path) -> Result<Vec<CString>, AdoptError> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory.as_fd()).map_err(failed("read", path))? {
+        let entry = entry.map_err(failed("read", path))?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+        if names.len() > MAX_ENTRIES {
+            return Err(AdoptError::Refused(Refusal::TooManyEntries));
+        }
+    }
+    Ok(names)
+}
+
+fn own_opened(file: &OwnedFd, path: &Path, mode: u32, owner: u32) -> Result<(), AdoptError> {
+    fchown(file, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
+        .map_err(|errno| failed_io("chown", path)(errno.into()))?;
+    fchmod(file, Mode::from_raw_mode(mode)).map_err(failed("chmod", path))
+}
+
+/// Whether `target`, read as text from directory `from`, never climbs above the root.
+fn stays_below(from: &Path, target: &Path) -> bool {
+    let mut depth = from.components().count();
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_may_climb_as_far_as_the_root_of_its_tree() {
+        let stays = |from: &str, target: &str| stays_below(Path::new(from), Path::new(target));
+        assert!(stays("node_modules/.bin", "../x/cli.js") && stays("a/b", "../..") && stays("", "./y"));
+        assert!(!stays("a/b", "../../..") && !stays("", "/etc/passwd") && !stays("a", "../../a/b") && !stays("", ".."));
+    }
+}

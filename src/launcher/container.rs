@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode as NixMode, SFlag, makedev, mknodat};
-use nix::unistd::{Gid, Uid, chdir, fchdir, fchown, fchownat, pivot_root};
+use nix::unistd::{Gid, Uid, chdir, fchdir, fchownat, pivot_root};
 use nix::fcntl::AtFlags;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{

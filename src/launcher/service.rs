@@ -266,9 +266,10 @@ impl Service {
             let Some((&container, resident)) = ended else { continue };
             let life = std::mem::replace(&mut resident.life, Life::Ended);
             self.report(&Report::InitEnded { container, how }, Vec::new());
-            if let (Life::Ending(order), Some(resident)) = (life, self.residents.remove(&container)) {
+            let Life::Ending(order) = life else { continue };
+            if let Some(resident) = self.residents.remove(&container) {
                 self.remove(resident.remains, Some((order, container)));
-            } 
+            }
         }
     }
 
