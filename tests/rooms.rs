@@ -17,15 +17,19 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
         ("api", 50), ("control", 50), ("delivery", 50),
         ("intake", 45),
         ("dispatch", 40),
-        ("pool", 30),
-        ("environment", 20),
+        // Above `pool`, which lends whatever implements its trait and could pool umbrellas.
+        ("environment", 30),
+        ("pool", 20),
         ("runtime_api", 10), ("logs", 10), ("relay", 10), ("supervisor_link", 10),
         ("http", 5),
     ]),
     ("launcher", &[
-        ("mod", 30),
-        ("launch", 20),
-        ("container", 10), ("cgroup", 10), ("network", 10), ("identity", 10), ("seccomp", 10),
+        ("mod", 60),
+        ("service", 50),
+        ("launch", 40), ("adopt", 40),
+        ("container", 30), ("order", 30),
+        ("plan", 20), ("stock", 20),
+        ("cgroup", 10), ("network", 10), ("identity", 10), ("seccomp", 10), ("store", 10),
         ("steps", 5),
     ]),
 ];
@@ -362,7 +366,7 @@ fn a_process_that_uses_anothers_room_is_found() {
 #[test]
 fn a_lower_floor_that_uses_a_higher_one_is_found() {
     assert_refused("src/server/pool/core.rs", "use super::super::dispatch::Dispatch;", "not on a lower floor");
-    assert_refused("src/server/environment/mod.rs", "use crate::server::{logs, pool::Slot};", "not on a lower floor");
+    assert_refused("src/server/environment/mod.rs", "use crate::server::{logs, dispatch::Dispatch};", "not on a lower floor");
     assert_refused("src/server/api/mod.rs", "use super::control::Page;", "not on a lower floor");
     assert_refused("src/server/logs/mod.rs", "use super::Server;", "not on a lower floor");
     assert_refused("src/launcher/cgroup/v1.rs", "use crate::launcher::launch::Plan;", "not on a lower floor");

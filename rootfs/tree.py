@@ -1,0 +1,128 @@
+"""A tree: unpacked, arranged as its recipe says, made independent of the host, and named by its content.
+
+Part of scripts/build-runtimes, which decides what goes in. Nothing here fetches, and nothing of a package is run.
+"""
+
+import glob, hashlib, os, shutil, stat, subprocess, tarfile
+from pathlib import Path
+
+# A time that every archive format can hold.
+TREE_TIME = 946684800
+CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+
+class Trouble(Exception):
+    """A plain sentence with its cure."""
+
+
+def unpack_debs(debs, root, step):
+    if not debs:
+        return
+    # First of all the links of the merged /usr, or a package's own /lib would hide them.
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for number, deb in enumerate(debs):
+        step(f"unpack {number + 1} of {len(debs)} packages", number / len(debs))
+        feed = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE, env=CLEAN_ENV)
+        tar = subprocess.run(["tar", "-x", "-p", "--keep-directory-symlink", "-C", root], stdin=feed.stdout, env=CLEAN_ENV)
+        if tar.returncode or feed.wait():
+            raise Trouble(f"Unpacking {deb} failed; it may be damaged: delete it and run again.")
+
+
+def unpack_npm(archive, take, root):
+    with tarfile.open(archive) as package:
+        for source, place in take.items():
+            member = package.getmember(f"package/{source}")
+            with open(inside(root, place), "wb") as file:
+                shutil.copyfileobj(package.extractfile(member), file)
+            os.chmod(inside(root, place), member.mode)
+
+
+def arrange(recipe, root):
+    for place, pattern in recipe.join.items():
+        parts = [path.read_bytes().rstrip(b"\n") + b"\n" for path in matching(root, pattern)]
+        if not parts:
+            raise Trouble(f"rootfs/{recipe.name}/recipe.toml joins {pattern}, but the packages have no such file any more.")
+        inside(root, place).write_bytes(b"".join(parts))
+    remove_all(root, recipe.remove)
+    for directory, kept in recipe.keep_only.items():
+        keep = {path for name in kept for path in matching(root, f"{directory}/{name}")}
+        remove_all(root, [str(path)[len(str(root)):] for path in matching(root, f"{directory}/*") if path not in keep])
+    for directory in recipe.directories:
+        inside(root, directory).mkdir(exist_ok=True)
+    for file, place in recipe.files.items():
+        remove_all(root, [place])
+        shutil.copyfile(recipe.source(file), inside(root, place))
+        shutil.copymode(recipe.source(file), inside(root, place))
+    for link, target in recipe.links.items():
+        remove_all(root, [link])
+        inside(root, link).symlink_to(target)
+
+
+def inside(root, place):
+    path = root / place.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Links of the tree are resolved inside it, or a package could make us write to the host.
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise Trouble(f"{place} lies behind a link that leaves the tree.")
+    return path
+
+
+def matching(root, pattern):
+    return [Path(path) for path in sorted(glob.glob(glob.escape(str(root)) + pattern))]
+
+
+def remove_all(root, patterns):
+    for pattern in patterns:
+        for path in matching(root, pattern):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def walk(root):
+    """Every path below root and root itself, each directory after what it contains."""
+    for directory, directories, files in os.walk(os.fsencode(root), topdown=False):
+        for name in directories + files:
+            yield os.path.join(directory, name)
+    yield os.fsencode(root)
+
+
+def normalise(root, owner):
+    for path in walk(root):
+        mode = os.lstat(path).st_mode
+        os.chown(path, owner, owner, follow_symlinks=False)
+        if not stat.S_ISLNK(mode):
+            # After the chown; and no setuid, setgid or private file remains.
+            os.chmod(path, 0o755 if stat.S_ISDIR(mode) or mode & 0o111 else 0o644)
+        os.utime(path, (TREE_TIME, TREE_TIME), follow_symlinks=False)
+
+
+def digest(root):
+    """The name of a tree: SHA-256 of its listing (type, mode, path, content or target), sorted by path; and files, bytes."""
+    listing, files, size = [], 0, 0
+    for path in walk(root):
+        status = os.lstat(path)
+        place = path[len(os.fsencode(root)):] or b"/"
+        mode = b"%04o" % stat.S_IMODE(status.st_mode)
+        if stat.S_ISDIR(status.st_mode):
+            row = [b"d", mode, b"-"]
+        elif stat.S_ISLNK(status.st_mode):
+            row = [b"l", b"-", os.readlink(path)]
+        elif stat.S_ISREG(status.st_mode):
+            row = [b"f", mode, hash_file(path).encode()]
+            files, size = files + 1, size + status.st_size
+        else:
+            raise Trouble(f"{os.fsdecode(place)} is neither file, directory nor link; such a thing has no place in a tree.")
+        listing.append((place, row))
+    whole = hashlib.sha256()
+    for place, row in sorted(listing):
+        whole.update(b"\0".join([place, *row]) + b"\n")
+    return whole.hexdigest(), files, size
+
+
+def hash_file(path):
+    whole = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            whole.update(part)
+    return whole.hexdigest()
