@@ -203,7 +203,7 @@ fn holder(file: &File, range: std::ops::Range<u32>) -> Holder {
 }
 
 /// Whether this `/proc/<pid>/fdinfo/<fd>` has a lock on `inode` that touches `range`:
-/// `lock:	1: OFDLCK  ADVISORY  WRITE -1 fe:00:8123 1883000000 1883065535`.
+/// `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:8123 1883000000 1883065535`.
 fn has_lock(fdinfo: &str, inode: u64, range: &std::ops::Range<u32>) -> bool {
     let touches = |line: &str| {
         let mut fields = line.strip_prefix("lock:")?.split_whitespace().skip(5);

@@ -91,8 +91,9 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
             bail!("the server ended again and again before it was ready; its reasons are above")
         }
         Ended { clean: false, .. } => bail!("stopped, but something could not be removed; it is named above"),
-        Ended { how: Finish::Stopped, .. } => Ok(info!("stopped")),
+        Ended { how: Finish::Stopped, .. } => info!("stopped"),
     }
+    Ok(())
 }
 
 fn watch(config: &Config, ids: &check::Identities, doors: premises::Doors, places: Places) -> anyhow::Result<Ended> {

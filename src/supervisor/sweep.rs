@@ -131,7 +131,7 @@ pub fn code(directory: &Path) -> Result<usize, SweepError> {
     let names = names(directory)?;
     let whole = |name: &String| {
         let digest = name.strip_suffix(".zip").unwrap_or(name);
-        digest.parse::<Digest>().is_ok() && names.contains(&digest.to_owned()) && names.contains(&format!("{digest}.zip"))
+        digest.parse::<Digest>().is_ok() && names.contains(digest) && names.contains(&format!("{digest}.zip"))
     };
     let half: Vec<&String> = names.iter().filter(|name| !whole(name)).collect();
     half.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| half.len())

@@ -1,5 +1,79 @@
-//! To come.
+//! Unpacks one zip into one directory. The zip is hostile, and so may this process be a moment later.
+//!
+//! Started by the supervisor for each CreateFunction and UpdateFunctionCode, under a user id of its own, with no
+//! capability, no network and no environment. It locks itself further ([`confine`]) before it reads the first byte.
+//!
+//! ```text
+//! descriptor  3  the zip, a sealed memfd      5  life pipe: hangs up when the supervisor dies
+//!             4  the staging directory        6  on success: 8 bytes, little-endian, the unpacked size
+//! exit code   0  staging/tree is complete     64 + place in `ZipRefusal::ALL`  the zip is at fault
+//!             1  we are at fault; the reason is on stderr
+//! ```
+//!
+//! A launcher checks the tree again before anybody uses it: what is here keeps honest zips honest, and a hostile one
+//! in this process only.
+
+mod confine;
+mod directory;
+mod extract;
+mod name;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+
+use crate::sys::spawn;
+use crate::wire::supervisor::ZipRefusal;
+
+/// What stands between a zip and its tree.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    #[error("the zip is refused: {0:?}")]
+    Refused(ZipRefusal),
+    #[error("{what}")]
+    Ours { what: &'static str, source: io::Error },
+}
+
+impl UnpackError {
+    fn ours<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Ours { what, source: source.into() }
+    }
+}
+
+impl From<ZipRefusal> for UnpackError {
+    fn from(refusal: ZipRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The whole life of the process.
 pub fn run() -> ExitCode {
-    ExitCode::FAILURE
+    match unpack() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(UnpackError::Refused(refusal)) => {
+            let place = ZipRefusal::ALL.iter().position(|listed| *listed == refusal);
+            // As the wire says; `ALL` has eight.
+            ExitCode::from(place.map_or(1, |place| 64 + place as u8))
+        }
+        Err(UnpackError::Ours { what, source }) => {
+            eprintln!("kilnd unpack: {what}: {source}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn unpack() -> Result<(), UnpackError> {
+    let [zip, staging, life, size] = spawn::inherited().map_err(UnpackError::ours("take the descriptors"))?;
+    // The parent has asked for the same before the exec; whoever starts this by hand has not.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(UnpackError::ours("die with parent"))?;
+    if spawn::life_is_over(life.as_fd()).map_err(UnpackError::ours("look at the life pipe"))? {
+        return Err(UnpackError::Ours { what: "look at the life pipe", source: io::ErrorKind::BrokenPipe.into() });
+    }
+    confine::this_process(staging.as_fd())?;
+    let bytes = extract::extract(File::from(zip), staging.as_fd())?;
+    File::from(size).write_all(&bytes.to_le_bytes()).map_err(UnpackError::ours("tell the size"))
 }
