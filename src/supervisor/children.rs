@@ -19,8 +19,8 @@ use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid, setsi
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::check::Identities;
+use super::spawn::{Exec, SpawnError, StepError, spawn};
 use crate::config::Config;
-use crate::sys::spawn::{Exec, SpawnError, StepError, spawn};
 
 /// Limit of Lambda on an unpacked function: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 /// The wall behind `inside::unpack`'s own count, for one file.

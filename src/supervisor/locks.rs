@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,7 +24,10 @@ use crate::config::Config;
 pub const IDS: &str = "/run/lock/kiln-ids.lock";
 
 /// Guards the text of [`IDS`]. No id: ranges start at 65536 (`config`).
-const TEXT: std::ops::Range<u32> = 0..1;
+const TEXT: Range<u64> = 0..1;
+
+/// Names are bytes above every id.
+const NAMES: u64 = 1 << 40;
 
 /// More instances than one host ever has; a longer text is somebody's mistake.
 const LONGEST_TEXT: u64 = 64 << 10;
@@ -88,7 +92,7 @@ fn directory(directory: &Path) -> Result<File, LockError> {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(LockError::Held { what: directory.display().to_string(), holder: holder(&file, 0..u32::MAX) });
+                return Err(LockError::Held { what: directory.display().to_string(), holder: holder(&file, 0..u64::MAX) });
             }
             Err(errno) => return Err(LockError::Lock { path, source: errno.into() }),
         }
@@ -108,10 +112,15 @@ fn ids(config: &Config) -> Result<File, LockError> {
         fs::create_dir_all(parent).map_err(|source| LockError::Open { path: parent.to_owned(), source })?;
     }
     let file = open(path)?;
-    let range = config.first_id..config.first_id + config.id_count;
-    if !lock(&file, &range).map_err(|source| LockError::Lock { path: path.to_owned(), source })? {
-        let what = format!("a part of the ids {} to {}", range.start, range.end - 1);
-        return Err(LockError::Held { what, holder: holder(&file, range) });
+    let ids = u64::from(config.first_id)..u64::from(config.first_id) + u64::from(config.id_count);
+    let name = name_byte(&config.instance);
+    for (what, range) in [
+        (format!("a part of the ids {} to {}", ids.start, ids.end - 1), ids),
+        (format!("the instance's name {:?}", config.instance), name),
+    ] {
+        if !lock(&file, &range).map_err(|source| LockError::Lock { path: path.to_owned(), source })? {
+            return Err(LockError::Held { what, holder: holder(&file, range) });
+        }
     }
     let line = format!(
         "{} {} {} {} {}\n",
@@ -123,6 +132,14 @@ fn ids(config: &Config) -> Result<File, LockError> {
     );
     list(&file, &config.run_dir, Some(&line))?;
     Ok(file)
+}
+
+/// A byte of its own for each name: FNV-1a, whose values for 16 letters do not meet by chance.
+fn name_byte(name: &str) -> Range<u64> {
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let at = NAMES + hash % NAMES;
+    at..at + 1
 }
 
 /// A lock file of root's. Directories of locks are writable for all on some hosts: nobody else's file is believed.
@@ -141,16 +158,16 @@ fn open(path: &Path) -> Result<File, LockError> {
 
 /// Open-file-description locks: a classic one is lost as soon as the process closes *any* descriptor of the file.
 /// `false`: somebody else holds a part of the range.
-fn lock(file: &File, range: &std::ops::Range<u32>) -> io::Result<bool> {
+fn lock(file: &File, range: &Range<u64>) -> io::Result<bool> {
     set(file, range, libc::F_WRLCK)
 }
 
-fn set(file: &File, range: &std::ops::Range<u32>, kind: libc::c_int) -> io::Result<bool> {
+fn set(file: &File, range: &Range<u64>, kind: libc::c_int) -> io::Result<bool> {
     let lock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: range.start.into(),
-        l_len: (range.end - range.start).into(),
+        l_start: range.start as libc::off_t,
+        l_len: (range.end - range.start) as libc::off_t,
         l_pid: 0,
     };
     match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
@@ -186,11 +203,15 @@ fn list(mut file: &File, run_dir: &Path, line: Option<&str>) -> Result<(), LockE
 }
 
 fn is_another(line: &str, run_dir: &Path) -> bool {
-    line.split(' ').nth(3).map(Path::new).is_some_and(|theirs| theirs != run_dir && theirs.exists())
+    let mut directories = line.split(' ').skip(3).map(Path::new);
+    match (directories.next(), directories.next()) {
+        (Some(run), Some(state)) => run != run_dir && (run.exists() || state.exists()),
+        _ => false,
+    }
 }
 
 /// Byte-range locks of open file descriptions name no process; their holder is found among all open files.
-fn holder(file: &File, range: std::ops::Range<u32>) -> Holder {
+fn holder(file: &File, range: Range<u64>) -> Holder {
     let Ok(inode) = file.metadata().map(|about| about.ino()) else { return Holder(None) };
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
@@ -204,13 +225,13 @@ fn holder(file: &File, range: std::ops::Range<u32>) -> Holder {
 
 /// Whether this `/proc/<pid>/fdinfo/<fd>` has a lock on `inode` that touches `range`:
 /// `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:8123 1883000000 1883065535`.
-fn has_lock(fdinfo: &str, inode: u64, range: &std::ops::Range<u32>) -> bool {
+fn has_lock(fdinfo: &str, inode: u64, range: &Range<u64>) -> bool {
     let touches = |line: &str| {
         let mut fields = line.strip_prefix("lock:")?.split_whitespace().skip(5);
         let found: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
         let first: u64 = fields.next()?.parse().ok()?;
         let last: u64 = fields.next().map(|last| last.parse().unwrap_or(u64::MAX))?;
-        Some(found == inode && first < range.end.into() && last >= range.start.into())
+        Some(found == inode && first < range.end && last >= range.start)
     };
     fdinfo.lines().any(|line| touches(line).unwrap_or(false))
 }
@@ -226,6 +247,12 @@ mod tests {
         assert!(!has_lock(text, 8123, &(165_536..200_000)), "the next id is free");
         assert!(!has_lock(text, 8124, &(100_000..100_001)), "another file");
         assert!(has_lock("lock:\t1: FLOCK  ADVISORY  WRITE 77 00:1a:5 0 EOF\n", 5, &(0..1)));
+    }
+
+    #[test]
+    fn names_have_bytes_of_their_own_beyond_every_id() {
+        assert_ne!(name_byte("a"), name_byte("b"));
+        assert!(name_byte("default").start > u32::MAX.into());
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! sweep      what a predecessor that was killed left                             [`sweep`]
 //! record     the parents, before the first mkdir; step aside on unified hosts    [`groups`]
 //! open       directories, both doors                                             [`premises`]
-//! watch      until told to stop                                                  [`watch`], [`course`], [`children`], [`unpacking`]
+//! watch      until told to stop                                                  [`watch`], [`course`], [`children`], [`spawn`], [`unpacking`]
 //! leave      everything but the state removed
 //! ```
 
@@ -23,6 +23,7 @@ mod groups;
 mod locks;
 mod notify;
 mod premises;
+mod spawn;
 mod sweep;
 mod unpacking;
 mod watch;

@@ -191,7 +191,7 @@ enum StartError {
     #[error("prepare {path}")]
     Staging { path: PathBuf, source: io::Error },
     #[error(transparent)]
-    Spawn(#[from] crate::sys::spawn::SpawnError),
+    Spawn(#[from] super::spawn::SpawnError),
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

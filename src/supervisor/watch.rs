@@ -185,12 +185,13 @@ impl Watch {
                             return ended;
                         }
                     }
-                    Err(error) => self.hang_up(&error),
+                    Err(error) => self.give_up(&error),
                 },
+                // On its way out: it may still have books to write, and the course gives it its time.
                 Ok(None) => self.hang_up(&"it has closed its socket"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.hang_up(&error),
+                Err(error) => self.give_up(&error),
             }
         }
         None
@@ -312,18 +313,26 @@ impl Watch {
         let Some(socket) = self.server.as_ref().and_then(|server| server.socket.as_ref()) else { return };
         let sent =
             wire::encode(message).map_err(io::Error::other).and_then(|bytes| packet::send(socket.as_fd(), &bytes, descriptors));
-        if let Err(error) = sent {
-            self.hang_up(&error);
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.hang_up(&error),
+            Err(error) => self.give_up(&error),
+            Ok(()) => {}
         }
     }
 
     fn hang_up(&mut self, why: &dyn std::fmt::Display) {
         if let Some(server) = &mut self.server {
-            // A server that has just died is reaped next, and nobody is surprised then.
             info!(%why, pid = server.pid.as_raw(), "the server is not talked to any more");
             server.socket = None;
+        }
+    }
+
+    fn give_up(&mut self, why: &dyn std::fmt::Display) {
+        if let Some(server) = &self.server {
+            warn!(%why, pid = server.pid.as_raw(), "server killed");
             let _ = kill(server.pid, Signal::SIGKILL);
         }
+        self.hang_up(why);
     }
 
     fn sweep_groups(&mut self, prefix: &str) {

@@ -23,10 +23,11 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use crate::sys::spawn;
+use crate::sys::descriptor::inherited;
 use crate::wire::supervisor::ZipRefusal;
 
 /// What stands between a zip and its tree.
@@ -67,10 +68,14 @@ pub fn run() -> ExitCode {
 }
 
 fn unpack() -> Result<(), UnpackError> {
-    let [zip, staging, life, size] = spawn::inherited().map_err(UnpackError::ours("take the descriptors"))?;
+    let take = |number| inherited(number).map_err(UnpackError::ours("take a descriptor"));
+    let (zip, staging, life, size) = (take(3)?, take(4)?, take(5)?, take(6)?);
     // The parent has asked for the same before the exec; whoever starts this by hand has not.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(UnpackError::ours("die with parent"))?;
-    if spawn::life_is_over(life.as_fd()).map_err(UnpackError::ours("look at the life pipe"))? {
+    // It may have died before: then nobody holds the pipe's other end.
+    let mut looked = [PollFd::new(life.as_fd(), PollFlags::empty())];
+    poll(&mut looked, PollTimeout::ZERO).map_err(UnpackError::ours("look at the life pipe"))?;
+    if looked[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
         return Err(UnpackError::Ours { what: "look at the life pipe", source: io::ErrorKind::BrokenPipe.into() });
     }
     confine::this_process(staging.as_fd())?;
