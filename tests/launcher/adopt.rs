@@ -51,7 +51,10 @@ fn adopted_code_is_the_owners_readable_for_all_and_can_be_run() {
     let order = launcher.next_order();
     launcher.send(&Order::ForgetCode { order, code }, &[]);
     assert_eq!(launcher.answer(order).0, Report::Forgotten { order });
-    let left = fs::read_dir(host.path("state/code")).unwrap().flatten().filter(|entry| entry.path() != host.path(&format!("state/code/{}", host.code)));
+    let left = fs::read_dir(host.path("state/code"))
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path() != host.path(&format!("state/code/{}", host.code)));
     assert_eq!(left.count() + fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
 }
 

@@ -15,9 +15,9 @@ use kiln::code::Digest;
 use kiln::function::{Memory, TmpSize};
 use kiln::runtime::TreeId;
 use kiln::sys::packet::{self, Packet};
+use kiln::wire;
 use kiln::wire::init::{CONTROL_FD, MESSAGE, RESTING, START};
 use kiln::wire::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, Report, StepTime};
-use kiln::wire;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
@@ -137,7 +137,15 @@ impl Host {
         }
         drop((life_read, theirs));
         drop(held);
-        Launcher { child, server: Some(server), life: Some(life), last_order: 0, early: Vec::new(), host_tree: self.tree, host_code: self.code }
+        Launcher {
+            child,
+            server: Some(server),
+            life: Some(life),
+            last_order: 0,
+            early: Vec::new(),
+            host_tree: self.tree,
+            host_code: self.code,
+        }
     }
 
     /// Everything on this host that bears this instance's marks.
@@ -164,8 +172,10 @@ impl Host {
 /// Processes of the whole host that run under an id of the tests' range, with their pids.
 pub fn processes_of(user: u32) -> Vec<i32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &i32| fs::metadata(format!("/proc/{pid}/task")).is_ok_and(|meta| meta.uid() == user) || uid_of(*pid) == Some(user))
-        .collect()
+    pids.filter(|pid: &i32| {
+        fs::metadata(format!("/proc/{pid}/task")).is_ok_and(|meta| meta.uid() == user) || uid_of(*pid) == Some(user)
+    })
+    .collect()
 }
 
 fn uid_of(pid: i32) -> Option<u32> {

@@ -45,7 +45,8 @@ fn only_tmp_can_be_written() {
     let host = Host::new();
     let mut launcher = host.launcher(1);
     let script = "for d in / /dev /etc /opt /var /var/task /var/lang /bin /proc /tmp; do echo x > $d/kiln-test && echo $d; done";
-    let written: Vec<_> = lines(&launcher.build(), script).into_iter().filter(|line| line.starts_with('/') && !line.contains(':')).collect();
+    let written: Vec<_> =
+        lines(&launcher.build(), script).into_iter().filter(|line| line.starts_with('/') && !line.contains(':')).collect();
     assert_eq!(written, ["/tmp"]);
 }
 
@@ -116,7 +117,9 @@ fn what_is_described_is_what_runs() {
     let seen = lines(&container, "cat /proc/self/mountinfo /proc/self/limits /proc/self/uid_map /proc/sys/kernel/hostname");
     compare_mounts(&spec, &seen);
     assert_eq!(seen.last().unwrap(), spec["hostname"].as_str().unwrap());
-    for (name, kind) in [("Max open files", "RLIMIT_NOFILE"), ("Max core file size", "RLIMIT_CORE"), ("Max locked memory", "RLIMIT_MEMLOCK")] {
+    for (name, kind) in
+        [("Max open files", "RLIMIT_NOFILE"), ("Max core file size", "RLIMIT_CORE"), ("Max locked memory", "RLIMIT_MEMLOCK")]
+    {
         let limits = spec["process"]["rlimits"].as_array().unwrap().iter().find(|limit| limit["type"] == kind).unwrap();
         let line = seen.iter().find(|line| line.starts_with(name)).unwrap();
         let found: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();
@@ -150,9 +153,7 @@ fn compare_mounts(spec: &Value, seen: &[String]) {
 
 fn compare_limits(resources: &Value, container: &Container) {
     let files: &[(Handle, &str, &Value)] = match container.cgroups {
-        CgroupLayout::Split => &[
-            (Handle::MemoryDir, "memory.limit_in_bytes", &resources["memory"]["limit"]),
-        ],
+        CgroupLayout::Split => &[(Handle::MemoryDir, "memory.limit_in_bytes", &resources["memory"]["limit"])],
         CgroupLayout::Unified => &[
             (Handle::CgroupDir, "memory.max", &resources["memory"]["limit"]),
             (Handle::CgroupDir, "pids.max", &resources["pids"]["limit"]),

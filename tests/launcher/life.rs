@@ -22,9 +22,7 @@ fn user(container: &Container) -> u32 {
 /// Microseconds of CPU that it has used.
 fn cpu_used(container: &Container) -> u64 {
     match container.cgroups {
-        CgroupLayout::Split => {
-            container.read_cgroup(Handle::CpuacctDir, "cpuacct.usage").trim().parse::<u64>().unwrap() / 1000
-        }
+        CgroupLayout::Split => container.read_cgroup(Handle::CpuacctDir, "cpuacct.usage").trim().parse::<u64>().unwrap() / 1000,
         CgroupLayout::Unified => {
             let text = container.read_cgroup(Handle::CgroupDir, "cpu.stat");
             text.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap().parse().unwrap()

@@ -21,104 +21,190 @@ const ZIP: &[u8] = b"the bytes of a zip";
 
 const ROWS: &[Row] = &[
     ("garbage", |_, launcher| unreadable(launcher, &[0xff; 40], 0), "decode"),
-    ("an order with bytes behind it", |_, launcher| {
-        let mut bytes = wire::encode(&Order::Build(launcher.build_order())).unwrap();
-        bytes.push(0);
-        unreadable(launcher, &bytes, 0)
-    }, "follow"),
+    (
+        "an order with bytes behind it",
+        |_, launcher| {
+            let mut bytes = wire::encode(&Order::Build(launcher.build_order())).unwrap();
+            bytes.push(0);
+            unreadable(launcher, &bytes, 0)
+        },
+        "follow",
+    ),
     ("a packet of 65 KiB", |_, launcher| unreadable(launcher, &[0; 65 << 10], 0), "64 KiB"),
-    ("17 descriptors", |_, launcher| {
-        let order = wire::encode(&Order::Build(launcher.build_order())).unwrap();
-        unreadable(launcher, &order, 17)
-    }, "descriptors"),
+    (
+        "17 descriptors",
+        |_, launcher| {
+            let order = wire::encode(&Order::Build(launcher.build_order())).unwrap();
+            unreadable(launcher, &order, 17)
+        },
+        "descriptors",
+    ),
     ("memory below the least", |_, launcher| with_memory(launcher, 127), "decode"),
     ("memory beyond all bounds", |_, launcher| with_memory(launcher, u32::MAX), "decode"),
-    ("a tree that is not installed", |_, launcher| {
-        build(launcher, |build| build.tree = TreeId(Digest::of(b"elsewhere")))
-    }, "sets/"),
+    (
+        "a tree that is not installed",
+        |_, launcher| build(launcher, |build| build.tree = TreeId(Digest::of(b"elsewhere"))),
+        "sets/",
+    ),
     ("code that nobody adopted", |_, launcher| build(launcher, |build| build.code = Digest::of(b"foreign")), "code/"),
     ("a tree's digest for code's", |_, launcher| build(launcher, |build| build.code = build.tree.0), "code/"),
     ("a layer that nobody adopted", |_, launcher| build(launcher, |build| build.layers.push(Digest::of(b"foreign"))), "code/"),
-    ("six layers", |_, launcher| {
-        build(launcher, |build| build.layers = (0..6).map(|i| Digest::of(&[i])).collect())
-    }, "layers"),
+    ("six layers", |_, launcher| build(launcher, |build| build.layers = (0..6).map(|i| Digest::of(&[i])).collect()), "layers"),
     ("one layer twice", |_, launcher| build(launcher, |build| build.layers = vec![build.code; 2]), "twice"),
-    ("code that belongs to root", |host, launcher| {
-        let code = Digest::of(b"root's");
-        host.install_code(code, &[]);
-        lchown(host.path(&format!("state/code/{code}")), Some(0), Some(0)).unwrap();
-        build(launcher, |build| build.code = code)
-    }, "belongs to 0"),
-    ("code that is a link to the host's files", |host, launcher| {
-        let code = Digest::of(b"a link");
-        symlink("/etc", host.path(&format!("state/code/{code}"))).unwrap();
-        build(launcher, |build| build.code = code)
-    }, "code/"),
-    ("a build with a descriptor", |_, launcher| {
-        let order = launcher.build_order();
-        launcher.send(&Order::Build(order.clone()), &[fs::File::open("/dev/null").unwrap().as_fd()]);
-        order.order
-    }, "descriptors"),
-    ("the end of somebody else's container", |_, launcher| {
-        let order = launcher.next_order();
-        launcher.send(&Order::End { order, container: ContainerId { launcher: 1, number: 4_000_000 } }, &[]);
-        order
-    }, "no container"),
-    ("the description of another launcher's container", |_, launcher| {
-        let order = launcher.next_order();
-        launcher.send(&Order::Describe { order, container: ContainerId { launcher: 2, number: 1 } }, &[]);
-        order
-    }, "no container"),
-    ("an adoption without a zip", |host, launcher| {
-        stage(host, 1, |_| ());
-        let order = launcher.next_order();
-        launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code: Digest::of(ZIP) }, &[]);
-        order
-    }, "descriptors"),
-    ("an adoption of what was never staged", |_, launcher| adopt(launcher, 99, Digest::of(ZIP), sealed(ZIP).as_fd()), "no staged tree"),
-    ("an adoption under another digest", |host, launcher| {
-        stage(host, 2, |_| ());
-        adopt(launcher, 2, Digest::of(b"wanted"), sealed(ZIP).as_fd())
-    }, "not"),
-    ("a zip that can still be changed", |host, launcher| {
-        stage(host, 3, |_| ());
-        let open = nix::sys::memfd::memfd_create(c"zip", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING).unwrap();
-        nix::unistd::write(&open, ZIP).unwrap();
-        adopt(launcher, 3, Digest::of(ZIP), open.as_fd())
-    }, "sealed"),
-    ("a zip that is a file on disk", |host, launcher| {
-        stage(host, 4, |_| ());
-        fs::write(host.path("zip"), ZIP).unwrap();
-        adopt(launcher, 4, Digest::of(ZIP), fs::File::open(host.path("zip")).unwrap().as_fd())
-    }, "sealed"),
-    ("a link that leaves the tree", |host, launcher| staged(host, launcher, 5, |tree| link("../../../etc", &tree.join("x"))), "leaves"),
+    (
+        "code that belongs to root",
+        |host, launcher| {
+            let code = Digest::of(b"root's");
+            host.install_code(code, &[]);
+            lchown(host.path(&format!("state/code/{code}")), Some(0), Some(0)).unwrap();
+            build(launcher, |build| build.code = code)
+        },
+        "belongs to 0",
+    ),
+    (
+        "code that is a link to the host's files",
+        |host, launcher| {
+            let code = Digest::of(b"a link");
+            symlink("/etc", host.path(&format!("state/code/{code}"))).unwrap();
+            build(launcher, |build| build.code = code)
+        },
+        "code/",
+    ),
+    (
+        "a build with a descriptor",
+        |_, launcher| {
+            let order = launcher.build_order();
+            launcher.send(&Order::Build(order.clone()), &[fs::File::open("/dev/null").unwrap().as_fd()]);
+            order.order
+        },
+        "descriptors",
+    ),
+    (
+        "the end of somebody else's container",
+        |_, launcher| {
+            let order = launcher.next_order();
+            launcher.send(&Order::End { order, container: ContainerId { launcher: 1, number: 4_000_000 } }, &[]);
+            order
+        },
+        "no container",
+    ),
+    (
+        "the description of another launcher's container",
+        |_, launcher| {
+            let order = launcher.next_order();
+            launcher.send(&Order::Describe { order, container: ContainerId { launcher: 2, number: 1 } }, &[]);
+            order
+        },
+        "no container",
+    ),
+    (
+        "an adoption without a zip",
+        |host, launcher| {
+            stage(host, 1, |_| ());
+            let order = launcher.next_order();
+            launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code: Digest::of(ZIP) }, &[]);
+            order
+        },
+        "descriptors",
+    ),
+    (
+        "an adoption of what was never staged",
+        |_, launcher| adopt(launcher, 99, Digest::of(ZIP), sealed(ZIP).as_fd()),
+        "no staged tree",
+    ),
+    (
+        "an adoption under another digest",
+        |host, launcher| {
+            stage(host, 2, |_| ());
+            adopt(launcher, 2, Digest::of(b"wanted"), sealed(ZIP).as_fd())
+        },
+        "not",
+    ),
+    (
+        "a zip that can still be changed",
+        |host, launcher| {
+            stage(host, 3, |_| ());
+            let open = nix::sys::memfd::memfd_create(c"zip", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING).unwrap();
+            nix::unistd::write(&open, ZIP).unwrap();
+            adopt(launcher, 3, Digest::of(ZIP), open.as_fd())
+        },
+        "sealed",
+    ),
+    (
+        "a zip that is a file on disk",
+        |host, launcher| {
+            stage(host, 4, |_| ());
+            fs::write(host.path("zip"), ZIP).unwrap();
+            adopt(launcher, 4, Digest::of(ZIP), fs::File::open(host.path("zip")).unwrap().as_fd())
+        },
+        "sealed",
+    ),
+    (
+        "a link that leaves the tree",
+        |host, launcher| staged(host, launcher, 5, |tree| link("../../../etc", &tree.join("x"))),
+        "leaves",
+    ),
     ("an absolute link", |host, launcher| staged(host, launcher, 6, |tree| link("/etc/passwd", &tree.join("x"))), "leaves"),
-    ("a link that leaves by way of another", |host, launcher| staged(host, launcher, 7, |tree| {
-        fs::create_dir_all(tree.join("a/b")).unwrap();
-        link("..", &tree.join("a/b/up"));
-        link("a/b/up/../../..", &tree.join("x"));
-    }), "leaves"),
-    ("a setuid program", |host, launcher| staged(host, launcher, 8, |tree| {
-        fs::write(tree.join("su"), "").unwrap();
-        fs::set_permissions(tree.join("su"), fs::Permissions::from_mode(0o4755)).unwrap();
-    }), "setuid"),
-    ("a named pipe", |host, launcher| staged(host, launcher, 9, |tree| {
-        nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    }), "neither"),
-    ("a device", |host, launcher| staged(host, launcher, 10, |tree| {
-        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-        mknod(&tree.join("mem"), SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 1)).unwrap();
-    }), "neither"),
-    ("a second name of a file", |host, launcher| staged(host, launcher, 11, |tree| {
-        fs::write(tree.join("one"), "").unwrap();
-        fs::hard_link(tree.join("one"), tree.join("two")).unwrap();
-    }), "second name"),
-    ("a file that is root's", |host, launcher| {
-        stage(host, 12, |_| ());
-        let staging = host.path(&format!("state/staging/{}/tree", StagingId(12)));
-        fs::write(staging.join("shadow"), "").unwrap();
-        adopt(launcher, 12, Digest::of(ZIP), sealed(ZIP).as_fd())
-    }, "belongs to somebody else"),
+    (
+        "a link that leaves by way of another",
+        |host, launcher| {
+            staged(host, launcher, 7, |tree| {
+                fs::create_dir_all(tree.join("a/b")).unwrap();
+                link("..", &tree.join("a/b/up"));
+                link("a/b/up/../../..", &tree.join("x"));
+            })
+        },
+        "leaves",
+    ),
+    (
+        "a setuid program",
+        |host, launcher| {
+            staged(host, launcher, 8, |tree| {
+                fs::write(tree.join("su"), "").unwrap();
+                fs::set_permissions(tree.join("su"), fs::Permissions::from_mode(0o4755)).unwrap();
+            })
+        },
+        "setuid",
+    ),
+    (
+        "a named pipe",
+        |host, launcher| {
+            staged(host, launcher, 9, |tree| {
+                nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            })
+        },
+        "neither",
+    ),
+    (
+        "a device",
+        |host, launcher| {
+            staged(host, launcher, 10, |tree| {
+                use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+                mknod(&tree.join("mem"), SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 1)).unwrap();
+            })
+        },
+        "neither",
+    ),
+    (
+        "a second name of a file",
+        |host, launcher| {
+            staged(host, launcher, 11, |tree| {
+                fs::write(tree.join("one"), "").unwrap();
+                fs::hard_link(tree.join("one"), tree.join("two")).unwrap();
+            })
+        },
+        "second name",
+    ),
+    (
+        "a file that is root's",
+        |host, launcher| {
+            stage(host, 12, |_| ());
+            let staging = host.path(&format!("state/staging/{}/tree", StagingId(12)));
+            fs::write(staging.join("shadow"), "").unwrap();
+            adopt(launcher, 12, Digest::of(ZIP), sealed(ZIP).as_fd())
+        },
+        "belongs to somebody else",
+    ),
 ];
 
 #[test]
@@ -135,7 +221,12 @@ fn bad_orders_are_refused_one_by_one_and_the_launcher_goes_on() {
             other => panic!("{name}: {other:?}"),
         };
         assert!(text.contains(why), "{name}: {text}");
-        assert!(fs::read_dir(host.path("state/code")).unwrap().flatten().all(|entry| !entry.file_name().to_string_lossy().ends_with("zip")));
+        assert!(
+            fs::read_dir(host.path("state/code"))
+                .unwrap()
+                .flatten()
+                .all(|entry| !entry.file_name().to_string_lossy().ends_with("zip"))
+        );
         refused += 1;
     }
     println!("{refused} bad orders refused");
