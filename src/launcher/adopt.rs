@@ -14,7 +14,8 @@ use std::path::{Component, Path, PathBuf};
 use nix::fcntl::{AtFlags as NixAtFlags, FcntlArg, SealFlag, fcntl};
 use nix::unistd::{Gid, Uid, fchown, fchownat, syncfs};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fsync, openat, openat2, readlinkat, renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fsync, openat, openat2, readlinkat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};

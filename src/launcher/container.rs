@@ -15,10 +15,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AtFlags;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode as NixMode, SFlag, makedev, mknodat};
 use nix::unistd::{Gid, Uid, chdir, fchdir, fchownat, pivot_root};
-use nix::fcntl::AtFlags;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
@@ -151,7 +151,9 @@ impl Trees {
             let mode = NixMode::from_bits_truncate(0o666);
             mknodat(&directory, name, SFlag::S_IFCHR, mode, makedev(major, minor))
                 .and_then(|()| nix::sys::stat::fchmodat(&directory, name, mode, nix::sys::stat::FchmodatFlags::FollowSymlink))
-                .and_then(|()| fchownat(&directory, name, Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.owner)), AtFlags::empty()))
+                .and_then(|()| {
+                    fchownat(&directory, name, Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.owner)), AtFlags::empty())
+                })
                 .map_err(|errno| ContainerError::Make { path: format!("/dev/{name}"), source: errno.into() })?;
         }
         for (name, target) in LINKS {
@@ -249,8 +251,7 @@ fn overlay(
     fsconfig_set_string(&context, "lowerdir", &*lower).map_err(failed("fsconfig lowerdir", object))?;
     fsconfig_set_flag(&context, "ro").map_err(failed("fsconfig ro", object))?;
     fsconfig_create(&context).map_err(failed("fsconfig create overlay", object))?;
-    let made =
-        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed("fsmount", object))?;
+    let made = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed("fsmount", object))?;
     mount_setattr(made.as_fd(), attributes).map_err(|source| attributes_of(object, source))?;
     Ok(made)
 }

@@ -213,8 +213,7 @@ pub fn drop_all_capabilities() -> Result<(), IdentityError> {
 /// Child: dies with the launcher. After the last change of ids, which clears this silently; then one look whether the
 /// launcher died before. `life` is the read end of the pipe whose only write end is the launcher's: the child has closed its copy.
 pub fn die_with_launcher(life: BorrowedFd<'_>) -> Result<(), IdentityError> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|errno| IdentityError::Call("PR_SET_PDEATHSIG", errno.into()))?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| IdentityError::Call("PR_SET_PDEATHSIG", errno.into()))?;
     let mut look = [PollFd::new(life, PollFlags::POLLIN)];
     let ended = poll(&mut look, PollTimeout::ZERO).map_err(|errno| IdentityError::Call("poll", errno.into()))?;
     if ended == 0 { Ok(()) } else { Err(IdentityError::Orphaned(io::Error::from_raw_os_error(libc::EOWNERDEAD))) }

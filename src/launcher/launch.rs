@@ -116,12 +116,10 @@ fn build(
     let listener = steps.step("listener", || stock.host().listen_in(&seat.network))?;
     let (ours, theirs) = steps.step("pipes", || pipes(seat.user))?;
 
-    let namespaces =
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     let gear = Gear { workshop, plan, seat, prepared: &prepared, tasks: &tasks, pipes: &theirs };
-    let child = steps.step("clone", || {
-        clone3(&workshop.alone, namespaces, Some(birthplace.as_fd()), |proof| be_the_child(proof, &gear))
-    })?;
+    let child = steps
+        .step("clone", || clone3(&workshop.alone, namespaces, Some(birthplace.as_fd()), |proof| be_the_child(proof, &gear)))?;
     kill_point!("after-clone");
     // From here on, what fails ends the child too: whoever removes the remains kills what is left in them.
     // Its ends of the pipes go first, else our own would outlive it.

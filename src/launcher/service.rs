@@ -87,6 +87,13 @@ struct Outgoing {
 /// Why the loop ends.
 struct ServerGone;
 
+/// Children that have not ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Some,
+    None,
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// A group that is busy for longer holds a process that the kernel cannot end; the supervisor's sweep comes back to it.
@@ -252,14 +259,15 @@ impl Service {
     }
 
     /// All children that have ended. Helpers were waited for where they were started, and a child whose launch failed is
-    /// nobody's resident.
-    fn reap(&mut self) {
+    /// nobody's resident. Says whether any child is left.
+    fn reap(&mut self) -> Left {
         while let Ok(Some(_)) = self.children.read_signal() {}
         loop {
             let (pid, how) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, ProcessEnd::Exited(code)),
                 Ok(WaitStatus::Signaled(pid, signal, core)) => (pid, ProcessEnd::Killed { signal: signal as i32, core }),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(WaitStatus::StillAlive) => return Left::Some,
+                Err(_) => return Left::None,
                 Ok(_) => continue,
             };
             let ended = self.residents.iter_mut().find(|(_, resident)| resident.child.pid == pid && resident.life != Life::Ended);
@@ -372,15 +380,17 @@ impl Service {
             self.kill_and_remove(resident.remains);
         }
         let give_up = Instant::now() + GIVE_UP;
-        while !self.removals.is_empty() && Instant::now() < give_up {
-            self.reap();
+        // A group may be removed while its dead are not yet reaped; whoever looks after us must not find them.
+        while self.reap() == Left::Some || !self.removals.is_empty() {
+            if Instant::now() > give_up {
+                break;
+            }
             for removal in std::mem::take(&mut self.removals) {
                 self.try_removal(removal, Instant::now());
             }
             // Either an end, or the time for the next try.
             let mut ended = [PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
-            let pause = if self.removals.is_empty() { PollTimeout::ZERO } else { PollTimeout::from(1u8) };
-            poll(&mut ended, pause).context("wait for children")?;
+            poll(&mut ended, PollTimeout::from(1u8)).context("wait for children")?;
         }
         match self.removals.len() {
             0 => Ok(()),

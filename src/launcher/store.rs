@@ -67,8 +67,8 @@ impl Store {
     fn set(&self, tree: TreeId) -> Result<Vec<Digest>, StoreError> {
         let path = format!("sets/{tree}");
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = beneath(&self.sets, &tree.to_string(), flags)
-            .map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        let file =
+            beneath(&self.sets, &tree.to_string(), flags).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         let mut bytes = Vec::new();
         let read = File::from(file).take(MAX_SET + 1).read_to_end(&mut bytes);
         read.map_err(|source| StoreError::Read { path, source })?;
@@ -82,8 +82,8 @@ impl Store {
     fn tree(&self, directory: &OwnedFd, room: &str, digest: Digest) -> Result<OwnedFd, StoreError> {
         let path = format!("{room}/{digest}");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tree = beneath(directory, &digest.to_string(), flags)
-            .map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        let tree =
+            beneath(directory, &digest.to_string(), flags).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         let found = fstat(&tree).map_err(|errno| StoreError::Read { path: path.clone(), source: errno.into() })?.st_uid;
         if found == self.owner {
             Ok(tree)

@@ -112,7 +112,10 @@ unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize, Errno> {
 pub fn exit(status: i32) -> ! {
     // SAFETY: takes no memory and does not return.
     let _ = unsafe { call(number::EXIT_GROUP, [status as usize, 0, 0, 0, 0, 0]) };
-    loop {}
+    // The call above cannot come back; should it, this is not a program any more.
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// prctl(PR_SET_DUMPABLE, 0): nobody of the same uid may trace this process or open its descriptors.
@@ -120,6 +123,13 @@ pub fn set_not_dumpable() -> Result<(), Errno> {
     const PR_SET_DUMPABLE: usize = 4;
     // SAFETY: only numbers.
     unsafe { call(number::PRCTL, [PR_SET_DUMPABLE, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// prctl(PR_SET_NAME): executed by descriptor, we would be called by its number.
+pub fn set_name(name: &CStr) {
+    const PR_SET_NAME: usize = 15;
+    // SAFETY: a NUL-terminated string that lives through the call; the kernel copies at most 16 bytes of it.
+    let _ = unsafe { call(number::PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0, 0]) };
 }
 
 pub fn set_close_on_exec(fd: Fd) -> Result<(), Errno> {

@@ -15,18 +15,20 @@ use kiln::code::Digest;
 use kiln::function::{Memory, TmpSize};
 use kiln::runtime::TreeId;
 use kiln::sys::packet::{self, Packet};
+use kiln::wire;
 use kiln::wire::init::{CONTROL_FD, MESSAGE, RESTING, START};
 use kiln::wire::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, Report, StepTime};
-use kiln::wire;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::pipe2;
 
-/// R of the tests, and the first id of their range.
+/// R of the tests, and the first id of their range. Each host has a piece of it: tests run side by side.
 pub const OWNER: u32 = 1_879_048_192;
-pub const FIRST_ID: u32 = 1_880_000_000;
+const FIRST_ID: u32 = 1_880_000_000;
+const IDS: u32 = 4096;
+const PIECES: u32 = 16;
 /// Everything a test waits for is an event; this only ends a test that would hang.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,6 +47,7 @@ pub fn privileged() -> Option<()> {
 pub struct Host {
     pub dir: tempfile::TempDir,
     pub instance: String,
+    first_id: u32,
     pub tree: TreeId,
     pub code: Digest,
 }
@@ -52,16 +55,22 @@ pub struct Host {
 impl Host {
     pub fn new() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
-        let instance = format!("t{}x{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let (instance, first_id) = (format!("t{}x{number}", std::process::id()), FIRST_ID + number % PIECES * IDS);
         let dir = tempfile::Builder::new().prefix("kiln-launcher-").tempdir().unwrap();
         for below in ["run/trees", "state/code", "state/staging", "runtimes/trees", "runtimes/sets"] {
             fs::create_dir_all(dir.path().join(below)).unwrap();
         }
         fs::write(dir.path().join("runtimes/owner"), OWNER.to_string()).unwrap();
-        let mut host = Self { dir, instance, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
+        let mut host = Self { dir, instance, first_id, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);
         host
+    }
+
+    /// The last id of the range is one of `unpack`'s.
+    pub fn unpacker(&self) -> u32 {
+        self.first_id + IDS - 1
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -103,11 +112,12 @@ impl Host {
         static SPAWN: Mutex<()> = Mutex::new(());
         let config = self.path("kiln.toml");
         let text = format!(
-            "instance = '{}'\nrun_dir = '{}'\nstate_dir = '{}'\nruntimes_dir = '{}'\nfirst_id = {FIRST_ID}\nlaunchers = 1\n",
+            "instance = '{}'\nrun_dir = '{}'\nstate_dir = '{}'\nruntimes_dir = '{}'\nfirst_id = {}\nid_count = {IDS}\nlaunchers = 1\n",
             self.instance,
             self.path("run").display(),
             self.path("state").display(),
-            self.path("runtimes").display()
+            self.path("runtimes").display(),
+            self.first_id,
         );
         fs::write(&config, text).unwrap();
         let (life_read, life) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
@@ -122,10 +132,20 @@ impl Host {
         command.args(["-c", &script]).arg(&config).arg(kilnd);
         command.args(["launcher", "--number", &number.to_string(), "--slot", "0"]).stdin(Stdio::null());
         let child = command.spawn().unwrap();
-        [l, s].map(|fd| nix::unistd::close(fd).unwrap());
+        for fd in [l, s] {
+            nix::unistd::close(fd).unwrap();
+        }
         drop((life_read, theirs));
         drop(held);
-        Launcher { child, server: Some(server), life: Some(life), last_order: 0, early: Vec::new(), host_tree: self.tree, host_code: self.code }
+        Launcher {
+            child,
+            server: Some(server),
+            life: Some(life),
+            last_order: 0,
+            early: Vec::new(),
+            host_tree: self.tree,
+            host_code: self.code,
+        }
     }
 
     /// Everything on this host that bears this instance's marks.
@@ -152,8 +172,10 @@ impl Host {
 /// Processes of the whole host that run under an id of the tests' range, with their pids.
 pub fn processes_of(user: u32) -> Vec<i32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &i32| fs::metadata(format!("/proc/{pid}/task")).is_ok_and(|meta| meta.uid() == user) || uid_of(*pid) == Some(user))
-        .collect()
+    pids.filter(|pid: &i32| {
+        fs::metadata(format!("/proc/{pid}/task")).is_ok_and(|meta| meta.uid() == user) || uid_of(*pid) == Some(user)
+    })
+    .collect()
 }
 
 fn uid_of(pid: i32) -> Option<u32> {

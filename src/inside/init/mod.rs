@@ -54,6 +54,7 @@ fn prepare() -> Result<(), Errno> {
     // First: from the runtime's first instruction on, it has the same uid as we have.
     bare::set_not_dumpable()?;
     bare::set_close_on_exec(CONTROL)?;
+    bare::set_name(c"kiln-init");
     // The launcher's handling of signals is inherited; the runtime must not see it.
     bare::reset_signals();
     bare::umask(0o022);

@@ -8,8 +8,8 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxIdMapping, LinuxIdMappingBuilder,
     LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
-    Mount as OciMount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    Mount as OciMount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder,
+    Spec, SpecBuilder, UserBuilder,
 };
 
 use super::{Content, Mount, Plan, Rlimit};
@@ -82,9 +82,7 @@ fn linux(plan: &Plan) -> Result<Linux, OciSpecError> {
 }
 
 fn mappings(map: &[Mapped]) -> Result<Vec<LinuxIdMapping>, OciSpecError> {
-    let one = |one: &Mapped| {
-        LinuxIdMappingBuilder::default().container_id(one.inside).host_id(one.outside).size(1u32).build()
-    };
+    let one = |one: &Mapped| LinuxIdMappingBuilder::default().container_id(one.inside).host_id(one.outside).size(1u32).build();
     map.iter().map(one).collect()
 }
 

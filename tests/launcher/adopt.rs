@@ -1,0 +1,93 @@
+//! Code on its way from staging into a container, and out again.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use kiln::code::Digest;
+use kiln::wire::init::STARTED;
+use kiln::wire::launcher::{Order, Report, StagingId};
+
+use crate::host::{Host, OWNER, privileged, sealed};
+use crate::orders::stage;
+
+const ZIP: &[u8] = b"a zip that unpack has read";
+
+#[test]
+fn adopted_code_is_the_owners_readable_for_all_and_can_be_run() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    stage(&host, 1, |tree| {
+        fs::create_dir_all(tree.join("lib")).unwrap();
+        fs::write(tree.join("lib/secret"), "no longer secret\n").unwrap();
+        symlink("lib/secret", tree.join("link")).unwrap();
+        // A zip made on the author's machine: readable for nobody else, writable for all.
+        fs::set_permissions(tree.join("lib/secret"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(tree.join("lib"), fs::Permissions::from_mode(0o777)).unwrap();
+    });
+    let (code, order) = (Digest::of(ZIP), launcher.next_order());
+    launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code }, &[sealed(ZIP).as_fd()]);
+    assert_eq!(launcher.answer(order).0, Report::Adopted { order });
+
+    let tree = host.path(&format!("state/code/{code}"));
+    let seen = |name: &str| fs::symlink_metadata(tree.join(name)).map(|meta| (meta.uid(), meta.mode() & 0o7777)).unwrap();
+    assert_eq!([seen("lib"), seen("lib/secret")], [(OWNER, 0o755), (OWNER, 0o644)]);
+    assert_eq!(seen("link").0, OWNER);
+    assert_eq!(fs::read(host.path(&format!("state/code/{code}.zip"))).unwrap(), ZIP);
+    assert_eq!(fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
+
+    let mut build = launcher.build_order();
+    build.code = code;
+    let container = launcher.build_as(build);
+    container.run("cat link; sleep 1000");
+    assert_eq!((container.init_says().0, container.line()), (STARTED, "no longer secret".into()));
+
+    // In use: not forgotten. Ended: forgotten.
+    let order = launcher.next_order();
+    launcher.send(&Order::ForgetCode { order, code }, &[]);
+    assert!(matches!(launcher.answer(order).0, Report::Refused { .. }));
+    launcher.end(container.id);
+    let order = launcher.next_order();
+    launcher.send(&Order::ForgetCode { order, code }, &[]);
+    assert_eq!(launcher.answer(order).0, Report::Forgotten { order });
+    let left = fs::read_dir(host.path("state/code"))
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path() != host.path(&format!("state/code/{}", host.code)));
+    assert_eq!(left.count() + fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn code_that_is_there_is_never_replaced() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let code = Digest::of(ZIP);
+    for (staging, content) in [(1, "first"), (2, "second")] {
+        stage(&host, staging, |tree| fs::write(tree.join("file"), content).unwrap());
+        let order = launcher.next_order();
+        launcher.send(&Order::AdoptCode { order, staging: StagingId(staging), code }, &[sealed(ZIP).as_fd()]);
+        assert_eq!(launcher.answer(order).0, Report::Adopted { order });
+    }
+    assert_eq!(fs::read_to_string(host.path(&format!("state/code/{code}/file"))).unwrap(), "first");
+    assert_eq!(fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn of_two_layers_the_later_one_is_seen() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let layers = [Digest::of(b"lower"), Digest::of(b"upper")];
+    host.install_code(layers[0], &[("both", "lower\n"), ("only-lower", "lower\n")]);
+    host.install_code(layers[1], &[("both", "upper\n")]);
+    for (layers, both) in [(&layers[..1], "lower"), (&layers[..], "upper")] {
+        let mut build = launcher.build_order();
+        build.layers = layers.to_vec();
+        let container = launcher.build_as(build);
+        container.run("cat /opt/both /opt/only-lower; echo x > /opt/x");
+        assert_eq!((container.init_says().0, container.line(), container.line()), (STARTED, both.into(), "lower".into()));
+        assert!(container.line().contains("Read-only file system"));
+    }
+}
