@@ -92,7 +92,7 @@ impl Output {
     /// Reads until the pipe's writers are gone.
     pub async fn read(self: Arc<Self>) {
         while self.pipe.readable().await.is_ok() {
-            match self.read_available(MAX_DRAIN) {
+            match self.take_all(|buffer| self.pipe.try_read(buffer)) {
                 Ok(End::Empty) => {}
                 Ok(End::More) => tokio::task::yield_now().await,
                 Ok(End::Closed) | Err(_) => return,
@@ -112,8 +112,9 @@ impl Output {
 
     /// Takes in what the function has written so far; ends its partial line.
     pub fn drain(&self) {
-        // If the pipe cannot be read there is nothing to take in; the reader has seen the same error.
-        let _ = self.read_available(MAX_DRAIN);
+        // Past tokio, whose reactor may not have heard yet of what is in the pipe. If it cannot be read there is
+        // nothing to take in; the reader has seen the same error.
+        let _ = self.take_all(|buffer| Ok(nix::unistd::read(&self.pipe, buffer)?));
         let mut inner = self.lock();
         if !inner.partial.is_empty() {
             let mut line = std::mem::take(&mut inner.partial);
@@ -127,11 +128,11 @@ impl Output {
         self.lock().journal.end()
     }
 
-    fn read_available(&self, most: usize) -> io::Result<End> {
+    fn take_all(&self, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<End> {
         let mut buffer = [0; 16 << 10];
         let mut taken = 0;
-        while taken < most {
-            match self.pipe.try_read(&mut buffer) {
+        while taken < MAX_DRAIN {
+            match read(&mut buffer) {
                 Ok(0) => return Ok(End::Closed),
                 Ok(length) => {
                     self.take_in(&buffer[..length]);
