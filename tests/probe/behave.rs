@@ -161,6 +161,7 @@ impl Function {
         }
     }
 
+    /// Kept open, as a leak would; zero closes them.
     fn open_descriptors(&mut self, count: u64) -> Value {
         self.open.clear();
         for _ in 0..count {

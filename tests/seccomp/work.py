@@ -20,15 +20,18 @@ assert 'alarm' in results
 path = os.path.join(place, 'a'); open(path, 'w').write('x' * 100000); shutil.copy2(path, path + '2'); os.rename(path + '2', path + '3')
 assert sorted(os.listdir(place)) == ['a', 'a3']; os.statvfs(place); os.utime(path, None); os.chmod(path, 0o600)
 socket.getaddrinfo('localhost', 80); ssl.create_default_context(); hashlib.sha256(os.urandom(32)); os.getloadavg()
-if sys.version_info[0] >= 3:
-    import asyncio, ctypes, mmap, concurrent.futures
-    ctypes.CDLL(None).getpid()
-    async def work():
-        process = await asyncio.create_subprocess_exec('true'); await process.wait(); await asyncio.sleep(0.01)
-        await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.01); return process.returncode
-    assert asyncio.run(work()) == 0
-    with concurrent.futures.ProcessPoolExecutor(2) as pool: assert list(pool.map(abs, [-1, -2])) == [1, 2]
-    with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as pages: pages[0:1] = b'y'; pages.flush()
-    with os.scandir(place) as entries: assert len(list(entries)) == 2
+# A text, for what 2.7 cannot read.
+MODERN = r'''
+import asyncio, ctypes, mmap, concurrent.futures
+ctypes.CDLL(None).getpid()
+async def work():
+    process = await asyncio.create_subprocess_exec('true'); await process.wait(); await asyncio.sleep(0.01)
+    await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.01); return process.returncode
+assert asyncio.run(work()) == 0
+with concurrent.futures.ProcessPoolExecutor(2) as pool: assert list(pool.map(abs, [-1, -2])) == [1, 2]
+with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as pages: pages[0:1] = b'y'; pages.flush()
+with os.scandir(place) as entries: assert len(list(entries)) == 2
+'''
+if sys.version_info >= (3, 7): exec(MODERN)
 shutil.rmtree(place)
 print('work done')
