@@ -78,7 +78,7 @@ fn an_updated_function_never_runs_old_code_and_no_request_is_lost() {
         return;
     }
     let instance = Instance::start_with(Options { config: "parallel_starts = 20\ncapacity_wait_s = 60".into(), ..Options::default() });
-    let probe = std::fs::read(host::code::probe()).unwrap();
+    let probe = host::code::probe_program();
     let version = |n: u32| host::code::zip(&[("bootstrap", 0o755, &probe), ("version.txt", 0o644, n.to_string().as_bytes())]);
     instance.create("f", "provided.al2023", "x", &version(0), json!({ "Timeout": 60 }));
     for round in 1..=5 {

@@ -120,7 +120,7 @@ fn run_cell(cell: &str, victim: &str) -> bool {
     // A day in the life, which passes every point; once the victim is dead, its steps may fail.
     let zip = host::code::probe_zip();
     let other = host::code::zip(&[
-        ("bootstrap", 0o755, &std::fs::read(host::code::probe()).expect("read the probe")),
+        ("bootstrap", 0o755, &host::code::probe_program()),
         ("x", 0o644, b"x"),
     ]);
     let create = |instance: &Instance, name: &str, zip: &[u8]| {

@@ -2,6 +2,7 @@
 
 use std::io::{Cursor, Write};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -24,7 +25,19 @@ pub fn zip(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
 /// The probe (`tests/probe`) as a `provided` function.
 pub fn probe_zip() -> Vec<u8> {
     static ZIP: OnceLock<Vec<u8>> = OnceLock::new();
-    ZIP.get_or_init(|| zip(&[("bootstrap", 0o755, &std::fs::read(probe()).expect("read the probe"))])).clone()
+    ZIP.get_or_init(|| zip(&[("bootstrap", 0o755, &probe_program())])).clone()
+}
+
+/// The probe without its debug information, which is nine tenths of it and would be sent through every test.
+pub fn probe_program() -> Vec<u8> {
+    static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
+    let strip = || {
+        let file = tempfile::NamedTempFile::new().expect("make a file for the stripped probe");
+        let status = Command::new("strip").arg("-o").arg(file.path()).arg(probe()).status().expect("run strip (binutils)");
+        assert!(status.success(), "strip: {status}");
+        std::fs::read(file.path()).expect("read the stripped probe")
+    };
+    PROGRAM.get_or_init(strip).clone()
 }
 
 /// Examples are built beside the test programs: target/<profile>/examples.
