@@ -21,6 +21,8 @@ use crate::wire::supervisor::HEARTBEAT_S;
 pub enum Event {
     ServerReady,
     Heartbeat,
+    /// It has closed its socket: it is about to end, and its launchers see the same.
+    ServerHungUp,
     /// Reaped, or could not be started.
     ServerEnded,
     /// Reaped, or could not be started.
@@ -172,6 +174,8 @@ pub struct Course {
     /// No launcher gets a number twice, so that no container's name comes twice.
     next_number: u32,
     server: Backoff,
+    /// Whether there is a server to be told, and to hand a launcher to.
+    server_talks: bool,
     was_ready: bool,
 }
 
@@ -185,6 +189,7 @@ impl Course {
             slots: vec![slot; rules.launchers as usize],
             next_number: 1,
             server: Backoff::default(),
+            server_talks: false,
             was_ready: false,
         }
     }
@@ -196,6 +201,10 @@ impl Course {
                 if let Phase::Serving { heard, .. } = &mut self.phase {
                     *heard = now;
                 }
+                vec![]
+            }
+            Event::ServerHungUp => {
+                self.server_talks = false;
                 vec![]
             }
             Event::ServerEnded => self.server_ended(now),
@@ -210,6 +219,7 @@ impl Course {
         match &mut self.phase {
             Phase::Resting { until } if *until <= now => {
                 self.phase = Phase::Serving { since: now, heard: now, ready: false, doomed: false };
+                self.server_talks = true;
                 let mut orders = vec![Order::StartServer];
                 orders.extend((0..self.slots.len()).map(|slot| self.start_launcher(slot, now)));
                 orders
@@ -221,12 +231,14 @@ impl Course {
                 };
                 if !*doomed && now.saturating_duration_since(from) >= limit {
                     *doomed = true;
+                    self.server_talks = false;
                     return vec![Order::KillServer { why }];
                 }
                 self.start_rested(now)
             }
             Phase::Draining { until } if due(until) => {
                 *until = None;
+                self.server_talks = false;
                 vec![Order::KillServer { why: KillReason::DrainedTooLong }]
             }
             Phase::Draining { .. } => self.start_rested(now),
@@ -241,7 +253,7 @@ impl Course {
     /// When [`Course::tick`] has something to do although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         let rested = self.slots.iter().filter_map(|slot| match slot.state {
-            SlotState::Resting { until } => Some(until),
+            SlotState::Resting { until } if self.server_talks => Some(until),
             _ => None,
         });
         match self.phase {
@@ -262,6 +274,7 @@ impl Course {
     }
 
     fn server_ended(&mut self, now: Instant) -> Vec<Order> {
+        self.server_talks = false;
         let then = match self.phase {
             Phase::Serving { since, .. } => Then::Restart { server_lived: now.saturating_duration_since(since) },
             Phase::Draining { .. } => Then::Stop,
@@ -281,8 +294,8 @@ impl Course {
         let Some(at) = self.slots.iter().position(runs) else { return vec![] };
         let slot = &mut self.slots[at];
         let SlotState::Running { since, .. } = slot.state else { return vec![] };
-        // Where the server is gone or as good as gone, nobody is left to be told, and all is swept at the end.
-        if matches!(self.phase, Phase::Clearing { .. } | Phase::Draining { until: None }) {
+        // Nobody is left to be told; all is swept when the others are gone too.
+        if !self.server_talks {
             slot.state = SlotState::Empty;
             return self.if_cleared(now);
         }
@@ -302,6 +315,7 @@ impl Course {
             }
             Phase::Draining { until } => {
                 *until = None;
+                self.server_talks = false;
                 let why = KillReason::Impatient;
                 vec![Order::KillServer { why }, Order::KillLaunchers { why }]
             }
@@ -338,7 +352,8 @@ impl Course {
     }
 
     fn start_rested(&mut self, now: Instant) -> Vec<Order> {
-        let due = |slot: &Slot| matches!(slot.state, SlotState::Resting { until } if until <= now);
+        let talks = self.server_talks;
+        let due = |slot: &Slot| talks && matches!(slot.state, SlotState::Resting { until } if until <= now);
         let rested: Vec<usize> = (0..self.slots.len()).filter(|at| due(&self.slots[*at])).collect();
         rested.into_iter().map(|at| self.start_launcher(at, now)).collect()
     }

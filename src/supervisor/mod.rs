@@ -28,6 +28,7 @@ mod sweep;
 mod unpacking;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 pub struct Places {
     instance: String,
     hierarchies: Hierarchies,
+    /// As recorded by a predecessor that was killed; it may have been started in another group.
+    earlier: Option<Hierarchies>,
     code: PathBuf,
     staging: PathBuf,
 }
@@ -71,11 +74,8 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
         code: premises::code(&config),
         staging: premises::staging(&config),
         hierarchies,
+        earlier: groups::recorded(&config.run_dir)?,
     };
-    if let Some(earlier) = groups::recorded(&config.run_dir)? {
-        // It may have been started in another group than this one.
-        sweep::groups(earlier.parents(), &places.prefix()).context("sweep what an earlier kilnd left")?;
-    }
     places.sweep_all().context("sweep what an earlier kilnd left")?;
     groups::record(&config.run_dir, &places.hierarchies)?;
     groups::step_aside(&places.hierarchies)?;
@@ -128,14 +128,12 @@ fn hide_mounts() -> anyhow::Result<()> {
 }
 
 impl Places {
-    fn prefix(&self) -> String {
-        format!("kiln-{}-", self.instance)
-    }
-
     /// Nothing of ours runs: removes everything that is not state.
     fn sweep_all(&self) -> anyhow::Result<()> {
         kill_point!("sweep-begin");
-        let groups = sweep::groups(self.hierarchies.parents(), &self.prefix())?;
+        let parents: BTreeSet<&Path> =
+            [Some(&self.hierarchies), self.earlier.as_ref()].into_iter().flatten().flat_map(Hierarchies::parents).collect();
+        let groups = sweep::groups(parents, &format!("kiln-{}-", self.instance))?;
         let staging = sweep::staging(&self.staging)?;
         let code = sweep::code(&self.code)?;
         if groups + staging + code > 0 {

@@ -188,7 +188,10 @@ impl Watch {
                     Err(error) => self.give_up(&error),
                 },
                 // On its way out: it may still have books to write, and the course gives it its time.
-                Ok(None) => self.hang_up(&"it has closed its socket"),
+                Ok(None) => {
+                    self.hang_up(&"it has closed its socket");
+                    return self.happened(Event::ServerHungUp);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => self.give_up(&error),

@@ -94,6 +94,17 @@ fn a_launcher_that_dies_during_the_drain_is_replaced() {
 }
 
 #[test]
+fn launchers_that_follow_a_leaving_server_are_not_replaced() {
+    let now = Instant::now();
+    let mut course = serving(now);
+    course.happened(Event::StopAsked, now);
+    assert_eq!(course.happened(Event::ServerHungUp, now), []);
+    assert_eq!(course.happened(ended(1), now), []);
+    assert_eq!(course.happened(ended(2), now), []);
+    assert_eq!(course.happened(Event::ServerEnded, now), [Order::SweepAll, Order::Finish(Finish::Stopped)]);
+}
+
+#[test]
 fn quick_deaths_wait_longer_and_longer_but_never_over_five_seconds() {
     let mut backoff = Backoff::default();
     let waits: Vec<u64> = (0..9).map(|_| backoff.after_a_life_of(Duration::ZERO).as_millis() as u64).collect();
@@ -164,7 +175,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn no_history_breaks_the_rules(steps in prop::collection::vec((0..7u8, 0..20_000u64), 1..200)) {
+    fn no_history_breaks_the_rules(steps in prop::collection::vec((0..8u8, 0..20_000u64), 1..200)) {
         let mut now = Instant::now();
         let mut course = Course::new(RULES, now);
         let mut world = World::default();
@@ -184,6 +195,7 @@ proptest! {
                     }
                     None => Event::Heartbeat,
                 },
+                6 if world.server && millis > 10_000 => Event::ServerHungUp,
                 5 if millis > 19_000 => Event::StopAsked,
                 _ => Event::Heartbeat,
             };
