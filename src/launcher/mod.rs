@@ -45,9 +45,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::config::Config;
+use crate::hierarchy::Hierarchies;
 use crate::sys::descriptor::inherited;
 use crate::sys::process::SingleThreaded;
-use cgroup::Parents;
 use identity::Ids;
 use launch::{LifePipe, Workshop};
 use service::Service;
@@ -115,10 +115,7 @@ fn leave_host_mounts() -> anyhow::Result<()> {
 fn workshop(alone: SingleThreaded, config: &Config, number: u32, slot: u32) -> anyhow::Result<Workshop> {
     let owner = identity::owner(&config.runtimes_dir)?;
     let ids = Ids::of_slot(config, slot, number)?;
-    let parents = Parents::detect(
-        &fs::read_to_string("/proc/self/mountinfo").context("read mountinfo")?,
-        &fs::read_to_string("/proc/self/cgroup").context("read our own cgroups")?,
-    )?;
+    let parents = recorded_parents(config)?;
     let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("make the life pipe")?;
     Ok(Workshop {
         stock: Stock::new(config.instance.clone(), number, ids, owner, parents)?,
@@ -131,6 +128,13 @@ fn workshop(alone: SingleThreaded, config: &Config, number: u32, slot: u32) -> a
         instance: config.instance.clone(),
         alone,
     })
+}
+
+/// As the supervisor recorded them, and not as we would find them ourselves: its sweep must look where we have made groups.
+fn recorded_parents(config: &Config) -> anyhow::Result<Hierarchies> {
+    let path = config.run_dir.join("cgroups");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Hierarchies::from_record(&text)?)
 }
 
 /// kiln-init lies beside kilnd.

@@ -3,8 +3,9 @@
 //! A network namespace may take milliseconds (it waits for a grace period), a user namespace takes a process; a launch that
 //! finds a seat takes neither. Where the stock is empty, the seat is made at once.
 
+use crate::hierarchy::Hierarchies;
 use crate::kill_point;
-use crate::launcher::cgroup::{self, CgroupError, Groups, Parents};
+use crate::launcher::cgroup::{self, CgroupError, Groups};
 use crate::launcher::identity::{IdentityError, Ids, Maps, UserNamespace};
 use crate::launcher::network::{self, Network, NetworkError};
 use crate::sys::process::SingleThreaded;
@@ -45,12 +46,12 @@ pub struct Stock {
     last_number: u32,
     ids: Ids,
     owner: u32,
-    parents: Parents,
+    parents: Hierarchies,
     host: network::Host,
 }
 
 impl Stock {
-    pub fn new(instance: String, launcher: u32, ids: Ids, owner: u32, parents: Parents) -> Result<Self, StockError> {
+    pub fn new(instance: String, launcher: u32, ids: Ids, owner: u32, parents: Hierarchies) -> Result<Self, StockError> {
         let host = network::Host::open()?;
         Ok(Self { seats: Vec::new(), instance, launcher, last_number: 0, ids, owner, parents, host })
     }
@@ -63,7 +64,7 @@ impl Stock {
         &self.host
     }
 
-    pub fn parents(&self) -> &Parents {
+    pub fn parents(&self) -> &Hierarchies {
         &self.parents
     }
 

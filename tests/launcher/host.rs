@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use kiln::code::Digest;
 use kiln::function::{Memory, TmpSize};
+use kiln::hierarchy::Hierarchies;
 use kiln::runtime::TreeId;
 use kiln::sys::packet::{self, Packet};
 use kiln::wire;
@@ -62,6 +63,9 @@ impl Host {
             fs::create_dir_all(dir.path().join(below)).unwrap();
         }
         fs::write(dir.path().join("runtimes/owner"), OWNER.to_string()).unwrap();
+        let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+        let parents = Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap();
+        fs::write(dir.path().join("run/cgroups"), parents.record()).unwrap();
         let mut host = Self { dir, instance, first_id, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);

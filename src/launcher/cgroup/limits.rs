@@ -16,6 +16,8 @@ use cgroups_rs::fs::pid::PidController;
 
 use super::{CgroupError, Groups};
 use crate::function::{Memory, TmpSize};
+use crate::hierarchy::Controller;
+use crate::wire::launcher::CgroupLayout;
 
 /// What the kernel is told about one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,14 +75,11 @@ impl Place<'_> {
 }
 
 pub fn apply(groups: &Groups, limits: &Limits) -> Result<(), CgroupError> {
-    let v2 = groups.split.is_none();
-    let place = |split: fn(&super::SplitGroups) -> &PathBuf| Place {
-        directory: groups.split.as_ref().map_or(&groups.unified, |groups| split(groups)),
-        v2,
-    };
-    memory(&place(|split| &split.memory), limits)?;
-    pids(&place(|split| &split.pids), limits)?;
-    cpu(&place(|split| &split.cpu), limits)
+    let v2 = groups.layout() == CgroupLayout::Unified;
+    let place = |controller| Place { directory: groups.of(controller), v2 };
+    memory(&place(Controller::Memory), limits)?;
+    pids(&place(Controller::Pids), limits)?;
+    cpu(&place(Controller::Cpu), limits)
 }
 
 fn memory(place: &Place<'_>, limits: &Limits) -> Result<(), CgroupError> {

@@ -1,13 +1,13 @@
 //! Control groups: where a container is born, limited, counted, frozen and killed.
 //!
-//! Only this room makes them, and only it removes them. cgroup2 is always there: birth, freeze, kill and events go
+//! Only this room makes them, below the parents that [`crate::hierarchy`] names, and only it removes them (the supervisor's sweep
+//! does for a launcher that was killed). cgroup2 is always there: birth, freeze, kill and events go
 //! through it on every host. On hybrid and version 1 hosts the version 1 hierarchies give limits and statistics, and
 //! the child joins them itself.
 //!
 //! A group that was killed is never used again: after one write to `cgroup.kill`, newer kernels kill every later child that is
 //! born into it by CLONE_INTO_CGROUP.
 
-mod detect;
 mod limits;
 
 use std::fs::{self, File};
@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-pub use detect::{DetectError, Parents, SplitParents};
 pub use limits::Limits;
 
+use crate::hierarchy::{Controller, Hierarchies};
 use crate::kill_point;
 use crate::wire::launcher::{CgroupLayout, ContainerId, Handle};
 
@@ -53,15 +53,8 @@ impl CgroupError {
 #[derive(Debug)]
 pub struct Groups {
     unified: PathBuf,
-    split: Option<SplitGroups>,
-}
-
-#[derive(Debug)]
-struct SplitGroups {
-    memory: PathBuf,
-    cpu: PathBuf,
-    cpuacct: PathBuf,
-    pids: PathBuf,
+    /// As in [`Hierarchies`]: empty on unified hosts; a directory appears twice where controllers are mounted together.
+    v1: Vec<(Controller, PathBuf)>,
 }
 
 /// `kiln-<instance>-<container>`: what the supervisor's sweep looks for.
@@ -78,15 +71,9 @@ pub enum Removed {
 }
 
 impl Groups {
-    pub fn create(parents: &Parents, name: &str) -> Result<Self, CgroupError> {
-        let below = |parent: &PathBuf| parent.join(name);
-        let split = parents.split.as_ref().map(|split| SplitGroups {
-            memory: below(&split.memory),
-            cpu: below(&split.cpu),
-            cpuacct: below(&split.cpuacct),
-            pids: below(&split.pids),
-        });
-        let groups = Self { unified: below(&parents.unified), split };
+    pub fn create(parents: &Hierarchies, name: &str) -> Result<Self, CgroupError> {
+        let v1 = parents.v1.iter().map(|(controller, parent)| (*controller, parent.join(name))).collect();
+        let groups = Self { unified: parents.unified.join(name), v1 };
         let mut made = Vec::new();
         for path in groups.directories() {
             if let Err(source) = fs::create_dir(path) {
@@ -100,7 +87,12 @@ impl Groups {
     }
 
     pub fn layout(&self) -> CgroupLayout {
-        if self.split.is_some() { CgroupLayout::Split } else { CgroupLayout::Unified }
+        if self.v1.is_empty() { CgroupLayout::Unified } else { CgroupLayout::Split }
+    }
+
+    /// The group that has `controller`'s files.
+    fn of(&self, controller: Controller) -> &Path {
+        self.v1.iter().find(|(found, _)| *found == controller).map_or(&self.unified, |(_, path)| path)
     }
 
     pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
@@ -115,7 +107,7 @@ impl Groups {
     /// `tasks` of each version 1 hierarchy, for [`join`]; opened by the launcher, since in the child the host's files
     /// are about to go away.
     pub fn tasks(&self) -> Result<Vec<File>, CgroupError> {
-        self.split_directories().into_iter().map(|group| open_for_writing(group.join("tasks"))).collect()
+        self.v1_directories().into_iter().map(|group| open_for_writing(group.join("tasks"))).collect()
     }
 
     /// Everything that the server freezes, kills, feeds and reads this container with.
@@ -126,17 +118,18 @@ impl Groups {
             (Handle::CgroupKill, unified("cgroup.kill")?),
             (Handle::CgroupFreeze, unified("cgroup.freeze")?),
         ];
-        let (quota, burst) = match &self.split {
-            None => (self.unified.join("cpu.max"), self.unified.join("cpu.max.burst")),
-            Some(split) => (split.cpu.join("cpu.cfs_quota_us"), split.cpu.join("cpu.cfs_burst_us")),
+        let (quota, burst) = match self.layout() {
+            CgroupLayout::Unified => ("cpu.max", "cpu.max.burst"),
+            CgroupLayout::Split => ("cpu.cfs_quota_us", "cpu.cfs_burst_us"),
         };
-        handles.push((Handle::CpuQuota, open_for_writing(quota)?.into()));
-        if burst.exists() {
-            handles.push((Handle::CpuBurst, open_for_writing(burst)?.into()));
+        let cpu = self.of(Controller::Cpu);
+        handles.push((Handle::CpuQuota, open_for_writing(cpu.join(quota))?.into()));
+        if cpu.join(burst).exists() {
+            handles.push((Handle::CpuBurst, open_for_writing(cpu.join(burst))?.into()));
         }
-        if let Some(split) = &self.split {
-            handles.push((Handle::MemoryDir, open_path(&split.memory)?));
-            handles.push((Handle::CpuacctDir, open_path(&split.cpuacct)?));
+        if self.layout() == CgroupLayout::Split {
+            handles.push((Handle::MemoryDir, open_path(self.of(Controller::Memory))?));
+            handles.push((Handle::CpuacctDir, open_path(self.of(Controller::Cpuacct))?));
         }
         Ok(handles)
     }
@@ -164,15 +157,14 @@ impl Groups {
     }
 
     fn directories(&self) -> Vec<&PathBuf> {
-        let mut all = self.split_directories();
+        let mut all = self.v1_directories();
         all.push(&self.unified);
         all
     }
 
     /// Each once, though controllers may be mounted together.
-    fn split_directories(&self) -> Vec<&PathBuf> {
-        let split = self.split.iter().flat_map(|split| [&split.memory, &split.cpu, &split.cpuacct, &split.pids]);
-        let mut all: Vec<_> = split.collect();
+    fn v1_directories(&self) -> Vec<&PathBuf> {
+        let mut all: Vec<_> = self.v1.iter().map(|(_, path)| path).collect();
         all.sort();
         all.dedup();
         all
@@ -207,20 +199,23 @@ mod tests {
     use crate::function::{Memory, TmpSize};
 
     /// A directory that behaves like a cgroup file system as far as limits are concerned: files that keep what was written.
-    fn host(split: bool) -> (tempfile::TempDir, Parents) {
+    fn host(layout: CgroupLayout) -> (tempfile::TempDir, Hierarchies) {
         let root = tempfile::tempdir().unwrap();
         let parent = |name: &str| {
             let path = root.path().join(name);
             fs::create_dir_all(&path).unwrap();
             path
         };
-        let split = split.then(|| SplitParents {
-            memory: parent("memory"),
-            cpu: parent("cpu,cpuacct"),
-            cpuacct: parent("cpu,cpuacct"),
-            pids: parent("pids"),
-        });
-        let parents = Parents { unified: parent("unified"), split };
+        let v1 = match layout {
+            CgroupLayout::Unified => Vec::new(),
+            CgroupLayout::Split => vec![
+                (Controller::Memory, parent("memory")),
+                (Controller::Cpu, parent("cpu,cpuacct")),
+                (Controller::Cpuacct, parent("cpu,cpuacct")),
+                (Controller::Pids, parent("pids")),
+            ],
+        };
+        let parents = Hierarchies { unified: parent("unified"), v1 };
         (root, parents)
     }
 
@@ -240,7 +235,7 @@ mod tests {
 
     #[test]
     fn version_2_gets_its_limits_in_its_own_words() {
-        let (_root, parents) = host(false);
+        let (_root, parents) = host(CgroupLayout::Unified);
         let groups = Groups::create(&parents, "kiln-test-1-1").unwrap();
         let group = parents.unified.join("kiln-test-1-1");
         files(&group, &[("memory.swap.max", "max"), ("cpu.max", "max 100000"), ("cpu.max.burst", "0")]);
@@ -252,23 +247,23 @@ mod tests {
 
     #[test]
     fn version_1_gets_its_limits_in_its_own_words() {
-        let (_root, parents) = host(true);
+        let (_root, parents) = host(CgroupLayout::Split);
         let groups = Groups::create(&parents, "kiln-test-1-2").unwrap();
-        let split = groups.split.as_ref().unwrap();
-        files(&split.memory, &[("memory.memsw.limit_in_bytes", "9223372036854771712")]);
-        files(&split.cpu, &[("cpu.cfs_burst_us", "0")]);
+        let (memory, cpu, pids) = (groups.of(Controller::Memory), groups.of(Controller::Cpu), groups.of(Controller::Pids));
+        files(memory, &[("memory.memsw.limit_in_bytes", "9223372036854771712")]);
+        files(cpu, &[("cpu.cfs_burst_us", "0")]);
         groups.limit(&limits()).unwrap();
-        assert_eq!(read(split.memory.join("memory.limit_in_bytes")), "805306368");
-        assert_eq!(read(split.memory.join("memory.memsw.limit_in_bytes")), "805306368");
-        assert_eq!(read(split.pids.join("pids.max")), "1025");
-        assert_eq!(read(split.cpu.join("cpu.shares")), "148");
-        assert_eq!(read(split.cpu.join("cpu.cfs_quota_us")), "100000");
-        assert!(!split.memory.join("memory.oom.group").exists());
+        assert_eq!(read(memory.join("memory.limit_in_bytes")), "805306368");
+        assert_eq!(read(memory.join("memory.memsw.limit_in_bytes")), "805306368");
+        assert_eq!(read(pids.join("pids.max")), "1025");
+        assert_eq!(read(cpu.join("cpu.shares")), "148");
+        assert_eq!(read(cpu.join("cpu.cfs_quota_us")), "100000");
+        assert!(!memory.join("memory.oom.group").exists());
     }
 
     #[test]
     fn controllers_mounted_together_have_one_group() {
-        let (_root, parents) = host(true);
+        let (_root, parents) = host(CgroupLayout::Split);
         let groups = Groups::create(&parents, "kiln-test-1-3").unwrap();
         assert_eq!(groups.directories().len(), 4);
         assert_eq!(groups.remove().unwrap(), Removed::All);
@@ -277,12 +272,12 @@ mod tests {
 
     #[test]
     fn a_group_that_cannot_be_made_leaves_none_behind() {
-        let (_root, parents) = host(true);
+        let (_root, parents) = host(CgroupLayout::Split);
         fs::create_dir(parents.unified.join("kiln-test-1-4")).unwrap();
         // The last of the four exists already, as if another launcher had our number.
         let error = Groups::create(&parents, "kiln-test-1-4").unwrap_err();
         assert!(matches!(error, CgroupError::Create { .. }), "{error}");
-        assert!(!parents.split.unwrap().memory.join("kiln-test-1-4").exists());
+        assert!(!parents.of(Controller::Memory).join("kiln-test-1-4").exists());
         assert!(parents.unified.join("kiln-test-1-4").exists(), "not ours to remove");
     }
 }

@@ -37,7 +37,10 @@ pub enum Reply {
 pub enum Init {
     /// It asked for its first event.
     Ready,
-    Error { error_type: String, body: Bytes },
+    Error {
+        error_type: String,
+        body: Bytes,
+    },
 }
 
 /// Done as soon as the first bytes of the event are in the socket, or when it is clear that they will not be:
