@@ -4,6 +4,8 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod pooled;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -152,6 +154,8 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Err(failure) => failure,
         };
         self.log_init(function, &first, Phase::Init);
+        // It may take as long as the function's timeout: others must be able to start meanwhile.
+        permit.start_is_over();
         let run = Run::begin(limit);
         match self.start(function, &permit, limit).await {
             Ok(mut environment) => {
@@ -219,7 +223,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, settled: Settled) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
         match settled.reusable {
-            Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage, current),
+            Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage.into(), current),
             _ => drop(lease),
         }
     }
