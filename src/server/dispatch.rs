@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use crate::config::Config;
@@ -252,9 +252,14 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.pool.function_changed(name, current);
     }
 
-    /// Recycles idle environments. To be called every second by whoever owns the server's tasks.
-    pub fn tick(&self) {
-        self.0.pool.tick();
+    /// Recycles what is idle too long, looking every second. Never ends; a task of the server's.
+    pub async fn recycle(self) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            seconds.tick().await;
+            self.0.pool.tick();
+        }
     }
 
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.

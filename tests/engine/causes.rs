@@ -21,7 +21,15 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let init = |what: &str| json!({ "Timeout": 3, "Environment": { "Variables": { "PROBE_INIT": what } } });
-    let case = |name, settings, event, payload, lines, status, error_type| Case { name, settings, event, payload, lines, status, error_type };
+    let case = |name, settings, event, payload, lines, status, error_type| Case {
+        name,
+        settings,
+        event,
+        payload,
+        lines,
+        status,
+        error_type,
+    };
     vec![
         case(
             "timeout",
@@ -139,7 +147,10 @@ fn every_cause_is_named_with_eight_at_once() {
     }
     thread::scope(|scope| {
         let instance = &instance;
-        let running: Vec<_> = cases.iter().map(|case| scope.spawn(move || (case, instance.invoke(&function_name(case.name), &case.event)))).collect();
+        let running: Vec<_> = cases
+            .iter()
+            .map(|case| scope.spawn(move || (case, instance.invoke(&function_name(case.name), &case.event))))
+            .collect();
         for one in running {
             let (case, answer) = one.join().expect("a caller's thread");
             check(case, &answer);
@@ -154,19 +165,27 @@ fn function_name(case: &str) -> String {
 #[track_caller]
 fn check(case: &Case, answer: &Answer) {
     let (name, log) = (case.name, answer.log());
-    assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, Some("Unhandled")), "{name}: {}\n{log}", answer.text());
+    assert_eq!(
+        (answer.status, answer.header("x-amz-function-error")),
+        (200, Some("Unhandled")),
+        "{name}: {}\n{log}",
+        answer.text()
+    );
     assert_eq!(answer.text(), case.payload.replace("<id>", answer.request_id()), "{name}\n{log}");
     for line in case.lines {
         let wanted = line.replace("<id>", answer.request_id());
         let found = log.lines().any(|line| match wanted.strip_prefix("<time> ") {
             None => line == wanted,
-            Some(rest) => line.split_once(' ').is_some_and(|(time, found)| found == rest && time.ends_with('Z') && time.len() == 24),
+            Some(rest) => {
+                line.split_once(' ').is_some_and(|(time, found)| found == rest && time.ends_with('Z') && time.len() == 24)
+            }
         });
         assert!(found, "{name}: no line {wanted:?} in\n{log}");
     }
     assert_eq!(answer.report("Status").as_deref(), Some(case.status), "{name}\n{log}");
     assert_eq!(answer.report("Error Type").as_deref(), case.error_type, "{name}\n{log}");
-    let order: Vec<_> = ["START ", "END ", "REPORT "].iter().map(|word| log.find(&format!("{word}RequestId: {}", answer.request_id()))).collect();
+    let order: Vec<_> =
+        ["START ", "END ", "REPORT "].iter().map(|word| log.find(&format!("{word}RequestId: {}", answer.request_id()))).collect();
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{name}: START, END, REPORT in\n{log}");
 }
 
@@ -182,9 +201,11 @@ fn sigkill_from_outside_is_an_exit_error() {
             let caller = scope.spawn(|| instance.invoke("f", &json!({ "sleep": 20_000 })));
             let mut target = None;
             host::eventually("it runs", || {
-                let busy = instance.pool()["environments"].as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "busy"));
+                let busy =
+                    instance.pool()["environments"].as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "busy"));
                 let init = instance.processes("init").last().copied();
-                let runtime = init.and_then(|init| host::snapshot::processes().into_iter().find(|process| process.parent == init));
+                let runtime =
+                    init.and_then(|init| host::snapshot::processes().into_iter().find(|process| process.parent == init));
                 target = if victim == "init" { init } else { runtime.map(|process| process.pid) };
                 busy && target.is_some()
             });
@@ -224,10 +245,26 @@ fn a_bad_bootstrap_is_named() {
     }
     let instance = Instance::start();
     let rows: [(&str, Vec<u8>, &str); 4] = [
-        ("none", code::zip(&[("main.txt", 0o644, b"x")]), "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]"),
-        ("not-executable", code::zip(&[("bootstrap", 0o644, b"#!/bin/sh\n")]), "fork/exec /var/task/bootstrap: permission denied"),
-        ("no-program", code::zip(&[("bootstrap", 0o755, b"\x00\x01\x02\x03")]), "fork/exec /var/task/bootstrap: exec format error"),
-        ("no-interpreter", code::zip(&[("bootstrap", 0o755, b"#!/no/such\n")]), "fork/exec /var/task/bootstrap: no such file or directory"),
+        (
+            "none",
+            code::zip(&[("main.txt", 0o644, b"x")]),
+            "Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]",
+        ),
+        (
+            "not-executable",
+            code::zip(&[("bootstrap", 0o644, b"#!/bin/sh\n")]),
+            "fork/exec /var/task/bootstrap: permission denied",
+        ),
+        (
+            "no-program",
+            code::zip(&[("bootstrap", 0o755, b"\x00\x01\x02\x03")]),
+            "fork/exec /var/task/bootstrap: exec format error",
+        ),
+        (
+            "no-interpreter",
+            code::zip(&[("bootstrap", 0o755, b"#!/no/such\n")]),
+            "fork/exec /var/task/bootstrap: no such file or directory",
+        ),
     ];
     for (name, zip, text) in rows {
         instance.create(name, "provided.al2023", "x", &zip, json!({}));

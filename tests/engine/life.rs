@@ -46,7 +46,9 @@ fn sigterm_ends_what_runs_past_the_limit() {
     let mut instance = Instance::start_with(Options { config: "drain_s = 1".into(), ..Options::default() });
     instance.create_probe("endless", json!({ "Timeout": 900 }));
     let api = instance.api();
-    let caller = thread::spawn(move || api.try_request("POST", "/2015-03-31/functions/endless/invocations", &[], br#"{"do":"sleep","ms":600000}"#));
+    let caller = thread::spawn(move || {
+        api.try_request("POST", "/2015-03-31/functions/endless/invocations", &[], br#"{"do":"sleep","ms":600000}"#)
+    });
     eventually("it runs", || busy(&instance) == 1);
     assert!(instance.stop().success());
     // Either an answer that is no success, or a closed connection: never a hang.

@@ -6,7 +6,13 @@ use crate::host::{self, Answer, Instance, Options, snapshot};
 
 #[track_caller]
 fn assert_out_of_memory(answer: &Answer) {
-    assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, Some("Unhandled")), "{}\n{}", answer.text(), answer.log());
+    assert_eq!(
+        (answer.status, answer.header("x-amz-function-error")),
+        (200, Some("Unhandled")),
+        "{}\n{}",
+        answer.text(),
+        answer.log()
+    );
     let expected = format!(
         r#"{{"errorType":"Runtime.ExitError","errorMessage":"RequestId: {} Error: Runtime exited with error: signal: killed"}}"#,
         answer.request_id()
@@ -175,7 +181,8 @@ fn a_frozen_environment_makes_no_progress() {
     let before = instance.call("f", &json!({ "do": "count" }))["counter"].as_u64().expect("a number");
     let groups = snapshot::cgroups(&format!("kiln-{}-", instance.name));
     let unified: Vec<_> = groups.iter().filter(|group| std::path::Path::new(group).join("cgroup.freeze").exists()).collect();
-    let frozen = |group: &str| std::fs::read_to_string(format!("{group}/cgroup.events")).is_ok_and(|text| text.contains("frozen 1"));
+    let frozen =
+        |group: &str| std::fs::read_to_string(format!("{group}/cgroup.events")).is_ok_and(|text| text.contains("frozen 1"));
     host::eventually("the kernel says frozen", || unified.iter().any(|group| frozen(group)));
     let group = unified.iter().find(|group| frozen(group)).expect("just seen").as_str();
     let usage = |group: &str| {

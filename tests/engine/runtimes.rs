@@ -107,7 +107,8 @@ fn the_runtime_api_keeps_its_rules_under_fire() {
     assert!((1..=32).contains(&served), "{served} of 40 connections served");
     assert_ne!(fire("garbage"), json!([200]));
     // Cases that answer the invocation themselves; the next one tells what they saw.
-    let answers = [("double", json!([202, 403])), ("trailers", json!([202])), ("expect", json!([100, 202])), ("limit", json!([202]))];
+    let answers =
+        [("double", json!([202, 403])), ("trailers", json!([202])), ("expect", json!([100, 202])), ("limit", json!([202]))];
     for (case, statuses) in answers {
         let answer = instance.invoke("f", &json!({ "do": "hostile", "case": case }));
         assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, None), "{case}: {}", answer.log());

@@ -111,6 +111,19 @@ async fn a_new_stamp_never_meets_an_old_environment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_environment_that_is_idle_too_long_is_recycled() {
+    let house = House::new(echo);
+    let recycling = tokio::spawn(house.dispatch.clone().recycle());
+    house.tail().await;
+    tokio::time::sleep(Duration::from_secs(599)).await;
+    assert_eq!(house.count(SeenState::Idle), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(house.count(SeenState::Idle), 0);
+    house.launcher.saw("1 clear").await;
+    recycling.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn full_books_do_not_cost_the_caller_its_answer() {
     let house = House::new(echo);
     house.books.full.store(true, Ordering::SeqCst);
