@@ -4,13 +4,15 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod pooled;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info};
 
 use crate::config::Config;
@@ -152,6 +154,8 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Err(failure) => failure,
         };
         self.log_init(function, &first, Phase::Init);
+        // It may take as long as the function's timeout: others must be able to start meanwhile.
+        permit.start_is_over();
         let run = Run::begin(limit);
         match self.start(function, &permit, limit).await {
             Ok(mut environment) => {
@@ -219,7 +223,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, settled: Settled) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
         match settled.reusable {
-            Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage, current),
+            Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage.into(), current),
             _ => drop(lease),
         }
     }
@@ -248,9 +252,14 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.pool.function_changed(name, current);
     }
 
-    /// Recycles idle environments. To be called every second by whoever owns the server's tasks.
-    pub fn tick(&self) {
-        self.0.pool.tick();
+    /// Recycles what is idle too long, looking every second. Never ends; a task of the server's.
+    pub async fn recycle(self) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            seconds.tick().await;
+            self.0.pool.tick();
+        }
     }
 
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.

@@ -123,6 +123,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
     tasks.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), stopping));
     let mut background = Tasks::default();
     background.spawn("heartbeat", heartbeat(link.clone()));
+    background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.

@@ -27,6 +27,7 @@ use super::freeze::Cgroup;
 use super::wall::Gauge;
 use super::watch::{readable, set_nonblocking};
 use crate::invocation::ProcessEnd;
+use crate::server::runtime_api::client::{Response, read_response};
 use crate::sys::packet;
 use crate::wire::init;
 use crate::wire::launcher::{CgroupLayout, ContainerId, StepFailure};
@@ -120,7 +121,10 @@ impl Launcher for FakeLauncher {
         let (quota, quotas) = pipe();
         let (burst, bursts) = pipe();
         let (init_life, init) = life();
-        let (log, log_read) = { let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap(); (write, read) };
+        let (log, log_read) = {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            (write, read)
+        };
         let (control, far_control) = packet::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let api = listener.local_addr().unwrap();
@@ -217,20 +221,6 @@ pub struct Inside {
     statistics: Statistics,
 }
 
-pub struct Response {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
-}
-
-impl Response {
-    #[track_caller]
-    pub fn header(&self, name: &str) -> &str {
-        let row = self.head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)));
-        row.unwrap_or_else(|| panic!("no {name} in {}", self.head)).1
-    }
-}
-
 impl Inside {
     /// Asks for an event; returns its request id and payload.
     pub async fn next(&mut self) -> (String, Vec<u8>) {
@@ -279,19 +269,6 @@ impl Inside {
     pub fn kernel_kills(&self, count: u64) {
         self.statistics.write("memory.events", &format!("oom_kill {count:020}\n"));
     }
-}
-
-pub async fn read_response(connection: &mut TcpStream) -> Response {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(connection.read_u8().await.expect("the server closed the connection"));
-    }
-    let head = String::from_utf8(head).unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut response = Response { status, head, body: Vec::new() };
-    response.body = vec![0; response.header("content-length").parse().unwrap()];
-    connection.read_exact(&mut response.body).await.unwrap();
-    response
 }
 
 struct Statistics {

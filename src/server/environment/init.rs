@@ -17,13 +17,12 @@ use super::recipes::Recipes;
 use super::vars;
 use super::wall::Wall;
 use super::watch::{Control, Pulse, set_nonblocking, watch};
-use super::{Environment, Grow, Perform};
+use super::{Environment, Facts, Grow, Perform};
 use crate::config::Config;
 use crate::function::Function;
 use crate::invocation::Cause;
 use crate::runtime::Recipe;
 use crate::server::logs::{Journal, LogSink, Output};
-use crate::server::pool::Facts;
 use crate::server::runtime_api::{self, Desk, Init};
 use crate::wire::{MAX_MESSAGE, init};
 
@@ -125,7 +124,7 @@ impl<L: Launcher> Starter<L> {
         tasks.spawn(watch(control.clone(), pulse.clone(), lost, told, died));
         Ok(Environment {
             _end: end,
-            facts: Arc::new(Facts { name: id.to_string(), ..Facts::default() }),
+            facts: Arc::new(Facts { container: id.to_string(), ..Facts::default() }),
             programs: candidates.iter().filter_map(|line| line.first().cloned()).collect(),
             cgroup,
             wall: Wall::new(gauge, function.memory),

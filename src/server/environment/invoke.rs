@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::{Environment, Grow, Perform};
 use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome};
 use crate::server::logs::lines;
-use crate::server::pool::Usage;
 use crate::server::runtime_api::{AfterWrite, Event, Reply};
 
 /// The time of one invocation.
@@ -36,7 +35,16 @@ pub struct Settled {
     /// REPORT's Duration.
     pub took: Duration,
     /// Frozen, and fit for another invocation.
-    pub reusable: Option<Usage>,
+    pub reusable: Option<Frozen>,
+}
+
+/// What a frozen environment really uses, in bytes; it cannot grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// Everything that is charged to its container.
+    pub memory: u64,
+    /// /tmp alone.
+    pub tmp: u64,
 }
 
 impl Environment {
@@ -98,7 +106,7 @@ impl Environment {
     }
 
     /// The last look at the wall, then the freeze. `None`: not fit to be used again.
-    fn rest(&mut self, grow: Grow<'_>) -> Option<Usage> {
+    fn rest(&mut self, grow: Grow<'_>) -> Option<Frozen> {
         let (sample, verdict) = self.wall.sample().ok()?;
         self.facts.used.store(sample.used, std::sync::atomic::Ordering::Relaxed);
         if self.judge(verdict, grow).is_some() {
@@ -106,7 +114,7 @@ impl Environment {
         }
         crate::kill_point!("before-freeze");
         self.cgroup.freeze().ok()?;
-        Some(Usage { now: sample.current, tmp: sample.tmp })
+        Some(Frozen { memory: sample.current, tmp: sample.tmp })
     }
 }
 

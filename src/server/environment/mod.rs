@@ -34,7 +34,7 @@ pub(super) mod fake;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -44,12 +44,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 
 use crate::invocation::{Cause, ProcessEnd};
 use crate::server::logs::Output;
-use crate::server::pool::{Facts, Pooled};
 use crate::server::runtime_api::Desk;
 
 pub use container::{Container, LaunchError, Launcher, Plan};
 pub use init::{INIT_LIMIT, InitFailure, Starter};
-pub use invoke::{Run, Settled};
+pub use invoke::{Frozen, Run, Settled};
 pub use launchers::Launchers;
 pub use wall::max_memory_used_mib;
 
@@ -84,6 +83,16 @@ pub struct Environment {
     _tasks: JoinSet<()>,
 }
 
+/// What can be told of an environment while somebody else uses it.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The container's id.
+    pub container: String,
+    /// Bytes in use when last looked at, and the most so far.
+    pub used: AtomicU64,
+    pub peak: AtomicU64,
+}
+
 /// What came first.
 enum Perform<T> {
     Done(T),
@@ -93,6 +102,15 @@ enum Perform<T> {
 impl Environment {
     pub fn output(&self) -> &Output {
         &self.output
+    }
+
+    /// Looks, at this very moment; never waits.
+    pub fn is_alive(&self) -> bool {
+        self.ended.borrow().is_none() && self.pulse.beats()
+    }
+
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.facts
     }
 
     /// The most memory it has used, in bytes.
@@ -192,16 +210,3 @@ impl Environment {
         }
     }
 }
-
-impl Pooled for Environment {
-    fn is_alive(&self) -> bool {
-        self.ended.borrow().is_none() && self.pulse.beats()
-    }
-
-    fn facts(&self) -> Arc<Facts> {
-        self.facts.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,16 +21,16 @@ use crate::invocation::Throttle;
 pub trait Pooled: Send + 'static {
     /// Looked at in the last moment before it is lent: cheap, and never waits.
     fn is_alive(&self) -> bool;
-    fn facts(&self) -> Arc<Facts>;
+    fn facts(&self) -> Arc<dyn Facts>;
 }
 
 /// What a snapshot tells of something pooled, also while it is on loan.
-#[derive(Debug, Default)]
-pub struct Facts {
-    pub name: String,
-    /// Bytes in use when last looked at, and the most so far.
-    pub used: AtomicU64,
-    pub peak: AtomicU64,
+pub trait Facts: Send + Sync {
+    fn name(&self) -> &str;
+    /// Bytes in use when last looked at.
+    fn used(&self) -> u64;
+    /// The most so far.
+    fn peak(&self) -> u64;
 }
 
 pub struct Pool<E: Pooled>(Arc<Shared<E>>);
@@ -45,7 +44,7 @@ struct Shared<E: Pooled> {
 struct Inner<E: Pooled> {
     core: Core,
     idle: HashMap<SlotId, E>,
-    facts: HashMap<SlotId, Arc<Facts>>,
+    facts: HashMap<SlotId, Arc<dyn Facts>>,
     waiting: HashMap<Ticket, Waiter<E>>,
 }
 
@@ -172,13 +171,12 @@ impl<E: Pooled> Pool<E> {
     }
 }
 
-fn seen(slot: &Slot, facts: Option<&Arc<Facts>>, now: Instant) -> Seen {
+fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
     let (state, idle_s) = match slot.state {
         State::Initialising => (SeenState::Initialising, None),
         State::Busy { .. } => (SeenState::Busy, None),
         State::Idle { since, .. } => (SeenState::Idle, Some((now - since).as_secs_f64())),
     };
-    let mib = |bytes: Option<&AtomicU64>| bytes.map_or(0, |bytes| bytes.load(Ordering::Relaxed) >> 20);
     Seen {
         function: slot.function.clone(),
         version: "$LATEST".into(),
@@ -187,10 +185,10 @@ fn seen(slot: &Slot, facts: Option<&Arc<Facts>>, now: Instant) -> Seen {
         idle_s,
         memory_mib: slot.memory.mib(),
         charged_mib: slot.charge() >> 20,
-        used_mib: mib(facts.map(|facts| &facts.used)),
-        peak_mib: mib(facts.map(|facts| &facts.peak)),
+        used_mib: facts.map_or(0, |facts| facts.used() >> 20),
+        peak_mib: facts.map_or(0, |facts| facts.peak() >> 20),
         invocations: slot.loans,
-        container: facts.map(|facts| facts.name.clone()),
+        container: facts.map(|facts| facts.name().to_owned()),
     }
 }
 
@@ -212,7 +210,7 @@ impl<E: Pooled> Shared<E> {
                 // The receiver may be gone: then the lease or permit in the message ends right here.
                 Effect::Tell(turn, what) => drop(turn.send(what)),
                 Effect::End(environment, why) => {
-                    debug!(environment = environment.facts().name, ?why, "environment retired");
+                    debug!(environment = environment.facts().name(), ?why, "environment retired");
                     drop(environment);
                 }
             }
@@ -282,6 +280,14 @@ impl<E: Pooled> Permit<E> {
     /// The environment uses so many bytes of /tmp. `false`: the budget has no room for them.
     pub fn grow(&self, tmp: u64) -> bool {
         self.0.grow(tmp)
+    }
+
+    /// It goes on inside of its request's own time, which nobody else has to wait for: the start is over,
+    /// the memory stays reserved.
+    pub fn start_is_over(&self) {
+        if let Some(pool) = &self.0.pool {
+            pool.change(|inner, now| ((), inner.core.started(self.0.slot, now)));
+        }
     }
 
     /// It is ready; it is lent to the request that it was built for.

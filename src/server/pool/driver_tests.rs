@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::function::Memory;
@@ -8,15 +8,28 @@ use crate::function::Memory;
 struct Umbrella {
     whole: Arc<AtomicBool>,
     thrown_away: Arc<AtomicU64>,
-    facts: Arc<Facts>,
 }
 
 impl Pooled for Umbrella {
     fn is_alive(&self) -> bool {
         self.whole.load(Ordering::Relaxed)
     }
-    fn facts(&self) -> Arc<Facts> {
-        self.facts.clone()
+    fn facts(&self) -> Arc<dyn Facts> {
+        Arc::new(Red)
+    }
+}
+
+struct Red;
+
+impl Facts for Red {
+    fn name(&self) -> &str {
+        "red"
+    }
+    fn used(&self) -> u64 {
+        0
+    }
+    fn peak(&self) -> u64 {
+        0
     }
 }
 
@@ -46,7 +59,7 @@ impl Shop {
     }
 
     fn umbrella(&self) -> Umbrella {
-        Umbrella { whole: self.whole.clone(), thrown_away: self.thrown_away.clone(), facts: Arc::default() }
+        Umbrella { whole: self.whole.clone(), thrown_away: self.thrown_away.clone() }
     }
 
     fn thrown_away(&self) -> u64 {
@@ -95,6 +108,17 @@ async fn a_dropped_permit_frees_its_start_and_its_memory() {
     let shop = Shop::new();
     drop(shop.acquire().await);
     assert_eq!((shop.pool.snapshot().charged_mib, shop.pool.snapshot().starting), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_goes_on_inside_its_request_makes_room_for_the_next_start() {
+    let shop = Shop::new();
+    let Ok(Turn::Cold(permit)) = shop.acquire().await else { panic!("nothing is warm yet") };
+    permit.start_is_over();
+    let seen = shop.pool.snapshot();
+    assert_eq!((seen.starting, seen.charged_mib), (0, 128));
+    drop(permit);
+    assert_eq!(shop.pool.snapshot().charged_mib, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,7 +141,7 @@ impl Desk {
         let mut inner = self.lock();
         // A client that lost patience closes its connection and asks anew: that is no second call.
         let deserted = inner.waiter.as_ref().is_some_and(oneshot::Sender::is_closed);
-        let turn = if deserted { Ok(Next::Wait) } else { inner.machine.next() };
+        let turn = if deserted { Ok(Next::Wait) } else { inner.machine.call_next() };
         match turn? {
             Next::Again => match inner.event.clone() {
                 Some(event) => Ok(Turn::Again(event)),

@@ -59,4 +59,6 @@ pub async fn serve(listener: TcpListener, desk: Arc<Desk>) {
 }
 
 #[cfg(test)]
+pub(in crate::server) mod client;
+#[cfg(test)]
 mod tests;

@@ -76,7 +76,7 @@ impl Machine {
         self.state
     }
 
-    pub fn next(&mut self) -> Result<Next, Illegal> {
+    pub fn call_next(&mut self) -> Result<Next, Illegal> {
         match self.state {
             State::Started | State::RuntimeResponseSent => {
                 self.state = State::Ready;
@@ -166,7 +166,7 @@ mod tests {
 
     fn running() -> (Machine, RequestId) {
         let (mut machine, request) = (Machine::default(), RequestId::new());
-        machine.next().unwrap();
+        machine.call_next().unwrap();
         machine.event(request).unwrap();
         (machine, request)
     }
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn next_while_running_is_the_same_event_again() {
         let (mut machine, _) = running();
-        assert_eq!(machine.next(), Ok(Next::Again));
+        assert_eq!(machine.call_next(), Ok(Next::Again));
         assert_eq!(machine.state(), State::Running);
     }
 
@@ -189,18 +189,18 @@ mod tests {
             "State transition from RuntimeResponseSent to InvocationResponse failed for runtime. \
              Error: State transition is not allowed"
         );
-        machine.next().unwrap();
+        machine.call_next().unwrap();
         assert_eq!(machine.names_request(&request.to_string()), Err(Illegal::RequestId));
     }
 
     #[test]
     fn init_error_is_legal_only_before_the_first_next() {
         let mut machine = Machine::default();
-        machine.next().unwrap();
+        machine.call_next().unwrap();
         assert!(machine.init_error().is_err());
         let mut machine = Machine::default();
         machine.init_error().unwrap();
-        assert!(machine.next().is_err());
+        assert!(machine.call_next().is_err());
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
             for call in calls {
                 let before = machine.state();
                 match call {
-                    0 | 1 => asked += usize::from(machine.next() == Ok(Next::Wait)),
+                    0 | 1 => asked += usize::from(machine.call_next() == Ok(Next::Wait)),
                     2 => delivered += usize::from(machine.event(RequestId::new()).is_ok()),
                     3 => { let _ = machine.answer(Answering::Response); }
                     4 => { let _ = machine.answer(Answering::Error); }

@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::client::read_response;
 use super::*;
 use crate::invocation::RequestId;
-use crate::server::environment::fake::read_response;
 
 struct Door {
     desk: Arc<Desk>,
@@ -120,7 +120,10 @@ async fn every_wrong_call_is_refused_with_the_reference_implementations_words() 
     assert_eq!(door.call("POST", &path, "", "1").await, (202, OK.into()));
     assert_eq!(door.desk.reply().await, Reply::Response(Bytes::from_static(b"1")));
     assert_eq!(door.call("POST", &path, "", "2").await, transition("RuntimeResponseSent", "InvocationResponse"));
-    assert_eq!(door.call("POST", &error_path(request), "", "{}").await, transition("RuntimeResponseSent", "InvocationErrorResponse"));
+    assert_eq!(
+        door.call("POST", &error_path(request), "", "{}").await,
+        transition("RuntimeResponseSent", "InvocationErrorResponse")
+    );
     let mut waiting = door.connect().await;
     waiting.write_all(format!("GET {NEXT} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
     door.desk.asked_again().await;
@@ -188,7 +191,10 @@ async fn an_error_type_is_never_repeated_unchecked() {
 async fn a_cause_for_x_ray_is_taken_out_of_the_body() {
     let kind = "Content-Type: application/vnd.aws.lambda.error.cause+json\r\n";
     for (sent, kept) in [
-        (r#"{"errorCause":{"a":1},"stackTrace":["x"],"errorMessage":"m","errorType":"T"}"#, r#"{"errorMessage":"m","errorType":"T","stackTrace":["x"]}"#),
+        (
+            r#"{"errorCause":{"a":1},"stackTrace":["x"],"errorMessage":"m","errorType":"T"}"#,
+            r#"{"errorMessage":"m","errorType":"T","stackTrace":["x"]}"#,
+        ),
         ("no JSON", "\"Invalid error body\""),
     ] {
         let door = Door::open().await;
@@ -203,7 +209,9 @@ async fn a_cause_for_x_ray_is_taken_out_of_the_body() {
 async fn chunks_with_trailers_an_expectation_and_a_header_of_a_mebibyte_are_accepted() {
     let door = Door::open().await;
     let path = response_path(door.running().await);
-    let chunked = format!("POST {path} HTTP/1.1\r\nhOST: x\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nT: v\r\n\r\n");
+    let chunked = format!(
+        "POST {path} HTTP/1.1\r\nhOST: x\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nT: v\r\n\r\n"
+    );
     assert_eq!(door.raw(chunked.as_bytes()).await.0, 202);
     assert_eq!(door.desk.reply().await, Reply::Response(Bytes::from_static(b"abc")));
 
@@ -228,7 +236,9 @@ async fn chunks_with_trailers_an_expectation_and_a_header_of_a_mebibyte_are_acce
 async fn a_stream_that_failed_says_so_in_its_trailers() {
     let door = Door::open().await;
     let path = response_path(door.running().await);
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nLambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nLambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n"
+    );
     let body = "Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n1\r\na\r\n0\r\n\
                 Lambda-Runtime-Function-Error-Type: Runtime.Broken\r\nLambda-Runtime-Function-Error-Body: e30=\r\n\r\n";
     assert_eq!(door.raw((head + body).as_bytes()).await.0, 202);
@@ -258,7 +268,8 @@ async fn a_body_too_large_is_413_declared_or_not() {
 
     let door = Door::open().await;
     let path = response_path(door.running().await);
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     assert_eq!(door.raw(head.as_bytes()).await, too_large);
     assert_eq!(door.desk.reply().await, Reply::TooLarge);
 }
@@ -291,9 +302,8 @@ async fn a_head_that_trickles_is_cut_and_a_resting_connection_is_not() {
             if slow.write_all(b"G").await.is_err() {
                 return;
             }
-            match timeout(Duration::from_secs(1), slow.read(&mut [0; 512])).await {
-                Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(_)) | Err(_) => {}
+            if let Ok(Ok(0) | Err(_)) = timeout(Duration::from_secs(1), slow.read(&mut [0; 512])).await {
+                return;
             }
         }
     };
@@ -309,7 +319,8 @@ async fn a_body_that_stands_still_is_cut() {
     let path = response_path(door.running().await);
     let mut slow = door.connect().await;
     slow.write_all(format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1").as_bytes()).await.unwrap();
-    let response = timeout(Duration::from_secs(60), read_response(&mut slow)).await.expect("a body that stands still was not cut");
+    let response =
+        timeout(Duration::from_secs(60), read_response(&mut slow)).await.expect("a body that stands still was not cut");
     assert_eq!(response.status, 400);
 }
 
@@ -361,7 +372,11 @@ impl AsyncWrite for Counted {
         self.1.fetch_add(1, Ordering::SeqCst);
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.1.fetch_add(1, Ordering::SeqCst);
         Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
     }

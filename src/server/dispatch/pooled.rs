@@ -1,0 +1,37 @@
+//! What makes an environment something to pool: the pool knows none, and environments know no pool.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::server::environment::{self, Environment, Frozen};
+use crate::server::pool::{Facts, Pooled, Usage};
+
+impl Pooled for Environment {
+    fn is_alive(&self) -> bool {
+        Environment::is_alive(self)
+    }
+
+    fn facts(&self) -> Arc<dyn Facts> {
+        Environment::facts(self).clone()
+    }
+}
+
+impl Facts for environment::Facts {
+    fn name(&self) -> &str {
+        &self.container
+    }
+
+    fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
+impl From<Frozen> for Usage {
+    fn from(frozen: Frozen) -> Self {
+        Self { now: frozen.memory, tmp: frozen.tmp }
+    }
+}
