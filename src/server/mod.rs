@@ -49,7 +49,7 @@ use tracing::{info, warn};
 use self::api::{Api, Engine};
 use self::control::Control;
 use self::dispatch::Dispatch;
-use self::environment::Launchers;
+use self::environment::{Launcher, Launchers};
 use self::intake::{Hands, Intake};
 use self::supervisor_link::{Event, SupervisorLink};
 use crate::code::Digest;
@@ -71,6 +71,9 @@ const LIFE: i32 = 4;
 const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
+
+/// How exactly the idle time is kept.
+const RECYCLE: Duration = Duration::from_secs(1);
 
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
@@ -123,7 +126,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
     tasks.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), stopping));
     let mut background = Tasks::default();
     background.spawn("heartbeat", heartbeat(link.clone()));
-    background.spawn("recycling", dispatch.clone().recycle());
+    background.spawn("recycling", recycle(dispatch.clone()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
@@ -188,6 +191,15 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
     }
 }
 
+/// Gives the pool its clock: idle environments end when their time is over.
+async fn recycle(dispatch: Dispatch<SqliteRegistry, SqliteMeter>) {
+    let mut clock = tokio::time::interval(RECYCLE);
+    loop {
+        clock.tick().await;
+        dispatch.tick();
+    }
+}
+
 /// Tasks with their names. Dropping them ends them.
 #[derive(Default)]
 struct Tasks {
@@ -215,7 +227,7 @@ impl Tasks {
     }
 }
 
-impl<F: Functions, M: Meter> Engine for Dispatch<F, M> {
+impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
     fn invoke(&self, invocation: Invocation) -> Promise<'_, Result<Answer, Refusal>> {
         Box::pin(Dispatch::invoke(self, invocation))
     }

@@ -1,0 +1,195 @@
+//! The `kiln` command as people and scripts meet it: what it prints where, and its exit codes.
+
+mod doors;
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use doors::{House, snapshot};
+use serde_json::Value;
+
+fn kiln(run_dir: &Path, words: &[&str]) -> Output {
+    kiln_with_stdin(run_dir, words, "")
+}
+
+fn kiln_with_stdin(run_dir: &Path, words: &[&str], stdin: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.args(words).env("KILN_RUN_DIR", run_dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that reads no stdin may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn ended(output: &Output, code: i32) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "stdout: {out}\nstderr: {err}");
+    (out, err)
+}
+
+/// Makes a function from a directory, as the tutorial does.
+fn create(house: &House, name: &str) {
+    let code = tempfile::tempdir().unwrap();
+    std::fs::write(code.path().join("index.js"), "exports.handler = async () => 1;\n").unwrap();
+    let dir = code.path().to_str().unwrap();
+    let words = ["function", "create", name, "--runtime", "nodejs8.10", "--handler", "index.handler", "--dir", dir];
+    let (out, err) = ended(&kiln(house.run_dir(), &words), 0);
+    assert_eq!((out.as_str(), err), ("", format!("function {name} created; try: kiln invoke {name}\n")));
+}
+
+#[test]
+fn a_function_is_made_shown_run_changed_and_deleted() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+
+    let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+    assert!(out.contains("handler     index.handler\n") && out.contains("state       Active\n"), "{out}");
+
+    let (out, err) = ended(&kiln(run, &["invoke", "hello", "--payload", "{\"a\":1}", "--log"]), 0);
+    assert_eq!(out, "{\"a\":1}", "exactly what the function returned");
+    assert!(err.starts_with("START RequestId: "), "{err}");
+
+    let words = ["function", "update", "hello", "--memory", "512", "--env", "KEY=a=b", "--timeout", "60"];
+    ended(&kiln(run, &words), 0);
+    let (out, _) = ended(&kiln(run, &["--json", "function", "get", "hello"]), 0);
+    let configuration = &serde_json::from_str::<Value>(&out).unwrap()["Configuration"];
+    assert_eq!((&configuration["MemorySize"], &configuration["Timeout"]), (&512.into(), &60.into()));
+    assert_eq!(configuration["Environment"]["Variables"]["KEY"], "a=b");
+
+    let (out, _) = ended(&kiln(run, &["function", "list"]), 0);
+    let cells: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().take(5).collect()).collect();
+    assert_eq!(
+        cells,
+        [["NAME", "RUNTIME", "HANDLER", "MEMORY", "TIMEOUT"], ["hello", "nodejs8.10", "index.handler", "512", "60"]]
+    );
+
+    ended(&kiln(run, &["function", "delete", "hello"]), 0);
+    let (out, _) = ended(&kiln(run, &["function", "list", "--json"]), 0);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), serde_json::json!({ "Functions": [] }));
+}
+
+#[test]
+fn a_list_of_more_than_one_page_is_whole() {
+    let house = House::open();
+    for number in 0..52 {
+        create(&house, &format!("f{number}"));
+    }
+    let (out, _) = ended(&kiln(house.run_dir(), &["function", "list"]), 0);
+    assert_eq!(out.lines().count(), 53);
+}
+
+#[test]
+fn a_payload_comes_from_the_command_line_a_file_or_stdin() {
+    let house = House::open();
+    create(&house, "echo");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[\"file\"]").unwrap();
+    let at_file = format!("@{}", file.path().display());
+    for (payload, result) in [("\"text\"", "\"text\""), (at_file.as_str(), "[\"file\"]"), ("-", "[\"stdin\"]")] {
+        let output = kiln_with_stdin(house.run_dir(), &["invoke", "echo", "--payload", payload], "[\"stdin\"]");
+        assert_eq!(ended(&output, 0).0, result);
+    }
+    assert_eq!(ended(&kiln(house.run_dir(), &["invoke", "echo"]), 0).0, "{}");
+}
+
+#[test]
+fn every_exit_code_means_one_thing() {
+    let house = House::open();
+    let run = house.run_dir();
+    for name in ["echo", "fails", "no-memory", "broken"] {
+        create(&house, name);
+    }
+    let nowhere = run.join("nowhere");
+    let left_behind = tempfile::tempdir().unwrap();
+    drop(std::os::unix::net::UnixListener::bind(left_behind.path().join("kiln.sock")).unwrap());
+    for (code, run, words, said) in [
+        (0, run, &["invoke", "echo"][..], ""),
+        (0, run, &["--help"][..], ""),
+        (1, run, &["invoke", "broken"][..], "ServiceException: a launcher said nothing"),
+        (1, run, &["invoke", "echo", "--payload", "{"][..], "InvalidRequestContentException: Could not parse"),
+        (1, run, &["invoke", "echo", "--payload", "@/nowhere"][..], "/nowhere cannot be read: "),
+        (2, run, &["invoke"][..], "required arguments were not provided"),
+        (2, run, &["function", "update", "echo"][..], "nothing to change"),
+        (2, run, &["function", "create", "x", "--runtime", "r", "--handler", "h"][..], "--zip"),
+        (3, nowhere.as_path(), &["invoke", "echo"][..], "Kiln is not running, or runs elsewhere. Start it"),
+        (3, left_behind.path(), &["invoke", "echo"][..], "kilnd has ended. Start it again"),
+        (4, run, &["invoke", "nope"][..], "Function not found: arn:aws:lambda:us-east-1:000000000000:function:nope:$LATEST"),
+        (4, run, &["function", "get", "nope"][..], "Function not found: "),
+        (5, run, &["invoke", "no-memory"][..], "ConcurrentInvocationLimitExceeded"),
+        (6, run, &["invoke", "fails"][..], "the function fails failed"),
+    ] {
+        let (_, err) = ended(&kiln(run, words), code);
+        assert!(err.contains(said), "{words:?}: {err}");
+    }
+}
+
+#[test]
+fn a_failed_functions_own_words_are_on_stdout() {
+    let house = House::open();
+    create(&house, "fails");
+    let (out, _) = ended(&kiln(house.run_dir(), &["invoke", "fails"]), 6);
+    assert_eq!(out, r#"{"errorType":"Error","errorMessage":"no"}"#);
+    let (out, _) = ended(&kiln(house.run_dir(), &["invoke", "fails", "--json", "--log"]), 6);
+    let whole: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&whole["function_error"], &whole["payload"]["errorMessage"]), (&"Unhandled".into(), &"no".into()));
+    assert_eq!(whole["log"], format!("START RequestId: {}\n", whole["request_id"].as_str().unwrap()));
+}
+
+#[test]
+fn a_pool_is_a_table_for_people_and_json_for_programs() {
+    let house = House::open();
+    *house.fakes.snapshot.lock().unwrap() = snapshot();
+    let (out, _) = ended(&kiln(house.run_dir(), &["pool"]), 0);
+    let heading: Vec<&str> = out.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "INVOCATIONS", "CONTAINER"]);
+    assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
+    let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
+    let pool: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(pool, serde_json::to_value(snapshot()).unwrap());
+}
+
+#[test]
+fn who_may_not_is_told_which_group_to_join() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("KILN_TESTS_MUST_RUN").is_none(), "needs root");
+        eprintln!("SKIP: needs root, to run kiln as somebody else");
+        return;
+    }
+    let house = House::open();
+    // Where the program lies, others may not look; so they get a copy.
+    let program = house.run_dir().join("kiln");
+    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &program).unwrap();
+    let nobody = |words: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(words).env("KILN_RUN_DIR", house.run_dir()).uid(4711).gid(4711).current_dir("/").output().unwrap()
+    };
+    let (_, err) = ended(&nobody(&["function", "list"]), 1);
+    assert!(
+        err.contains("is not authorized to perform: lambda:ListFunctions") && err.contains("usermod -aG kiln-admin"),
+        "{err}"
+    );
+    std::fs::set_permissions(house.socket(), std::os::unix::fs::PermissionsExt::from_mode(0o660)).unwrap();
+    let (_, err) = ended(&nobody(&["invoke", "hello"]), 3);
+    assert!(err.contains("you may not open") && err.contains("usermod -aG "), "{err}");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let house = House::open();
+    create(&house, "echo");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args(["function", "list"])
+        .env("KILN_RUN_DIR", house.run_dir())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
+    assert_eq!(err, "");
+}

@@ -1,0 +1,316 @@
+//! Both doors for real, on Unix sockets in a directory of their own, before a house whose engine and hands are fakes.
+//!
+//! For tests/api.rs and tests/cli.rs: nothing here needs privileges.
+
+#![allow(dead_code, reason = "each of the two test programs uses its own part")]
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::HeaderMap;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use kiln::code::Digest;
+use kiln::config::Config;
+use kiln::database::Database;
+use kiln::function::FunctionName;
+use kiln::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, Throttle};
+use kiln::registry::Promise;
+use kiln::registry::sqlite::SqliteRegistry;
+use kiln::server::api::{Api, Engine};
+use kiln::server::control::Control;
+use kiln::server::http;
+use kiln::server::intake::{Hands, Intake};
+use kiln::server::pool::{Seen, SeenState, Snapshot};
+use kiln::wire::launcher::StagingId;
+use kiln::wire::supervisor::Unpacked;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+/// The group that the house takes for kiln-admin. No process of the test is in it unless it says so.
+pub const ADMIN: u32 = 3_141_592;
+
+pub struct House {
+    pub directory: tempfile::TempDir,
+    pub fakes: Arc<Fakes>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the fakes were asked, and what they shall say.
+#[derive(Default)]
+pub struct Fakes {
+    pub invocations: Mutex<Vec<Invocation>>,
+    pub changed: Mutex<Vec<String>>,
+    pub orders: Mutex<Vec<&'static str>>,
+    /// Said to the next zips instead of "done".
+    pub unpacked: Mutex<Option<Unpacked>>,
+    /// While true, zips wait.
+    pub hold: (Mutex<bool>, Condvar),
+    pub snapshot: Mutex<Snapshot>,
+}
+
+impl House {
+    pub fn open() -> Self {
+        Self::open_with(Some(ADMIN))
+    }
+
+    pub fn open_with(admin_group: Option<u32>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let runtimes = directory.path().join("runtimes");
+        std::fs::create_dir(&runtimes).unwrap();
+        for name in ["nodejs8.10", "provided.al2023"] {
+            let recipe = format!("name='{name}'\ntree='{}'\nstart=[['/x']]", Digest::of(name.as_bytes()));
+            std::fs::write(runtimes.join(format!("{name}.toml")), recipe).unwrap();
+        }
+        let mut config = Config::default();
+        (config.run_dir, config.runtimes_dir) = (directory.path().to_owned(), runtimes);
+        config.state_dir = directory.path().join("state");
+
+        let fakes = Arc::new(Fakes::default());
+        let (stop, stopping) = watch::channel(false);
+        let (opened_tx, opened) = mpsc::channel();
+        let theirs = fakes.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (database, database_thread) = Database::open(&config.state_dir.join("db/kiln.db")).unwrap();
+            runtime.block_on(serve(&config, admin_group, theirs, database, stopping, opened_tx));
+            drop(runtime);
+            database_thread.join();
+        });
+        opened.recv().unwrap();
+        Self { directory, fakes, stop, thread: Some(thread) }
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("kiln.sock")
+    }
+
+    /// Says "stop" to both doors, and goes on.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until both doors have served their last request.
+    pub fn closed(&mut self) {
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    /// Holds back every zip until the guard is dropped.
+    pub fn hold_zips(&self) -> Hold {
+        *self.fakes.hold.0.lock().unwrap() = true;
+        Hold(self.fakes.clone())
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+pub struct Hold(Arc<Fakes>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *self.0.hold.0.lock().unwrap() = false;
+        self.0.hold.1.notify_all();
+    }
+}
+
+async fn serve(
+    config: &Config,
+    admin_group: Option<u32>,
+    fakes: Arc<Fakes>,
+    database: Database,
+    stopping: watch::Receiver<bool>,
+    opened: mpsc::Sender<()>,
+) {
+    let registry = Arc::new(SqliteRegistry::open(database).await.unwrap());
+    let intake = Arc::new(Intake::new(fakes.clone(), registry.clone()));
+    let seen = fakes.clone();
+    let api = Api::new(config, admin_group, registry, intake, fakes);
+    let control = Control::new("test".into(), move || seen.snapshot.lock().unwrap().clone());
+    let listen = |path: PathBuf| {
+        let listener = UnixListener::bind(&path).unwrap();
+        // Whoever may open the socket is the supervisor's affair; here everybody may.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        listener
+    };
+    let (api_listener, control_listener) = (listen(config.api_socket()), listen(config.control_socket()));
+    opened.send(()).unwrap();
+    tokio::join!(
+        http::serve("kiln.sock", api_listener, Arc::new(api), stopping.clone()),
+        http::serve("control.sock", control_listener, Arc::new(control), stopping)
+    );
+}
+
+/// Does what the function's name says.
+impl Engine for Fakes {
+    fn invoke(&self, invocation: Invocation) -> Promise<'_, Result<Answer, Refusal>> {
+        self.invocations.lock().unwrap().push(invocation.clone());
+        Box::pin(async move {
+            let success = |body: Bytes| Ok(Outcome::Success(body));
+            let failed = |cause| Ok(Outcome::Failed(FunctionFailure::found(cause, invocation.request)));
+            let outcome = match invocation.function.as_str() {
+                "slow" => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    success(Bytes::from_static(b"late"))
+                }
+                "fails" => {
+                    let body = Bytes::from_static(br#"{"errorType":"Error","errorMessage":"no"}"#);
+                    Ok(Outcome::Failed(FunctionFailure::reported(Cause::Reported { error_type: "Error".into() }, body)))
+                }
+                "times-out" => failed(Cause::Timeout(Duration::from_secs(3))),
+                "no-memory" => Err(Refusal::Throttled(Throttle::Memory)),
+                "no-starts" => Err(Refusal::Throttled(Throttle::Starts)),
+                "too-many" => Err(Refusal::Throttled(Throttle::Concurrency)),
+                "reserved" => Err(Refusal::Throttled(Throttle::Reserved)),
+                "stopping" => Err(Refusal::Stopping),
+                "broken" => Err(Refusal::Internal("a launcher said nothing".into())),
+                "vanished" => Err(Refusal::UnknownFunction(invocation.function.clone())),
+                _ => success(invocation.payload.clone()),
+            };
+            let tail = invocation.log_type == LogType::Tail;
+            let log_tail = if tail { format!("START RequestId: {}\n", invocation.request).into_bytes() } else { Vec::new() };
+            outcome.map(|outcome| Answer { outcome, log_tail })
+        })
+    }
+
+    fn function_changed(&self, name: &FunctionName) {
+        self.changed.lock().unwrap().push(name.to_string());
+    }
+}
+
+impl Hands for Fakes {
+    fn unpack(&self, _: StagingId, _: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>> {
+        Box::pin(async {
+            self.orders.lock().unwrap().push("unpack");
+            // The house's only thread: so it polls instead of waiting on the condition.
+            while *self.hold.0.lock().unwrap() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(self.unpacked.lock().unwrap().clone().unwrap_or(Unpacked::Done { bytes: 1 }))
+        })
+    }
+
+    fn adopt(&self, _: StagingId, _: Digest, _: Arc<OwnedFd>) -> Promise<'_, Result<(), String>> {
+        self.orders.lock().unwrap().push("adopt");
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget(&self, _: Digest) -> Promise<'_, Result<(), String>> {
+        self.orders.lock().unwrap().push("forget");
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// One environment to look at.
+pub fn snapshot() -> Snapshot {
+    let seen = Seen {
+        function: FunctionName::parse("hello").unwrap(),
+        version: "$LATEST".into(),
+        state: SeenState::Idle,
+        age_s: 75.0,
+        idle_s: Some(3.0),
+        memory_mib: 128,
+        charged_mib: 36,
+        used_mib: 36,
+        peak_mib: 40,
+        invocations: 2,
+        container: Some("3-17".into()),
+    };
+    Snapshot { budget_mib: 3200, charged_mib: 36, concurrency: 1000, environments: vec![seen], ..Snapshot::default() }
+}
+
+/// A response, taken apart.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// One request on a connection of its own.
+pub async fn call(house: &House, method: &str, path: &str, body: impl Into<Bytes>) -> Reply {
+    send(house, method, path, &[], body).await
+}
+
+pub async fn send(house: &House, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    over(UnixStream::connect(house.socket()).unwrap(), method, path, headers, body).await
+}
+
+pub async fn over(stream: UnixStream, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    stream.set_nonblocking(true).unwrap();
+    let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(path).header("host", "test");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    drop(sender);
+    let _ = connection.await.unwrap();
+    Reply { status: head.status.as_u16(), headers: head.headers, body }
+}
+
+pub const FUNCTIONS: &str = "/2015-03-31/functions";
+pub const ROLE: &str = "arn:aws:iam::000000000000:role/r";
+
+/// The body of a good CreateFunction, with some members replaced (by null: removed).
+pub fn creation(name: &str, changes: Value) -> String {
+    let mut body = json!({
+        "FunctionName": name, "Role": ROLE, "Runtime": "nodejs8.10", "Handler": "index.handler",
+        // base64 of "zip"
+        "Code": { "ZipFile": "emlw" },
+    });
+    let changes: HashMap<String, Value> = serde_json::from_value(changes).unwrap();
+    for (member, value) in changes {
+        match value {
+            Value::Null => body.as_object_mut().unwrap().remove(&member),
+            value => body.as_object_mut().unwrap().insert(member, value),
+        };
+    }
+    body.to_string()
+}
+
+#[track_caller]
+pub fn assert_status(reply: &Reply, status: u16) {
+    assert_eq!(reply.status, status, "{}", String::from_utf8_lossy(&reply.body));
+}
+
+pub async fn create(house: &House, name: &str) -> Value {
+    let reply = call(house, "POST", FUNCTIONS, creation(name, json!({}))).await;
+    assert_status(&reply, 201);
+    reply.json()
+}
