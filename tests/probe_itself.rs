@@ -40,13 +40,16 @@ fn globals_live_as_long_as_the_process_and_the_counter_runs() {
 #[test]
 fn memory_is_touched_or_held_as_told() {
     let function = Function::start("ok");
+    function.invoke(json!({"do": "count"})); // by now it is the probe, no longer the shell
     let before = function.status_kib("VmRSS");
+    // The kernel counts in batches for each CPU, so that a number may be out by some hundred KiB.
+    let grown = |name: &str| (function.status_kib(name) + 1024).saturating_sub(before) >> 10;
     function.invoke(json!({"touch_mib": 60}));
-    assert!(function.status_kib("VmHWM") >= before + (60 << 10));
-    assert!(function.status_kib("VmRSS") < before + (30 << 10), "given back");
+    assert!(grown("VmHWM") >= 60);
+    assert!(grown("VmRSS") < 30, "given back");
     function.invoke(json!({"hold_mib": 40}));
     assert_eq!(function.invoke(json!({"do": "hold_mib", "mib": 10}))["held_mib"], 50);
-    assert!(function.status_kib("VmRSS") >= before + (50 << 10));
+    assert!(grown("VmRSS") >= 50);
     let shared = function.invoke(json!({"children_mib": [5, 6, 7, 8]}));
     assert_eq!(shared, json!({"all_at_once": true, "ends": ["exit 0", "exit 0", "exit 0", "exit 0"]}));
 }

@@ -83,6 +83,8 @@ impl Function {
         let value = |or: u64| {
             event[what].as_u64().or(event["n"].as_u64()).or(event["ms"].as_u64()).or(event["mib"].as_u64()).unwrap_or(or)
         };
+        // What is touched and freed at once, nobody who looks every 10 ms can have seen.
+        let held = Duration::from_millis(event["hold_ms"].as_u64().unwrap_or(0));
         let done = match what {
             "" | "echo" => return Answer::Bytes(invocation.event.clone()),
             "respond_bytes" => return Answer::Bytes(json_string_of(value(2) as usize)),
@@ -115,8 +117,7 @@ impl Function {
                 json!({ "iterations": iterations, "took_ms": begin.elapsed().as_millis() as u64 })
             }
             "touch_mib" => told(heavy::Pages::touch(value(1) as usize).map(|_pages| {
-                // What is touched and freed at once, nobody who looks every 10 ms can have seen.
-                thread::sleep(Duration::from_millis(event["hold_ms"].as_u64().unwrap_or(0)));
+                thread::sleep(held);
                 json!({ "touched_mib": value(1) })
             })),
             "hold_mib" => told(heavy::Pages::touch(value(1) as usize).map(|pages| {
@@ -125,7 +126,7 @@ impl Function {
             })),
             "children_mib" => {
                 let each: Vec<usize> = numbers(&event["children_mib"]).or_else(|| numbers(&event["each"])).unwrap_or_default();
-                told(heavy::children(&each))
+                told(heavy::children(&each, held))
             }
             "fill_tmp_mib" => heavy::fill_tmp(value(1)),
             "tmp_files" => heavy::make_tmp_files(value(1)),

@@ -111,7 +111,7 @@ fn wait(pid: libc::pid_t) -> String {
 }
 
 /// Children that all hold their memory at the same time; tells how each ended (`exit 0` when it had all it wanted).
-pub fn children(each_mib: &[usize]) -> io::Result<Value> {
+pub fn children(each_mib: &[usize], held: Duration) -> io::Result<Value> {
     let (mut touched, say_touched) = pipe()?;
     let (released, release) = pipe()?;
     let mut pids = Vec::new();
@@ -135,6 +135,7 @@ pub fn children(each_mib: &[usize]) -> io::Result<Value> {
     drop(say_touched);
     let mut ready = vec![0; each_mib.len()];
     let all = touched.read_exact(&mut ready).is_ok();
+    thread::sleep(held);
     drop(release);
     let ends: Vec<String> = pids.into_iter().map(wait).collect();
     Ok(json!({ "all_at_once": all, "ends": ends }))

@@ -17,6 +17,10 @@ const fn unnamed(name: &'static str, number: c_long) -> Call {
     Call::new(name, number)
 }
 
+/// Linux lets these pass every filter (since 6.14 and 6.18), so that probes of the host's work everywhere. Called by
+/// anyone but the kernel's own trampoline they do nothing, or end the caller by SIGILL.
+pub const PAST_EVERY_FILTER: &[Call] = &[unnamed("uretprobe", 335), unnamed("uprobe", 336)];
+
 pub const DENIED: &[Denied] = &[
     // Ways out of the container, if the kernel has a hole.
     Denied {
@@ -183,7 +187,7 @@ pub const DENIED: &[Denied] = &[
     },
     Denied { calls: calls![SYS_mseal], why: "Linux 6.10; glibc goes on without" },
     Denied {
-        calls: &[unnamed("uretprobe", 335), unnamed("uprobe", 336)],
+        calls: PAST_EVERY_FILTER,
         why: "only the kernel's own trampolines call them; newer kernels let them pass every filter, and they do nothing",
     },
 ];

@@ -37,7 +37,10 @@ pub const ROWS: &[Row] = &[
         why: "event loops wait: tokio, libuv and Go, libevent 2.2",
     },
     Row { calls: calls![SYS_eventfd, SYS_eventfd2], why: "libuv, tokio and Go wake their own loops" },
-    Row { calls: calls![SYS_signalfd, SYS_signalfd4], why: "GLib programs and Python supervisors read signals as bytes" },
+    Row {
+        calls: calls![SYS_signalfd, SYS_signalfd4],
+        why: "kiln-init reads its children's ends as bytes; GLib programs, supervisors in Python",
+    },
     Row {
         calls: calls![SYS_timerfd_create, SYS_timerfd_settime, SYS_timerfd_gettime],
         why: "Python's os.timerfd_*, Boost.Asio's timers",

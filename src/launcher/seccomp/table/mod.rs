@@ -20,7 +20,7 @@ mod processes;
 mod signals;
 
 pub use conditions::{Arg, CONDITIONS, Condition, Test};
-pub use denied::{DENIED, Denied};
+pub use denied::{DENIED, Denied, PAST_EVERY_FILTER};
 
 /// One system call of x86_64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

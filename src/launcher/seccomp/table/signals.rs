@@ -22,7 +22,7 @@ pub const ROWS: &[Row] = &[
         calls: calls![SYS_rt_sigsuspend, SYS_rt_sigpending, SYS_pause],
         why: "bash's wait, Python's signal.pause and sigpending, the JVM's old suspend",
     },
-    Row { calls: calls![SYS_rt_sigtimedwait], why: "kiln-init and glibc's sigwait (Python's signal.sigwait)" },
+    Row { calls: calls![SYS_rt_sigtimedwait], why: "glibc's sigwait, which Python's signal.sigwait is" },
     Row {
         calls: calls![SYS_restart_syscall],
         why: "the kernel's own: a sleep goes on after a stop or a freeze, in every runtime",
