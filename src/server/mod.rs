@@ -72,9 +72,6 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
-/// How exactly the idle time is kept.
-const RECYCLE: Duration = Duration::from_secs(1);
-
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
     check_powerless().context("the server must be started by the supervisor")?;
@@ -126,7 +123,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
     tasks.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), stopping));
     let mut background = Tasks::default();
     background.spawn("heartbeat", heartbeat(link.clone()));
-    background.spawn("recycling", recycle(dispatch.clone()));
+    background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
@@ -188,15 +185,6 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
         if let Err(error) = link.send(&ToSupervisor::Heartbeat, &[]).await {
             return warn!(%error, "the heartbeat could not be sent");
         }
-    }
-}
-
-/// Gives the pool its clock: idle environments end when their time is over.
-async fn recycle(dispatch: Dispatch<SqliteRegistry, SqliteMeter>) {
-    let mut clock = tokio::time::interval(RECYCLE);
-    loop {
-        clock.tick().await;
-        dispatch.tick();
     }
 }
 

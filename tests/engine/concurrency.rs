@@ -26,7 +26,8 @@ fn twenty_at_once_run_in_twenty_containers() {
     if !host::ready() {
         return;
     }
-    let instance = Instance::start_with(Options { config: "parallel_starts = 20\ncapacity_wait_s = 60".into(), ..Options::default() });
+    let instance =
+        Instance::start_with(Options { config: "parallel_starts = 20\ncapacity_wait_s = 60".into(), ..Options::default() });
     instance.create_probe("f", json!({ "Timeout": 60 }));
     let events = (0..20).map(|n| json!({ "steps": [{ "do": "global" }, { "sleep": 3000 + n }] })).collect();
     let answers = all_at_once(&instance, "f", events);
@@ -77,7 +78,8 @@ fn an_updated_function_never_runs_old_code_and_no_request_is_lost() {
     if !host::ready() {
         return;
     }
-    let instance = Instance::start_with(Options { config: "parallel_starts = 20\ncapacity_wait_s = 60".into(), ..Options::default() });
+    let instance =
+        Instance::start_with(Options { config: "parallel_starts = 20\ncapacity_wait_s = 60".into(), ..Options::default() });
     let probe = host::code::probe_program();
     let version = |n: u32| host::code::zip(&[("bootstrap", 0o755, &probe), ("version.txt", 0o644, n.to_string().as_bytes())]);
     instance.create("f", "provided.al2023", "x", &version(0), json!({ "Timeout": 60 }));
@@ -85,7 +87,13 @@ fn an_updated_function_never_runs_old_code_and_no_request_is_lost() {
         let (api, events) = (instance.api(), 8);
         let callers = thread::scope(|scope| {
             let instance = &instance;
-            let running = scope.spawn(move || all_at_once(instance, "f", (0..events).map(|_| json!({ "do": "read", "path": "/var/task/version.txt" })).collect()));
+            let running = scope.spawn(move || {
+                all_at_once(
+                    instance,
+                    "f",
+                    (0..events).map(|_| json!({ "do": "read", "path": "/var/task/version.txt" })).collect(),
+                )
+            });
             let body = json!({ "ZipFile": host::code::base64(&version(round)) }).to_string();
             let answer = api.request("PUT", "/2015-03-31/functions/f/code", &[], body.as_bytes());
             assert_eq!(answer.status, 200, "{}", answer.text());
@@ -110,7 +118,8 @@ fn a_deleted_function_lets_its_running_invocations_finish() {
     let instance = Instance::start();
     instance.create_probe("f", json!({ "Timeout": 60 }));
     let api = instance.api();
-    let caller = thread::spawn(move || api.request("POST", "/2015-03-31/functions/f/invocations", &[], br#"{"do":"sleep","ms":1500}"#));
+    let caller =
+        thread::spawn(move || api.request("POST", "/2015-03-31/functions/f/invocations", &[], br#"{"do":"sleep","ms":1500}"#));
     host::eventually("it runs", || {
         let pool = instance.pool();
         pool["environments"].as_array().is_some_and(|all| all.iter().any(|environment| environment["state"] == "busy"))

@@ -16,16 +16,16 @@ fn a_function_sees_nothing_of_the_host_and_holds_no_privilege() {
         return;
     }
     let instance = Instance::start();
-    let extra = code::zip(&[
-        ("bootstrap", 0o755, &code::probe_program()),
-        ("setuid", 0o4755, b"x"),
-        ("group-writable", 0o666, b"x"),
-    ]);
+    let extra =
+        code::zip(&[("bootstrap", 0o755, &code::probe_program()), ("setuid", 0o4755, b"x"), ("group-writable", 0o666, b"x")]);
     instance.create("f", "provided.al2023", "x", &extra, json!({ "Timeout": 60, "MemorySize": 512 }));
     let seen = instance.call("f", &json!({ "do": "tell" }));
 
     // Identity: unprivileged, no groups, no way back.
-    assert_eq!((&seen["uids"], &seen["gids"], &seen["groups"]), (&json!([993, 993, 993, 993]), &json!([990, 990, 990, 990]), &json!([])));
+    assert_eq!(
+        (&seen["uids"], &seen["gids"], &seen["groups"]),
+        (&json!([993, 993, 993, 993]), &json!([990, 990, 990, 990]), &json!([]))
+    );
     for set in ["inheritable", "permitted", "effective", "bounding", "ambient"] {
         assert_eq!(seen["capabilities"][set], 0, "{set}");
     }
@@ -39,7 +39,11 @@ fn a_function_sees_nothing_of_the_host_and_holds_no_privilege() {
         assert!(!host.contains(&format!("[{}]", seen["namespaces"][name])), "{name} is the host's");
     }
     assert_eq!(seen["uid_map"].as_array().map(Vec::len), Some(2));
-    assert!(seen["uid_map"][1].as_str().is_some_and(|line| line.starts_with("993 ") && line.ends_with(" 1")), "{}", seen["uid_map"]);
+    assert!(
+        seen["uid_map"][1].as_str().is_some_and(|line| line.starts_with("993 ") && line.ends_with(" 1")),
+        "{}",
+        seen["uid_map"]
+    );
     let limits = seen["sysctls"].as_object().expect("limits");
     for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
         assert_eq!(limits[&format!("max_{kind}_namespaces")], 0, "{kind}");
@@ -59,7 +63,10 @@ fn a_function_sees_nothing_of_the_host_and_holds_no_privilege() {
     assert_eq!(list(&seen["writable"], "directories"), ["/tmp"]);
     assert_eq!(list(&seen["writable"], "files"), Vec::<&str>::new());
     let devices: BTreeSet<_> = list(&seen["writable"], "devices").into_iter().collect();
-    assert!(devices.is_subset(&["/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"].into()), "{devices:?}");
+    assert!(
+        devices.is_subset(&["/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"].into()),
+        "{devices:?}"
+    );
 
     // Descriptors: stdin, the log, the Runtime API's connection; nothing of ours.
     for descriptor in seen["descriptors"].as_array().expect("descriptors") {
@@ -73,7 +80,12 @@ fn a_function_sees_nothing_of_the_host_and_holds_no_privilege() {
     }
 
     // Processes and network: its own.
-    let processes: Vec<_> = seen["processes"].as_array().unwrap().iter().map(|one| (one["pid"].as_u64().unwrap(), one["comm"].as_str().unwrap())).collect();
+    let processes: Vec<_> = seen["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["pid"].as_u64().unwrap(), one["comm"].as_str().unwrap()))
+        .collect();
     assert_eq!(processes.len(), 2, "{processes:?}");
     assert_eq!(processes[0], (1, "kiln-init"));
     assert_eq!((&seen["interfaces"], &seen["listening"]), (&json!(["lo"]), &json!(["127.0.0.1:9001"])));
@@ -87,7 +99,8 @@ fn a_function_sees_nothing_of_the_host_and_holds_no_privilege() {
     let names = ["LANG", "TZ", "LAMBDA_TASK_ROOT", "AWS_LAMBDA_RUNTIME_API", "_HANDLER", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
     let values: Vec<_> = names.iter().map(|name| seen["env"][name].as_str().unwrap_or_default()).collect();
     assert_eq!(values, ["en_US.UTF-8", ":UTC", "/var/task", "127.0.0.1:9001", "x", "512"]);
-    let inherited: Vec<_> = seen["env"].as_object().unwrap().keys().filter(|name| name.starts_with("KILN") || name.starts_with("CARGO")).collect();
+    let inherited: Vec<_> =
+        seen["env"].as_object().unwrap().keys().filter(|name| name.starts_with("KILN") || name.starts_with("CARGO")).collect();
     assert!(inherited.is_empty(), "of kilnd's own environment: {inherited:?}");
     assert_ne!(seen["hostname"][0], json!(nix::unistd::gethostname().unwrap().to_string_lossy()));
     assert!(!seen["cgroup"].to_string().contains("kiln-"), "the cgroup's own path is hidden: {}", seen["cgroup"]);
@@ -119,7 +132,8 @@ fn inside_a_container_only_the_tables_calls_exist() {
     let tried = instance.call("f", &json!({ "do": "syscalls" }));
     let seen: BTreeSet<u64> = tried["allowed"].as_array().expect("numbers").iter().filter_map(Value::as_u64).collect();
     let table: BTreeSet<u64> = kiln::launcher::seccomp::table::allowed().map(|call| call.number.into()).collect();
-    let conditional: BTreeSet<u64> = kiln::launcher::seccomp::table::CONDITIONS.iter().map(|one| one.call.number.into()).collect();
+    let conditional: BTreeSet<u64> =
+        kiln::launcher::seccomp::table::CONDITIONS.iter().map(|one| one.call.number.into()).collect();
     // uretprobe and uprobe: since Linux 6.14 the kernel lets them pass every filter; they only work from its own trampolines.
     let unfilterable = [335, 336];
     let known = |number: &&u64| conditional.contains(number) || unfilterable.contains(*number);

@@ -119,10 +119,7 @@ fn run_cell(cell: &str, victim: &str) -> bool {
 
     // A day in the life, which passes every point; once the victim is dead, its steps may fail.
     let zip = host::code::probe_zip();
-    let other = host::code::zip(&[
-        ("bootstrap", 0o755, &host::code::probe_program()),
-        ("x", 0o644, b"x"),
-    ]);
+    let other = host::code::zip(&[("bootstrap", 0o755, &host::code::probe_program()), ("x", 0o644, b"x")]);
     let create = |instance: &Instance, name: &str, zip: &[u8]| {
         let body = json!({ "FunctionName": name, "Runtime": "provided.al2023", "Handler": "x", "Timeout": 10,
             "Role": "arn:aws:iam::000000000000:role/test", "Code": { "ZipFile": host::code::base64(zip) } });
