@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -29,6 +31,8 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 /// For a request's head, and for the next request on a connection that is kept open.
 const HEADER_TIME: Duration = Duration::from_secs(30);
+/// For what is left of a body that nobody wants.
+const DISCARD_TIME: Duration = Duration::from_secs(10);
 /// After an error of accept(2) (no descriptors left, as a rule) before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,7 +46,8 @@ pub struct Peer {
 
 /// One door: answers requests, always.
 pub trait Door: Send + Sync + 'static {
-    fn answer(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// What is left of the body afterwards is thrown away.
+    fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
 /// Says when to take no more requests.
@@ -91,9 +96,14 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
         Ok(peer) => Arc::new(peer),
         Err(error) => return debug!(door = name, %error, "a peer could not be identified"),
     };
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let (door, peer) = (door.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(door.answer(&peer, request).await) }
+        async move {
+            let (head, mut body) = request.into_parts();
+            let response = door.answer(&peer, &head, &mut body).await;
+            discard(&head, body).await;
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -131,15 +141,12 @@ pub enum BodyError {
 }
 
 /// The whole body, at most `limit` bytes, within `time`.
-pub async fn read_body(request: Request<Incoming>, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
-    // Whoever waits for "100 Continue" has sent nothing yet and need not be read to the end.
-    let waits = request.headers().contains_key(hyper::header::EXPECT);
-    let mut body = request.into_body();
+pub async fn read_body(body: &mut Incoming, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
     let declared = body.size_hint().exact();
+    if declared.is_some_and(|length| length > limit as u64) {
+        return Err(BodyError::TooLarge);
+    }
     let reading = async {
-        if declared.is_some_and(|length| length > limit as u64) {
-            return Err(BodyError::TooLarge);
-        }
         let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
@@ -157,13 +164,13 @@ pub async fn read_body(request: Request<Incoming>, limit: usize, time: Duration)
         }
         Ok(whole.freeze())
     };
-    let result = tokio::time::timeout(time, reading).await.unwrap_or(Err(BodyError::TooSlow));
-    if result == Err(BodyError::TooLarge) && !waits {
-        // A caller that is still writing would see a broken pipe instead of the answer.
-        let _ = tokio::time::timeout(DISCARD_TIME, async { while let Some(Ok(_)) = body.frame().await {} }).await;
-    }
-    result
+    tokio::time::timeout(time, reading).await.unwrap_or(Err(BodyError::TooSlow))
 }
 
-/// For throwing away what is left of a body that is too large.
-const DISCARD_TIME: Duration = Duration::from_secs(10);
+/// A caller that is still writing when the connection is closed sees a broken pipe instead of the answer.
+async fn discard(head: &Parts, mut body: Incoming) {
+    // Whoever waits for "100 Continue" has sent nothing yet, and would begin to if we read.
+    if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
+        let _ = tokio::time::timeout(DISCARD_TIME, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+    }
+}

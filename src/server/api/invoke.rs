@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Response, StatusCode};
 use serde::de::IgnoredAny;
 use tracing::info;
 use uuid::Uuid;
@@ -38,16 +38,17 @@ impl Api {
         &self,
         id: RequestId,
         named: Named,
-        request: Request<Incoming>,
+        headers: &HeaderMap,
+        body: &mut Incoming,
     ) -> Result<Response<Full<Bytes>>, ApiError> {
         // The order of these checks is Lambda's: whoever makes several mistakes is told the same one first.
         let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
-        let wanted = Wanted::read(request.headers())?;
+        let wanted = Wanted::read(headers)?;
         let known = self.registry.function(&target.name).is_some() && target.is_latest();
         if !known {
             return Err(ApiError::no_function(&target.arn_resolved(&self.home)));
         }
-        let payload = read_body(request, MAX_PAYLOAD, INVOKE_BODY_TIME).await.map_err(|error| {
+        let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await.map_err(|error| {
             body_error(error, &format!("Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"))
         })?;
         let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { payload };

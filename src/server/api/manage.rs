@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};
@@ -75,8 +75,8 @@ struct Recode {
 }
 
 impl Api {
-    pub(super) async fn create_function(&self, request: Request<Incoming>) -> Answer {
-        let body = self.body(request, MAX_CREATE_BODY, "CreateFunction").await?;
+    pub(super) async fn create_function(&self, body: &mut Incoming) -> Answer {
+        let body = self.body(body, MAX_CREATE_BODY, "CreateFunction").await?;
         // Tens of megabytes of JSON and base64 would hold up every other caller.
         let parsed = tokio::task::spawn_blocking(move || {
             let new: New = parse(&body)?;
@@ -167,9 +167,9 @@ impl Api {
         Ok(json_response(StatusCode::OK, &body))
     }
 
-    pub(super) async fn update_function_code(&self, named: &Named, request: Request<Incoming>) -> Answer {
+    pub(super) async fn update_function_code(&self, named: &Named, body: &mut Incoming) -> Answer {
         let (target, _) = self.find(named)?;
-        let body = self.body(request, MAX_CREATE_BODY, "UpdateFunctionCode").await?;
+        let body = self.body(body, MAX_CREATE_BODY, "UpdateFunctionCode").await?;
         let parsed = tokio::task::spawn_blocking(move || {
             let source: Source = parse(&body)?;
             let (recode, settings): (Recode, Settings) = (parse(&body)?, parse(&body)?);
@@ -199,9 +199,9 @@ impl Api {
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
     }
 
-    pub(super) async fn update_function_configuration(&self, named: &Named, request: Request<Incoming>) -> Answer {
+    pub(super) async fn update_function_configuration(&self, named: &Named, body: &mut Incoming) -> Answer {
         let (target, _) = self.find(named)?;
-        let body = self.body(request, MAX_SETTINGS_BODY, "UpdateFunctionConfiguration").await?;
+        let body = self.body(body, MAX_SETTINGS_BODY, "UpdateFunctionConfiguration").await?;
         let settings: Settings = parse(&body)?;
         let revision = settings.revision_id.clone();
         let mut checked = settings.check(Validation::default(), &self.runtimes_dir)?;
@@ -242,10 +242,10 @@ impl Api {
         }
     }
 
-    async fn body(&self, request: Request<Incoming>, limit: usize, operation: &str) -> Result<Bytes, ApiError> {
+    async fn body(&self, body: &mut Incoming, limit: usize, operation: &str) -> Result<Bytes, ApiError> {
         // Bodies of 70 MB are read one at a time, so that their sum is bounded.
         let _turn = self.large_bodies.acquire().await;
-        read_body(request, limit, MANAGE_BODY_TIME).await.map_err(|error| {
+        read_body(body, limit, MANAGE_BODY_TIME).await.map_err(|error| {
             body_error(error, &format!("Request must be smaller than {limit} bytes for the {operation} operation"))
         })
     }

@@ -27,7 +27,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -94,8 +95,14 @@ impl Api {
         }
     }
 
-    async fn operate(&self, id: RequestId, peer: &Peer, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, ApiError> {
-        let operation = Operation::parse(request.method(), request.uri())?;
+    async fn operate(
+        &self,
+        id: RequestId,
+        peer: &Peer,
+        head: &Parts,
+        body: &mut Incoming,
+    ) -> Result<Response<Full<Bytes>>, ApiError> {
+        let operation = Operation::parse(&head.method, &head.uri)?;
         let invokes = matches!(operation, Operation::Invoke(_));
         if !invokes && !self.may_manage(peer) {
             return Err(Kind::AccessDenied.with(format!(
@@ -105,13 +112,13 @@ impl Api {
             )));
         }
         match operation {
-            Operation::Invoke(named) => self.invoke(id, named, request).await,
-            Operation::CreateFunction => self.create_function(request).await,
+            Operation::Invoke(named) => self.invoke(id, named, &head.headers, body).await,
+            Operation::CreateFunction => self.create_function(body).await,
             Operation::ListFunctions { marker, max_items } => self.list_functions(marker.as_deref(), max_items.as_deref()),
             Operation::GetFunction(named) => self.get_function(&named),
             Operation::GetFunctionConfiguration(named) => self.get_function_configuration(&named),
-            Operation::UpdateFunctionCode(named) => self.update_function_code(&named, request).await,
-            Operation::UpdateFunctionConfiguration(named) => self.update_function_configuration(&named, request).await,
+            Operation::UpdateFunctionCode(named) => self.update_function_code(&named, body).await,
+            Operation::UpdateFunctionConfiguration(named) => self.update_function_configuration(&named, body).await,
             Operation::DeleteFunction(named) => self.delete_function(&named).await,
         }
     }
@@ -122,9 +129,9 @@ impl Api {
 }
 
 impl Door for Api {
-    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> Response<Full<Bytes>> {
         let id = RequestId::new();
-        let mut response = self.operate(id, peer, request).await.unwrap_or_else(ApiError::into_response);
+        let mut response = self.operate(id, peer, head, body).await.unwrap_or_else(ApiError::into_response);
         // A UUID is always a header value.
         if let Ok(id) = HeaderValue::try_from(id.to_string()) {
             response.headers_mut().insert("x-amzn-requestid", id);

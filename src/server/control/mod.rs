@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
@@ -51,8 +52,8 @@ impl Control {
 }
 
 impl Door for Control {
-    async fn answer(&self, _peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, body) = match (request.method(), request.uri().path()) {
+    async fn answer(&self, _peer: &Peer, head: &Parts, _body: &mut Incoming) -> Response<Full<Bytes>> {
+        let (status, body) = match (&head.method, head.uri.path()) {
             (&Method::GET, "/v1/pool") => (StatusCode::OK, json!((self.pool)())),
             (&Method::GET, "/v1/status") => (StatusCode::OK, json!(self.status())),
             (_, "/v1/pool" | "/v1/status") => (StatusCode::METHOD_NOT_ALLOWED, json!({ "message": "only GET" })),

@@ -1,0 +1,177 @@
+//! Functions are made, shown, changed and deleted.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kiln::wire::supervisor::{Unpacked, ZipRefusal};
+use serde_json::json;
+
+use crate::doors::{FUNCTIONS, House, ROLE, assert_status, call, create, creation};
+use crate::{ARN, function, invocations};
+
+#[tokio::test]
+async fn a_function_is_pending_in_the_answer_and_active_with_another_revision_afterwards() {
+    let house = House::open();
+    let body = creation("f", json!({ "Environment": { "Variables": { "KEY": "value" } }, "Tags": { "team": "a" } }));
+    let reply = call(&house, "POST", FUNCTIONS, body).await;
+    assert_status(&reply, 201);
+    let mut created = reply.json();
+    let (modified, revision) = (created["LastModified"].take(), created["RevisionId"].take());
+    let modified = modified.as_str().unwrap();
+    assert_eq!((modified.len(), &modified[23..]), (28, "+0000"), "{modified}");
+    assert_eq!(created["RuntimeVersionConfig"].take()["RuntimeVersionArn"].as_str().unwrap().len(), 98);
+    let architecture = if cfg!(target_arch = "x86_64") { "x86_64" } else { "arm64" };
+    assert_eq!(
+        created,
+        json!({
+            "FunctionName": "f", "FunctionArn": format!("{ARN}:f"), "Runtime": "nodejs8.10", "Role": ROLE,
+            "Handler": "index.handler", "CodeSize": 3, "Description": "", "Timeout": 3, "MemorySize": 128, "LastModified": null,
+            "CodeSha256": kiln::code::Digest::of(b"zip").base64(), "Version": "$LATEST",
+            "Environment": { "Variables": { "KEY": "value" } }, "TracingConfig": { "Mode": "PassThrough" }, "RevisionId": null,
+            "State": "Pending", "StateReason": "The function is being created.", "StateReasonCode": "Creating",
+            "PackageType": "Zip", "Architectures": [architecture], "EphemeralStorage": { "Size": 512 },
+            "SnapStart": { "ApplyOn": "None", "OptimizationStatus": "Off" }, "RuntimeVersionConfig": null,
+            "LoggingConfig": { "LogFormat": "Text", "LogGroup": "/aws/lambda/f" },
+        })
+    );
+
+    let shown = call(&house, "GET", &function("f"), "").await.json();
+    let configuration = &shown["Configuration"];
+    assert_eq!((&configuration["State"], &configuration["LastUpdateStatus"]), (&json!("Active"), &json!("Successful")));
+    assert!(configuration.get("StateReason").is_none());
+    assert_ne!(configuration["RevisionId"], revision);
+    assert_eq!(shown["Tags"], json!({ "team": "a" }));
+    assert!(shown["Code"]["Location"].as_str().unwrap().ends_with(".zip"));
+    assert_eq!(&call(&house, "GET", &format!("{}/configuration", function("f")), "").await.json(), configuration);
+}
+
+#[tokio::test]
+async fn the_arn_is_qualified_only_when_the_request_was() {
+    let house = House::open();
+    create(&house, "f").await;
+    for (name, query, arn) in [
+        ("f", "", format!("{ARN}:f")),
+        ("f", "?Qualifier=$LATEST", format!("{ARN}:f:$LATEST")),
+        ("f:$LATEST", "", format!("{ARN}:f:$LATEST")),
+        ("arn%3Aaws%3Alambda%3Aus-east-1%3A000000000000%3Afunction%3Af", "", format!("{ARN}:f")),
+        ("000000000000:function:f", "", format!("{ARN}:f")),
+    ] {
+        let reply = call(&house, "GET", &format!("{}/configuration{query}", function(name)), "").await;
+        assert_eq!(reply.json()["FunctionArn"], json!(arn), "{name}{query}");
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_seen_by_the_next_reader_and_told_to_the_engine() {
+    let house = House::open();
+    create(&house, "f").await;
+    let before = call(&house, "GET", &function("f"), "").await.json()["Configuration"].clone();
+    let body = json!({ "ZipFile": STANDARD.encode("new zip"), "RevisionId": before["RevisionId"] }).to_string();
+    let reply = call(&house, "PUT", &format!("{}/code", function("f")), body).await;
+    assert_status(&reply, 200);
+    assert_eq!(reply.json()["LastUpdateStatus"], "InProgress");
+    assert_eq!(reply.json()["State"], "Active");
+    let body = json!({ "MemorySize": 512, "Environment": {} }).to_string();
+    assert_status(&call(&house, "PUT", &format!("{}/configuration", function("f")), body).await, 200);
+    let after = call(&house, "GET", &function("f"), "").await.json()["Configuration"].clone();
+    assert_eq!(after["CodeSha256"], kiln::code::Digest::of(b"new zip").base64());
+    assert_eq!((&after["MemorySize"], &after["Timeout"], &after["CodeSize"]), (&json!(512), &json!(3), &json!(7)));
+    assert_eq!(after["LastUpdateStatus"], "Successful");
+    assert_ne!(after["RevisionId"], before["RevisionId"]);
+    assert_eq!(*house.fakes.changed.lock().unwrap(), ["f", "f"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_an_update_changes_nothing() {
+    let house = House::open();
+    create(&house, "f").await;
+    let before = call(&house, "GET", &function("f"), "").await.json();
+    let body = json!({ "ZipFile": STANDARD.encode("new zip"), "DryRun": true }).to_string();
+    assert_status(&call(&house, "PUT", &format!("{}/code", function("f")), body).await, 200);
+    assert_eq!(call(&house, "GET", &function("f"), "").await.json(), before);
+}
+
+#[tokio::test]
+async fn one_change_of_a_function_at_a_time() {
+    let house = House::open();
+    create(&house, "f").await;
+    let hold = house.hold_zips();
+    let update = |zip: &str| json!({ "ZipFile": STANDARD.encode(zip) }).to_string();
+    let path = format!("{}/code", function("f"));
+    let first = call(&house, "PUT", &path, update("one"));
+    let meanwhile = async {
+        while house.fakes.orders.lock().unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let reply = call(&house, "PUT", &path, update("two")).await;
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), (409, Some("ResourceConflictException")));
+        let text = format!("The operation cannot be performed at this time. An update is in progress for resource: {ARN}:f");
+        assert_eq!(reply.json()["message"], text);
+        drop(hold);
+    };
+    let (first, ()) = tokio::join!(first, meanwhile);
+    assert_status(&first, 200);
+    assert_status(&call(&house, "PUT", &path, update("two")).await, 200);
+}
+
+#[tokio::test]
+async fn a_deleted_function_is_gone_and_its_name_is_free() {
+    let house = House::open();
+    create(&house, "f").await;
+    let reply = call(&house, "DELETE", &function("f"), "").await;
+    assert_eq!((reply.status, reply.body.len()), (204, 0));
+    assert_status(&call(&house, "GET", &function("f"), "").await, 404);
+    assert_status(&call(&house, "POST", &invocations("f"), "").await, 404);
+    create(&house, "f").await;
+}
+
+#[tokio::test]
+async fn a_zip_at_fault_is_told_so_and_nothing_is_stored() {
+    let house = House::open();
+    for (refusal, text) in [
+        (ZipRefusal::TooLarge, "Unzipped size must be smaller than 262144000 bytes"),
+        (ZipRefusal::Unreadable, "Could not unzip uploaded file. Please check your file, then try to upload again."),
+        (ZipRefusal::BadName, "Could not unzip uploaded file. Please check your file, then try to upload again."),
+    ] {
+        *house.fakes.unpacked.lock().unwrap() = Some(Unpacked::Refused(refusal));
+        let reply = call(&house, "POST", FUNCTIONS, creation("f", json!({}))).await;
+        assert_eq!((reply.status, reply.header("x-amzn-errortype")), (400, Some("InvalidParameterValueException")));
+        assert_eq!(reply.json()["message"], text);
+    }
+    *house.fakes.unpacked.lock().unwrap() = Some(Unpacked::Failed { what: "no space left on device".into() });
+    let reply = call(&house, "POST", FUNCTIONS, creation("f", json!({}))).await;
+    assert_eq!((reply.status, reply.header("x-amzn-errortype")), (500, Some("ServiceException")));
+    assert!(reply.json()["Message"].as_str().unwrap().contains("no space left on device"));
+    assert_status(&call(&house, "GET", &function("f"), "").await, 404);
+}
+
+#[tokio::test]
+async fn a_zip_of_lambdas_limit_is_refused_by_its_own_text_and_a_larger_body_by_another() {
+    let house = House::open();
+    let zip = STANDARD.encode(vec![0; 52_428_800]);
+    let reply = call(&house, "POST", FUNCTIONS, creation("f", json!({ "Code": { "ZipFile": zip } }))).await;
+    assert_eq!((reply.status, reply.header("x-amzn-errortype")), (413, Some("RequestEntityTooLargeException")));
+    assert_eq!(reply.json()["message"], "Zipped size must be smaller than 52428800 bytes");
+    let reply = call(&house, "POST", FUNCTIONS, vec![b' '; 70_167_212]).await;
+    assert_eq!(reply.status, 413);
+    assert_eq!(reply.json()["message"], "Request must be smaller than 70167211 bytes for the CreateFunction operation");
+}
+
+#[tokio::test]
+async fn lists_have_pages_and_leave_the_state_out() {
+    let house = House::open();
+    for number in 0..53 {
+        create(&house, &format!("f{number:02}")).await;
+    }
+    let first = call(&house, "GET", &format!("{FUNCTIONS}?MaxItems=10000"), "").await.json();
+    assert_eq!(first["Functions"].as_array().unwrap().len(), 50, "Lambda's page");
+    let marker = first["NextMarker"].as_str().unwrap().replace('=', "%3D");
+    let second = call(&house, "GET", &format!("{FUNCTIONS}?Marker={marker}"), "").await.json();
+    let names: Vec<_> = second["Functions"].as_array().unwrap().iter().map(|f| f["FunctionName"].as_str().unwrap()).collect();
+    assert_eq!(names, ["f50", "f51", "f52"]);
+    assert!(second.get("NextMarker").is_none());
+    let listed = &second["Functions"][0];
+    assert!(
+        listed.get("State").is_none() && listed.get("LastUpdateStatus").is_none() && listed.get("RuntimeVersionConfig").is_none()
+    );
+    assert_eq!(listed["Handler"], "index.handler");
+}
