@@ -39,6 +39,12 @@ pub fn link(name: &str, target: impl AsRef<[u8]>) -> Entry {
     with_mode(file(name, target), 0o120_777)
 }
 
+/// Files `1`, `2`, … of a million bytes each.
+pub fn megabytes(count: usize) -> Vec<Entry> {
+    let one = file("", vec![0; 1_000_000]);
+    (1..=count).map(|number| Entry { name: number.to_string().into_bytes(), ..one.clone() }).collect()
+}
+
 /// The whole zip.
 pub fn zip(entries: &[Entry]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -1,0 +1,265 @@
+//! An instance of Kiln with its own directories, name and ids, and with no runtime: these tests run no function.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
+
+/// The longest that any single wait may take: a busy machine, or an emulated one.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The smallest range that is allowed, so that many fit.
+pub const ID_COUNT: u32 = 4096;
+
+/// `false` prints why; where it counts, it panics instead.
+pub fn ready() -> bool {
+    let missing = if !nix::unistd::geteuid().is_root() {
+        "root"
+    } else if !matches!(User::from_name("kiln"), Ok(Some(_))) {
+        "the user kiln: scripts/users"
+    } else {
+        return true;
+    };
+    assert!(std::env::var_os("KILN_TESTS_MUST_RUN").is_none(), "this test must run here, but needs {missing}");
+    eprintln!("SKIP: needs {missing}");
+    false
+}
+
+pub struct Instance {
+    pub name: String,
+    pub first_id: u32,
+    directory: tempfile::TempDir,
+    notify: UnixDatagram,
+    child: Option<Child>,
+}
+
+impl Instance {
+    /// Everything but the process.
+    pub fn prepare() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = tempfile::Builder::new().prefix("kiln-sup-").tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let runtimes = directory.path().join("runtimes");
+        for part in ["trees", "sets"] {
+            fs::create_dir_all(runtimes.join(part)).unwrap();
+        }
+        fs::write(runtimes.join("owner"), "1879048192\n").unwrap();
+        let notify = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        let instance = Self {
+            // The process id keeps two runs of these tests apart.
+            name: format!("sup{}x{number}", std::process::id()),
+            first_id: 1_883_000_000 + (std::process::id() % 128 * 32 + number) * ID_COUNT,
+            directory,
+            notify,
+            child: None,
+        };
+        instance.configure("");
+        instance
+    }
+
+    pub fn start() -> Self {
+        let mut instance = Self::prepare();
+        instance.launch();
+        instance.await_ready();
+        instance
+    }
+
+    /// Writes the configuration; `more` comes last, so it may not repeat a key.
+    pub fn configure(&self, more: &str) {
+        let mut lines = vec![
+            format!("runtimes_dir = '{}'", self.path("runtimes").display()),
+            "launchers = 2".to_owned(),
+            "drain_s = 5".to_owned(),
+        ];
+        for (key, value) in [
+            ("instance", format!("'{}'", self.name)),
+            ("run_dir", format!("'{}'", self.run_dir().display())),
+            ("state_dir", format!("'{}'", self.state_dir().display())),
+            ("first_id", self.first_id.to_string()),
+            ("id_count", ID_COUNT.to_string()),
+        ] {
+            if !more.contains(&format!("{key} =")) {
+                lines.push(format!("{key} = {value}"));
+            }
+        }
+        fs::write(self.path("kiln.toml"), lines.join("\n") + "\n" + more).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kilnd"));
+        command.arg("--config").arg(self.path("kiln.toml")).env("NOTIFY_SOCKET", self.path("notify")).stdin(Stdio::null());
+        command
+    }
+
+    pub fn launch(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.child = Some(self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// As systemd does.
+    #[track_caller]
+    pub fn await_ready(&self) {
+        assert_eq!(self.notified(), "READY=1");
+    }
+
+    #[track_caller]
+    pub fn notified(&self) -> String {
+        let mut text = [0; 64];
+        let length = self.notify.recv(&mut text).unwrap_or_else(|error| panic!("nobody notified: {error}\n{}", self.log()));
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn supervisor(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// The children in one role, with their command lines' other words.
+    pub fn children(&self, role: &str) -> Vec<(u32, Vec<String>)> {
+        children_of(self.supervisor()).into_iter().filter(|(_, words)| words.get(1).is_some_and(|word| word == role)).collect()
+    }
+
+    #[track_caller]
+    pub fn server(&self) -> u32 {
+        let mut pid = 0;
+        eventually("there is one server", || {
+            let servers = self.children("server");
+            pid = servers.first().map_or(0, |server| server.0);
+            servers.len() == 1
+        });
+        pid
+    }
+
+    /// Connects like a caller, and gets an answer, however long the doors' owner takes to come back.
+    #[track_caller]
+    pub fn ask(&self) -> String {
+        let mut stream = UnixStream::connect(self.run_dir().join("kiln.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /2015-03-31/functions/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.supervisor() as i32), signal).unwrap();
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let mut status = None;
+        eventually("the supervisor ends", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Directories of this instance in all cgroup hierarchies.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        cgroup_mounts().iter().flat_map(|mount| groups_below(mount, &format!("kiln-{}-", self.name))).collect()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let pid = Pid::from_raw(child.id() as i32);
+            for _ in 0..2 {
+                let _ = kill(pid, Signal::SIGTERM);
+            }
+            let end = Instant::now() + Duration::from_secs(20);
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- log of {} ----\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// Polls until `done`; the sleep is the pace of looking, it decides nothing.
+#[track_caller]
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Living children (no zombies) of a process, with their command lines.
+pub fn children_of(parent: u32) -> Vec<(u32, Vec<String>)> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let child = |pid: u32| {
+        let status = status(pid).ok()?;
+        let ours = field(&status, "PPid") == parent.to_string() && !field(&status, "State").starts_with('Z');
+        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words = words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        ours.then_some((pid, words))
+    };
+    pids.filter_map(child).collect()
+}
+
+pub fn status(pid: u32) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+}
+
+/// One line of a status, without its name; empty if there is none.
+pub fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+pub fn is_alive(pid: u32) -> bool {
+    status(pid).is_ok_and(|status| !field(&status, "State").starts_with('Z'))
+}
+
+pub fn end(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+pub fn cgroup_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    points.map(PathBuf::from).collect()
+}
+
+fn groups_below(directory: &Path, prefix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            found.push(entry.path());
+        }
+        found.extend(groups_below(&entry.path(), prefix));
+    }
+    found
+}
