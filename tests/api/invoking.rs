@@ -81,7 +81,7 @@ async fn a_payload_of_six_mebibytes_passes_and_one_byte_more_does_not() {
     let payload = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
     assert_eq!(call(&house, "POST", &invocations("echo"), payload(6 << 20)).await.body.len(), 6 << 20);
     let reply = call(&house, "POST", &invocations("echo"), payload((6 << 20) + 1)).await;
-    assert_eq!((reply.status, reply.header("x-amzn-errortype")), (413, Some("RequestEntityTooLargeException")));
+    assert_eq!((reply.status, reply.header("x-amzn-errortype")), (413, Some("RequestTooLargeException")));
     assert_eq!(reply.json()["message"], "Request must be smaller than 6291456 bytes for the InvokeFunction operation");
     assert_eq!(house.fakes.invocations.lock().unwrap().len(), 1);
 }

@@ -80,7 +80,7 @@ fn payloads_pass_byte_for_byte() {
     let answer = instance.invoke_bytes("f", large.as_bytes());
     assert!(answer.status == 200 && answer.body == large.as_bytes(), "6 MB come back as they went: {}", answer.status);
     let answer = instance.invoke_bytes("f", &vec![b'1'; 6_291_457]);
-    assert_eq!((answer.status, answer.header("x-amzn-errortype")), (413, Some("RequestEntityTooLargeException")));
+    assert_eq!((answer.status, answer.header("x-amzn-errortype")), (413, Some("RequestTooLargeException")));
     let answer = instance.invoke_bytes("f", b"{\"broken\":");
     assert_eq!((answer.status, answer.header("x-amzn-errortype")), (400, Some("InvalidRequestContentException")));
 }

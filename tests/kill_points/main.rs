@@ -28,9 +28,11 @@ const POINTS: &[&str] = &[
     "sweep-begin",
     "before-unpack-spawn",
     "after-unpack",
+    "before-launcher-replace",
     // server
     "intake-before-unpack",
     "intake-before-adopt",
+    "before-commit",
     "before-row",
     "after-row",
     "before-start",
@@ -95,6 +97,10 @@ fn run_cell(cell: &str, victim: &str) -> bool {
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o777)).expect("open the test's socket");
     instance.set_vars(vec![("KILN_KILL_POINT".into(), cell.into()), ("KILN_KILL_SOCKET".into(), socket.display().to_string())]);
     instance.launch();
+    assert!(
+        Snapshot::of(&instance).since(&before).iter().any(|line| line.starts_with("process")),
+        "the diff can see an instance"
+    );
 
     let supervisor = instance.supervisor_pid();
     let (sender, arrived) = mpsc::channel();
@@ -130,13 +136,21 @@ fn run_cell(cell: &str, victim: &str) -> bool {
         instance.api().try_request("POST", &path, &[], br#"{"do":"echo"}"#).map(|answer| answer.status)
     };
     let mut died = None;
-    let steps: [&dyn Fn() -> bool; 7] = [
+    let steps: [&dyn Fn() -> bool; 9] = [
         &|| create(&instance, "keep", &zip).is_ok(),
         &|| invoke(&instance, "keep").is_ok(),
         &|| invoke(&instance, "keep").is_ok(),
         &|| create(&instance, "gone", &other).is_ok(),
         &|| invoke(&instance, "gone").is_ok(),
         &|| instance.api().try_request("DELETE", "/2015-03-31/functions/gone", &[], b"").is_ok(),
+        // A launcher is replaced, and what it held is built anew.
+        &|| {
+            instance.processes("launcher").first().is_some_and(|launcher| {
+                host::kill(*launcher);
+                true
+            })
+        },
+        &|| invoke(&instance, "keep").is_ok(),
         &|| true,
     ];
     for step in steps {

@@ -94,7 +94,8 @@ impl Plan {
             mounts.push(Mount { at: "/opt", content, attributes: READ_ONLY });
         }
         mounts.push(Mount { at: Mount::TMP, content: Content::Tmp(order.tmp), attributes: LOCKED });
-        let attributes = LOCKED.and(MountAttributes::NO_EXEC);
+        // Read-only: else /proc/pressure and a few sysctls take what an ordinary user writes, and act on the host.
+        let attributes = READ_ONLY.and(MountAttributes::NO_EXEC);
         mounts.push(Mount { at: "/proc", content: Content::Processes, attributes });
         Self {
             container,
@@ -154,10 +155,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_tmp_and_proc_can_be_written_and_only_dev_has_devices() {
+    fn only_tmp_can_be_written_and_only_dev_has_devices() {
         for mount in &plan(1).mounts {
             let writable = !mount.attributes.contains(MountAttributes::READ_ONLY);
-            assert_eq!(writable, ["/tmp", "/proc"].contains(&mount.at), "{}", mount.at);
+            assert_eq!(writable, mount.at == "/tmp", "{}", mount.at);
             assert_eq!(!mount.attributes.contains(MountAttributes::NO_DEV), mount.at == "/dev", "{}", mount.at);
             assert!(mount.attributes.contains(MountAttributes::NO_SUID), "{}", mount.at);
         }

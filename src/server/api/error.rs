@@ -25,6 +25,9 @@ pub enum Kind {
     InvalidRequestContent,
     MethodNotAllowed,
     PreconditionFailed,
+    /// A management request; the service's own name for it.
+    RequestEntityTooLarge,
+    /// A payload; as the model calls it.
     RequestTooLarge,
     RequestTimeout,
     ResourceConflict,
@@ -55,8 +58,9 @@ impl Kind {
             Self::InvalidRequestContent => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", Lower),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowedException", Lower),
             Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "PreconditionFailedException", Lower),
-            // The model calls it RequestTooLargeException; this is what the service sends.
-            Self::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLargeException", Lower),
+            Self::RequestEntityTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLargeException", Lower),
+            // SDKs make their exception's class from this name.
+            Self::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", Lower),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "RequestTimeoutException", Lower),
             Self::ResourceConflict => (StatusCode::CONFLICT, "ResourceConflictException", Lower),
             Self::ResourceNotFound => (StatusCode::NOT_FOUND, "ResourceNotFoundException", Upper),

@@ -49,7 +49,11 @@ impl Api {
             return Err(ApiError::no_function(&target.arn_resolved(&self.home)));
         }
         let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await.map_err(|error| {
-            body_error(error, &format!("Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"))
+            body_error(
+                error,
+                Kind::RequestTooLarge,
+                &format!("Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"),
+            )
         })?;
         let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { payload };
         check_json(&payload)?;

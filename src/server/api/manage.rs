@@ -246,7 +246,11 @@ impl Api {
         // Bodies of 70 MB are read one at a time, so that their sum is bounded.
         let _turn = self.large_bodies.acquire().await;
         read_body(body, limit, MANAGE_BODY_TIME).await.map_err(|error| {
-            body_error(error, &format!("Request must be smaller than {limit} bytes for the {operation} operation"))
+            body_error(
+                error,
+                Kind::RequestEntityTooLarge,
+                &format!("Request must be smaller than {limit} bytes for the {operation} operation"),
+            )
         })
     }
 
@@ -307,7 +311,7 @@ impl Source<'_> {
             .decode(text.as_bytes())
             .map_err(|error| Kind::Serialization.with(format!("ZipFile is not base64: {error}")))?;
         if zip.len() >= MAX_ZIP {
-            return Err(Kind::RequestTooLarge.with(format!("Zipped size must be smaller than {MAX_ZIP} bytes")));
+            return Err(Kind::RequestEntityTooLarge.with(format!("Zipped size must be smaller than {MAX_ZIP} bytes")));
         }
         Ok(zip)
     }

@@ -152,9 +152,9 @@ fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Full<Byt
     }
 }
 
-fn body_error(error: BodyError, too_large: &str) -> ApiError {
+fn body_error(error: BodyError, kind: Kind, too_large: &str) -> ApiError {
     match error {
-        BodyError::TooLarge => Kind::RequestTooLarge.with(too_large),
+        BodyError::TooLarge => kind.with(too_large),
         BodyError::TooSlow => Kind::RequestTimeout.with("the body did not come in time"),
         BodyError::Broken => Kind::InvalidRequestContent.with("the body ended early"),
     }
