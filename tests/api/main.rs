@@ -1,10 +1,11 @@
-//! The callers' door, from outside: bytes through a real Unix socket, and what Lambda's clients would make of the answers.
+//! The doors, from outside: bytes through a real Unix socket, and what Lambda's clients would make of the answers.
 
 #[path = "../doors/mod.rs"]
 mod doors;
 mod invoking;
 mod managing;
 mod mistakes;
+mod on_duty;
 mod who;
 
 use std::io::{Read, Write};

@@ -1,5 +1,8 @@
 //! Functions are made, shown, changed and deleted.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln::wire::supervisor::{Unpacked, ZipRefusal};
@@ -174,4 +177,24 @@ async fn lists_have_pages_and_leave_the_state_out() {
         listed.get("State").is_none() && listed.get("LastUpdateStatus").is_none() && listed.get("RuntimeVersionConfig").is_none()
     );
     assert_eq!(listed["Handler"], "index.handler");
+}
+
+#[tokio::test]
+async fn a_change_goes_on_when_its_caller_goes_away() {
+    let house = House::open();
+    let hold = house.hold_zips();
+    let body = creation("f", json!({}));
+    let mut caller = UnixStream::connect(house.socket()).unwrap();
+    write!(caller, "POST {FUNCTIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    while house.fakes.orders.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop(caller);
+    // Once it answers others, the house has seen that the caller is gone.
+    assert_status(&call(&house, "GET", &function("f"), "").await, 404);
+    drop(hold);
+    while call(&house, "GET", &function("f"), "").await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*house.fakes.orders.lock().unwrap(), ["unpack", "adopt"]);
 }

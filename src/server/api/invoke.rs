@@ -15,7 +15,7 @@ use super::error::{ApiError, Kind};
 use super::route::Named;
 use super::target::{LATEST, Target};
 use super::validation::Validation;
-use super::{Api, INVOKE_BODY_TIME, body_error};
+use super::{Answer, Api, INVOKE_BODY_TIME, body_error};
 use crate::invocation::{Invocation, LogType, Outcome, RequestId};
 use crate::server::http::read_body;
 
@@ -34,13 +34,7 @@ enum InvocationType {
 }
 
 impl Api {
-    pub(super) async fn invoke(
-        &self,
-        id: RequestId,
-        named: Named,
-        headers: &HeaderMap,
-        body: &mut Incoming,
-    ) -> Result<Response<Full<Bytes>>, ApiError> {
+    pub(super) async fn invoke(&self, id: RequestId, named: Named, headers: &HeaderMap, body: &mut Incoming) -> Answer {
         // The order of these checks is Lambda's: whoever makes several mistakes is told the same one first.
         let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
         let wanted = Wanted::read(headers)?;
@@ -48,13 +42,8 @@ impl Api {
         if !known {
             return Err(ApiError::no_function(&target.arn_resolved(&self.home)));
         }
-        let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await.map_err(|error| {
-            body_error(
-                error,
-                Kind::RequestTooLarge,
-                &format!("Request must be smaller than {MAX_PAYLOAD} bytes for the InvokeFunction operation"),
-            )
-        })?;
+        let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await;
+        let payload = payload.map_err(|error| body_error(error, Kind::RequestTooLarge, MAX_PAYLOAD, "InvokeFunction"))?;
         let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { payload };
         check_json(&payload)?;
         match wanted.invocation_type {

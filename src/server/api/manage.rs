@@ -8,7 +8,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -22,25 +21,18 @@ use super::settings::{Checked, Settings};
 use super::shown::{Phase, configuration};
 use super::target::{NewNameError, Target};
 use super::validation::Validation;
-use super::{Api, MANAGE_BODY_TIME, body_error, json_response};
+use super::{Answer, Api, json_response};
 use crate::code::Digest;
 use crate::function::{Function, FunctionName, Memory, Stamp, Timeout, TmpSize};
 use crate::registry::{Draft, Record, RegistryError};
-use crate::server::http::read_body;
 use crate::server::intake::{IntakeError, MAX_ZIP};
 use crate::wire::supervisor::ZipRefusal;
 
-/// Lambda's limit on a request that creates a function: a zip of 50 MB in base64, and its settings.
-const MAX_CREATE_BODY: usize = 70_167_211;
-/// Settings alone: 4 KB of variables, 50 tags, …
-const MAX_SETTINGS_BODY: usize = 256 << 10;
 /// As many as Lambda puts on a page.
 const MAX_PAGE: usize = 50;
 /// What Lambda gives a function that asks for nothing.
 const DEFAULT_MEMORY_MIB: u32 = 128;
 const DEFAULT_TIMEOUT_S: u32 = 3;
-
-type Answer = Result<Response<Full<Bytes>>, ApiError>;
 
 /// Where code comes from: `Code` in CreateFunction, the body itself in UpdateFunctionCode.
 #[derive(Default, Deserialize)]
@@ -70,13 +62,10 @@ struct New<'a> {
 #[serde(rename_all = "PascalCase")]
 struct Recode {
     dry_run: Option<bool>,
-    publish: Option<bool>,
-    revision_id: Option<String>,
 }
 
 impl Api {
-    pub(super) async fn create_function(&self, body: &mut Incoming) -> Answer {
-        let body = self.body(body, MAX_CREATE_BODY, "CreateFunction").await?;
+    pub(super) async fn create_function(self, body: Bytes) -> Answer {
         // Tens of megabytes of JSON and base64 would hold up every other caller.
         let parsed = tokio::task::spawn_blocking(move || {
             let new: New = parse(&body)?;
@@ -89,10 +78,16 @@ impl Api {
 
         let mut validation = Validation::default();
         let name = match name.as_deref().map(|text| (text, Target::parse_new(text, &self.home))) {
-            None => Err(validation.null("functionName")),
-            Some((_, Ok(name))) => Ok(name),
-            Some((text, Err(NewNameError::Constraint(constraint)))) => Err(validation.fail("functionName", text, constraint)),
+            Some((_, Ok(name))) => Some(name),
             Some((_, Err(NewNameError::Whole(error)))) => return Err(error),
+            Some((text, Err(NewNameError::Constraint(constraint)))) => {
+                validation.fail("functionName", text, constraint);
+                None
+            }
+            None => {
+                validation.null("functionName");
+                None
+            }
         };
         if settings.role.is_none() {
             validation.null("role");
@@ -102,8 +97,8 @@ impl Api {
         }
         let checked = settings.check(validation, &self.runtimes_dir)?;
         // The constraints hold, so there is a name, and there is code.
-        let (Ok(name), Some(zip)) = (name, zip) else { return Err(Kind::Service.with("a name was lost")) };
-        let draft = new_draft(&name, checked)?;
+        let (Some(name), Some(zip)) = (name, zip) else { return Err(Kind::Service.with("a name was lost")) };
+        let mut draft = new_draft(&name, checked)?;
         let zip = zip?;
 
         let _only = self.changing.enter(&name).ok_or_else(|| ApiError::exists(name.as_str()))?;
@@ -111,7 +106,6 @@ impl Api {
             return Err(ApiError::exists(name.as_str()));
         }
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        let mut draft = draft;
         (draft.function.code, draft.code_size) = (kept.code, kept.size);
         let arn = self.home.arn(name.as_str());
         crate::kill_point!("before-row");
@@ -167,9 +161,7 @@ impl Api {
         Ok(json_response(StatusCode::OK, &body))
     }
 
-    pub(super) async fn update_function_code(&self, named: &Named, body: &mut Incoming) -> Answer {
-        let (target, _) = self.find(named)?;
-        let body = self.body(body, MAX_CREATE_BODY, "UpdateFunctionCode").await?;
+    pub(super) async fn update_function_code(self, target: Target, body: Bytes) -> Answer {
         let parsed = tokio::task::spawn_blocking(move || {
             let source: Source = parse(&body)?;
             let (recode, settings): (Recode, Settings) = (parse(&body)?, parse(&body)?);
@@ -177,13 +169,11 @@ impl Api {
         });
         let (zip, recode, settings) = parsed.await.map_err(|error| Kind::Service.with(error.to_string()))??;
         // Of the settings only the architecture may come along, and none takes effect here.
+        let revision = settings.revision_id.clone();
         settings.check(Validation::default(), &self.runtimes_dir)?;
-        if recode.publish == Some(true) {
-            return Err(Kind::InvalidParameterValue.with("Kiln does not support this yet: Publish: versions"));
-        }
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
-        let expected = self.expected(&target.name, recode.revision_id.as_deref(), &arn)?;
+        let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
         if recode.dry_run == Some(true) {
             let record = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
             return Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready));
@@ -199,9 +189,7 @@ impl Api {
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
     }
 
-    pub(super) async fn update_function_configuration(&self, named: &Named, body: &mut Incoming) -> Answer {
-        let (target, _) = self.find(named)?;
-        let body = self.body(body, MAX_SETTINGS_BODY, "UpdateFunctionConfiguration").await?;
+    pub(super) async fn update_function_configuration(self, target: Target, body: Bytes) -> Answer {
         let settings: Settings = parse(&body)?;
         let revision = settings.revision_id.clone();
         let mut checked = settings.check(Validation::default(), &self.runtimes_dir)?;
@@ -215,8 +203,7 @@ impl Api {
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
     }
 
-    pub(super) async fn delete_function(&self, named: &Named) -> Answer {
-        let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
+    pub(super) async fn delete_function(self, target: Target) -> Answer {
         let asked = target.arn_as_asked(&self.home);
         self.registry.function(&target.name).ok_or_else(|| ApiError::no_function(&asked))?;
         if target.qualifier.is_some() {
@@ -234,24 +221,12 @@ impl Api {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    fn find(&self, named: &Named) -> Result<(Target, Arc<Record>), ApiError> {
+    pub(super) fn find(&self, named: &Named) -> Result<(Target, Arc<Record>), ApiError> {
         let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
         match self.registry.record(&target.name).filter(|_| target.is_latest()) {
             Some(record) => Ok((target, record)),
             None => Err(ApiError::no_function(&target.arn_as_asked(&self.home))),
         }
-    }
-
-    async fn body(&self, body: &mut Incoming, limit: usize, operation: &str) -> Result<Bytes, ApiError> {
-        // Bodies of 70 MB are read one at a time, so that their sum is bounded.
-        let _turn = self.large_bodies.acquire().await;
-        read_body(body, limit, MANAGE_BODY_TIME).await.map_err(|error| {
-            body_error(
-                error,
-                Kind::RequestEntityTooLarge,
-                &format!("Request must be smaller than {limit} bytes for the {operation} operation"),
-            )
-        })
     }
 
     /// The revision that the caller wants to change, if it names one. A stale one is refused before any work is done;

@@ -19,7 +19,7 @@ mod shown;
 mod target;
 mod validation;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,17 +30,17 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::error::{ApiError, Kind};
 use self::manage::Changing;
 use self::route::Operation;
-use self::target::Home;
-use super::http::{BodyError, Door, Peer};
+use self::target::{Home, Target};
+use super::http::{BodyError, Door, Peer, read_body};
 use super::intake::Intake;
 use crate::config::Config;
 use crate::function::FunctionName;
-use crate::invocation::{Answer, Invocation, Refusal, RequestId};
+use crate::invocation::{self, Invocation, Refusal, RequestId};
 use crate::registry::{Promise, Registry};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -48,30 +48,37 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// For a payload of 6 MB, and for a zip of 50 MB. A caller on the same host needs a fraction of a second.
 const INVOKE_BODY_TIME: Duration = Duration::from_secs(60);
 const MANAGE_BODY_TIME: Duration = Duration::from_secs(120);
-/// Large bodies read at once.
-const LARGE_BODIES: usize = 4;
+/// Lambda's limit on a request that brings code: a zip of 50 MB in base64, and its settings.
+const MAX_CODE_BODY: usize = 70_167_211;
+/// Settings alone: 4 KB of variables, 50 tags, …
+const MAX_SETTINGS_BODY: usize = 256 << 10;
+/// Requests that bring code, at once: each may take three times its body's 70 MB while it is read and decoded.
+const CODE_REQUESTS: usize = 4;
+
+type Answer = Result<Response<Full<Bytes>>, ApiError>;
 
 /// What runs functions, seen from the door.
 pub trait Engine: Send + Sync + 'static {
     /// Goes on when its caller goes away.
-    fn invoke(&self, invocation: Invocation) -> Promise<'_, Result<Answer, Refusal>>;
+    fn invoke(&self, invocation: Invocation) -> Promise<'_, Result<invocation::Answer, Refusal>>;
 
     /// The registry has another function of this name, or none.
     fn function_changed(&self, name: &FunctionName);
 }
 
-/// See the module docs.
+/// See the module docs. A clone is another handle to the same door.
+#[derive(Clone)]
 pub struct Api {
-    home: Home,
-    runtimes_dir: PathBuf,
-    state_dir: PathBuf,
+    home: Arc<Home>,
+    runtimes_dir: Arc<Path>,
+    state_dir: Arc<Path>,
     /// The gid whose members may manage functions; `None` where there is no such group.
     admin_group: Option<u32>,
     registry: Arc<dyn Registry>,
     intake: Arc<Intake>,
     engine: Arc<dyn Engine>,
     changing: Changing,
-    large_bodies: Semaphore,
+    code_requests: Arc<Semaphore>,
 }
 
 impl Api {
@@ -83,25 +90,19 @@ impl Api {
         engine: Arc<dyn Engine>,
     ) -> Self {
         Self {
-            home: Home::new(config),
-            runtimes_dir: config.runtimes_dir.clone(),
-            state_dir: config.state_dir.clone(),
+            home: Arc::new(Home::new(config)),
+            runtimes_dir: config.runtimes_dir.as_path().into(),
+            state_dir: config.state_dir.as_path().into(),
             admin_group,
             registry,
             intake,
             engine,
             changing: Changing::default(),
-            large_bodies: Semaphore::new(LARGE_BODIES),
+            code_requests: Arc::new(Semaphore::new(CODE_REQUESTS)),
         }
     }
 
-    async fn operate(
-        &self,
-        id: RequestId,
-        peer: &Peer,
-        head: &Parts,
-        body: &mut Incoming,
-    ) -> Result<Response<Full<Bytes>>, ApiError> {
+    async fn operate(&self, id: RequestId, peer: &Peer, head: &Parts, body: &mut Incoming) -> Answer {
         let operation = Operation::parse(&head.method, &head.uri)?;
         let invokes = matches!(operation, Operation::Invoke(_));
         if !invokes && !self.may_manage(peer) {
@@ -111,16 +112,39 @@ impl Api {
                 operation.name()
             )));
         }
+        let api = self.clone();
         match operation {
             Operation::Invoke(named) => self.invoke(id, named, &head.headers, body).await,
-            Operation::CreateFunction => self.create_function(body).await,
             Operation::ListFunctions { marker, max_items } => self.list_functions(marker.as_deref(), max_items.as_deref()),
             Operation::GetFunction(named) => self.get_function(&named),
             Operation::GetFunctionConfiguration(named) => self.get_function_configuration(&named),
-            Operation::UpdateFunctionCode(named) => self.update_function_code(&named, body).await,
-            Operation::UpdateFunctionConfiguration(named) => self.update_function_configuration(&named, body).await,
-            Operation::DeleteFunction(named) => self.delete_function(&named).await,
+            Operation::CreateFunction => {
+                let (body, permit) = self.code_body(body, "CreateFunction").await?;
+                to_its_end(holding(permit, api.create_function(body))).await
+            }
+            Operation::UpdateFunctionCode(named) => {
+                let (target, _) = self.find(&named)?;
+                let (body, permit) = self.code_body(body, "UpdateFunctionCode").await?;
+                to_its_end(holding(permit, api.update_function_code(target, body))).await
+            }
+            Operation::UpdateFunctionConfiguration(named) => {
+                let (target, _) = self.find(&named)?;
+                let body = settings_body(body, "UpdateFunctionConfiguration").await?;
+                to_its_end(api.update_function_configuration(target, body)).await
+            }
+            Operation::DeleteFunction(named) => {
+                let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
+                to_its_end(api.delete_function(target)).await
+            }
         }
+    }
+
+    /// A body with code, and the permit that bounds how many there are: keep it until the code is stored.
+    async fn code_body(&self, body: &mut Incoming, operation: &str) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+        let permit = self.code_requests.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| Kind::Service.with("kilnd is stopping, try again"))?;
+        let body = read_body(body, MAX_CODE_BODY, MANAGE_BODY_TIME).await;
+        Ok((body.map_err(|error| body_error(error, Kind::RequestEntityTooLarge, MAX_CODE_BODY, operation))?, permit))
     }
 
     fn may_manage(&self, peer: &Peer) -> bool {
@@ -152,10 +176,29 @@ fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Full<Byt
     }
 }
 
-fn body_error(error: BodyError, kind: Kind, too_large: &str) -> ApiError {
+async fn settings_body(body: &mut Incoming, operation: &str) -> Result<Bytes, ApiError> {
+    let body = read_body(body, MAX_SETTINGS_BODY, MANAGE_BODY_TIME).await;
+    body.map_err(|error| body_error(error, Kind::RequestEntityTooLarge, MAX_SETTINGS_BODY, operation))
+}
+
+fn body_error(error: BodyError, too_large: Kind, limit: usize, operation: &str) -> ApiError {
     match error {
-        BodyError::TooLarge => kind.with(too_large),
+        BodyError::TooLarge => {
+            too_large.with(format!("Request must be smaller than {limit} bytes for the {operation} operation"))
+        }
         BodyError::TooSlow => Kind::RequestTimeout.with("the body did not come in time"),
         BodyError::Broken => Kind::InvalidRequestContent.with("the body ended early"),
     }
+}
+
+/// A change goes on when its caller goes away: environments, code and row belong together. It ends within the deadlines
+/// of those who carry it out; a server that ends before does what a kill does, and a kill may come anywhere.
+async fn to_its_end(change: impl Future<Output = Answer> + Send + 'static) -> Answer {
+    tokio::spawn(change).await.unwrap_or_else(|_| Err(Kind::Service.with("kilnd is stopping, try again")))
+}
+
+async fn holding(permit: OwnedSemaphorePermit, change: impl Future<Output = Answer>) -> Answer {
+    let answer = change.await;
+    drop(permit);
+    answer
 }
