@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::code::Digest;
 use crate::kill_point;
 use crate::launcher::store::{Store, beneath};
+use crate::sys::tree;
 use crate::wire::launcher::StagingId;
 
 #[derive(Debug, thiserror::Error)]
@@ -131,15 +132,8 @@ pub fn forget(store: &Store, code: Digest) -> Result<(), AdoptError> {
     remove(&store.staging, &gone)
 }
 
-/// `remove_dir_all` opens what it descends into, and follows no link.
 fn remove(staging: &OwnedFd, name: &str) -> Result<(), AdoptError> {
-    use std::os::fd::AsRawFd;
-
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", staging.as_raw_fd()));
-    match std::fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed_io("remove staging", name)(error)),
-        _ => Ok(()),
-    }
+    tree::remove(staging.as_fd(), name).map_err(failed_io("remove staging", name))
 }
 
 /// A zip whose content is what its name says and cannot change any more.

@@ -1,29 +1,31 @@
-//! A container's file system: trees mounted once in this launcher, cloned for each container, attached by its child.
+//! A container's file system: a root prepared once in this launcher, and what is attached to each container's copy of it.
 //!
-//! The launcher's mount namespace is its own, a slave of the host's. In it, `run_dir/trees` is a tmpfs that nobody else sees:
+//! A *template* is a mount namespace that nobody lives in: the runtime's trees as a read-only overlay at its root, a few devices
+//! at /dev, and nothing of the host's. The launcher holds it by descriptor. A child enters it and takes a copy for itself, so
+//! it has neither to pivot nor to unmount the host's files: an unmount waits for a grace period of the kernel's (50 µs on an idle
+//! machine, 25 ms and more on a busy one, measured).
 //!
-//! ```text
-//! trees/skeleton/          the mount points that every root must have, the lowest layer of each template
-//! trees/<tree id>/         a template: the runtime's trees as a read-only overlay, a few devices at /dev
-//! trees/root/              where a child attaches its clone before it pivots there
-//! ```
-//!
-//! Templates are attached, since before Linux 6.15 a detached tree cannot be cloned; clones are detached and exist only by
-//! descriptor, so that a launcher's death takes them along.
+//! Everything else (code, layers, /tmp) the launcher makes detached, known by descriptor only, and the child attaches it.
+//! `run_dir/trees` is a tmpfs that only this launcher sees, for the mount points that every root must have.
 
+use std::fmt::Display;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AtFlags;
 use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode as NixMode, SFlag, makedev, mknodat};
-use nix::unistd::{Gid, Uid, chdir, fchdir, fchownat, pivot_root};
+use nix::unistd::{Gid, Uid, fchdir, fchownat, pivot_root};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+
+use rustix::io::Errno;
 
 use crate::function::TmpSize;
 use crate::launcher::plan::{Content, Mount, Plan};
@@ -41,7 +43,7 @@ pub enum ContainerError {
     Store(#[from] StoreError),
 }
 
-fn failed(call: &'static str, object: impl std::fmt::Display) -> impl FnOnce(rustix::io::Errno) -> ContainerError {
+fn failed(call: &'static str, object: impl Display) -> impl FnOnce(Errno) -> ContainerError {
     let object = object.to_string();
     move |errno| ContainerError::Mount { call, object, source: errno.into() }
 }
@@ -49,99 +51,104 @@ fn failed(call: &'static str, object: impl std::fmt::Display) -> impl FnOnce(rus
 /// The templates of this launcher.
 #[derive(Debug)]
 pub struct Trees {
-    /// `run_dir/trees`, and the root of the tmpfs on it.
-    path: PathBuf,
-    base: OwnedFd,
+    /// The mount namespace that the launcher lives in.
+    home: File,
+    /// Where a template is attached while it is being made: a directory of the launcher's own tmpfs.
+    workbench: PathBuf,
+    /// The mount points that every root must have, the lowest layer of each.
     skeleton: OwnedFd,
     owner: u32,
-    mounted: Vec<(TreeId, OwnedFd)>,
+    templates: Vec<(TreeId, File)>,
 }
 
 /// Runtimes that one launcher keeps mounted; the one mounted first goes first.
 const MAX_TEMPLATES: usize = 64;
-/// Only directories and mount points are in it.
-const BASE_OPTIONS: [(&str, &str); 3] = [("size", "1m"), ("nr_inodes", "1024"), ("mode", "0700")];
+/// Only directories are in it.
+const BENCH_OPTIONS: [(&str, &str); 3] = [("size", "1m"), ("nr_inodes", "64"), ("mode", "0700")];
 /// Directories that a root needs whatever its trees bring, as Lambda has them.
 const SKELETON: [&str; 6] = ["dev", "proc", "tmp", "opt", "var", "var/task"];
-/// Where a child attaches its root.
-const ROOT: &str = "root";
+const OWN: &str = "/proc/self/ns/mnt";
 
 impl Trees {
     /// `path` is an empty directory; the launcher is already in a mount namespace of its own.
-    pub fn open(path: PathBuf, owner: u32) -> Result<Self, ContainerError> {
-        let base = tmpfs(&BASE_OPTIONS, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)?;
-        attach(base.as_fd(), CWD, &path)?;
-        make_directory(base.as_fd(), ROOT)?;
-        make_directory(base.as_fd(), "skeleton")?;
-        let skeleton = open_directory(base.as_fd(), "skeleton")?;
+    pub fn open(path: &Path, owner: u32) -> Result<Self, ContainerError> {
+        let bench = tmpfs(&BENCH_OPTIONS, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)?;
+        attach(bench.as_fd(), CWD, path)?;
+        make_directory(bench.as_fd(), "root")?;
+        make_directory(bench.as_fd(), "skeleton")?;
+        let skeleton = open_directory(bench.as_fd(), "skeleton")?;
         own(skeleton.as_fd(), owner)?;
         for directory in SKELETON {
             make_directory(skeleton.as_fd(), directory)?;
             own(open_directory(skeleton.as_fd(), directory)?.as_fd(), owner)?;
         }
-        Ok(Self { path, base, skeleton, owner, mounted: Vec::new() })
+        Ok(Self { home: open_own()?, workbench: path.join("root"), skeleton, owner, templates: Vec::new() })
     }
 
-    /// Where [`enter`] attaches; named by path, since a descriptor would name the launcher's own mount.
-    pub fn root_path(&self) -> PathBuf {
-        self.path.join(ROOT)
-    }
-
-    /// Everything that `plan` mounts, detached, in its order; but not what only the child can make.
+    /// Everything that `plan` mounts; what only the child can make is left to it.
     pub fn prepare(&mut self, store: &Store, plan: &Plan) -> Result<Prepared, ContainerError> {
-        let mut mounts = Vec::new();
-        let mut tmp = None;
+        let missing = |at: &'static str| failed("plan", at)(Errno::NOENT);
+        let (mut template, mut mounts, mut tmp) = (None, Vec::new(), None);
         for mount in &plan.mounts {
             let prepared = match &mount.content {
-                Content::Root(tree) => Some(self.root(store, *tree)?),
+                Content::Root(tree) => {
+                    template = Some(self.template(store, *tree)?);
+                    continue;
+                }
+                Content::Devices => continue,
                 Content::Code(code) => Some(bind(store.code(*code)?.as_fd(), mount)?),
                 Content::Layers(layers) => Some(layers_at(store, layers, mount)?),
-                Content::Tmp(size) => Some(self.tmp(*size, mount)?),
-                Content::Devices | Content::Processes => None,
+                Content::Tmp(size) => {
+                    let made = self.tmp(*size, mount)?;
+                    tmp = Some(made.try_clone().map_err(|source| dup("/tmp", source))?);
+                    Some(made)
+                }
+                Content::Processes => None,
             };
-            if let (Content::Tmp(_), Some(mount)) = (&mount.content, &prepared) {
-                let copy = mount.try_clone();
-                tmp = Some(copy.map_err(|source| ContainerError::Mount { call: "dup", object: "/tmp".into(), source })?);
-            }
             mounts.push((mount.clone(), prepared));
         }
-        let missing = || ContainerError::Mount { call: "plan", object: "/tmp".into(), source: io::ErrorKind::NotFound.into() };
-        Ok(Prepared { mounts, tmp: tmp.ok_or_else(missing)?, root_path: self.root_path() })
+        Ok(Prepared { template: template.ok_or_else(|| missing("/"))?, mounts, tmp: tmp.ok_or_else(|| missing("/tmp"))? })
     }
 
-    fn root(&mut self, store: &Store, tree: TreeId) -> Result<OwnedFd, ContainerError> {
-        if let Some((_, template)) = self.mounted.iter().find(|(mounted, _)| *mounted == tree) {
-            return clone_tree(template.as_fd(), OpenTreeFlags::AT_RECURSIVE, tree);
+    fn template(&mut self, store: &Store, tree: TreeId) -> Result<File, ContainerError> {
+        if let Some((_, template)) = self.templates.iter().find(|(made, _)| *made == tree) {
+            return template.try_clone().map_err(|source| dup("/", source));
         }
-        if self.mounted.len() == MAX_TEMPLATES {
-            self.unmount_oldest()?;
+        if self.templates.len() == MAX_TEMPLATES {
+            // Containers have their copies.
+            self.templates.remove(0);
         }
-        let template = self.mount_template(store, tree)?;
-        let root = clone_tree(template.as_fd(), OpenTreeFlags::AT_RECURSIVE, tree);
-        self.mounted.push((tree, template));
-        root
-    }
-
-    /// Containers keep their clones.
-    fn unmount_oldest(&mut self) -> Result<(), ContainerError> {
-        let (oldest, _) = self.mounted.remove(0);
-        let path = self.path.join(oldest.to_string());
-        umount2(&path, MntFlags::MNT_DETACH).map_err(|errno| failed_nix("umount2", &path, errno))?;
-        std::fs::remove_dir(&path).map_err(|source| ContainerError::Mount { call: "rmdir", object: oldest.to_string(), source })
+        let template = self.make_template(store, tree)?;
+        let copy = template.try_clone().map_err(|source| dup("/", source));
+        self.templates.push((tree, template));
+        copy
     }
 
     /// Always an overlay, with the skeleton at the bottom: so no tree has to bring its mount points.
-    fn mount_template(&self, store: &Store, tree: TreeId) -> Result<OwnedFd, ContainerError> {
+    fn make_template(&self, store: &Store, tree: TreeId) -> Result<File, ContainerError> {
         let mut layers = store.trees(tree)?;
-        layers.push(self.skeleton.try_clone().map_err(|source| ContainerError::Make { path: "skeleton".into(), source })?);
+        layers.push(self.skeleton.try_clone().map_err(|source| dup("skeleton", source))?);
         let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
-        let template = overlay(&layers, Mount::root(tree).attributes, tree)?;
-        let name = tree.to_string();
-        make_directory(self.base.as_fd(), &name)?;
-        attach(template.as_fd(), self.base.as_fd(), Path::new(&name))?;
+        let root = overlay(&layers, Mount::root(tree).attributes, tree)?;
         let devices = self.devices()?;
-        attach(devices.as_fd(), template.as_fd(), Path::new("dev"))?;
-        Ok(template)
+
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| failed_nix("unshare", "mounts", errno))?;
+        let made = open_own().and_then(|namespace| {
+            attach(root.as_fd(), CWD, &self.workbench)?;
+            attach(devices.as_fd(), root.as_fd(), Path::new("dev"))?;
+            become_root(&root)?;
+            Ok(namespace)
+        });
+        self.go_home();
+        made
+    }
+
+    /// A launcher without the host's files could neither find code nor make a group: better none at all.
+    fn go_home(&self) {
+        if let Err(errno) = setns(&self.home, CloneFlags::CLONE_NEWNS) {
+            tracing::error!(%errno, "cannot return to the launcher's own mount namespace");
+            std::process::abort();
+        }
     }
 
     fn devices(&self) -> Result<OwnedFd, ContainerError> {
@@ -181,38 +188,40 @@ const DEVICES: [(&str, u64, u64); 6] =
 const LINKS: [(&str, &str); 4] =
     [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
 
-/// A container's mounts, detached, held by the launcher until the child has attached them.
+/// A container's mounts, held by the launcher until the child has taken them.
 #[derive(Debug)]
 pub struct Prepared {
+    template: File,
     mounts: Vec<(Mount, Option<OwnedFd>)>,
     /// For fstatfs; it keeps the pages of /tmp alive as long as it is open.
     pub tmp: OwnedFd,
-    root_path: PathBuf,
 }
 
-/// Child: attaches everything below the root's clone, makes what shows its own namespaces, and makes it the only
-/// file system there is.
-pub fn attach_trees(prepared: &Prepared) -> Result<OwnedFd, ContainerError> {
-    let root = prepared.mounts.iter().find_map(|(mount, fd)| fd.as_ref().filter(|_| mount.at == Mount::ROOT));
-    let root = root.ok_or_else(|| failed("plan", "/")(rustix::io::Errno::NOENT))?;
-    attach(root.as_fd(), CWD, &prepared.root_path)?;
-    for (mount, fd) in &prepared.mounts {
-        let below = Path::new(mount.at.trim_start_matches('/'));
-        match (&mount.content, fd) {
-            (Content::Processes, _) => attach(processes(mount)?.as_fd(), root.as_fd(), below)?,
-            (Content::Root(_), _) | (_, None) => {}
-            (_, Some(fd)) => attach(fd.as_fd(), root.as_fd(), below)?,
-        }
-    }
-    root.try_clone().map_err(|source| ContainerError::Mount { call: "dup", object: "/".into(), source })
+/// Child: into a copy of the template. The host's files are gone.
+pub fn enter_root(prepared: &Prepared) -> Result<(), ContainerError> {
+    setns(&prepared.template, CloneFlags::CLONE_NEWNS).map_err(|errno| failed_nix("setns", "the template", errno))?;
+    // Before anything is attached: the template is everybody's.
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| failed_nix("unshare", "the template", errno))
 }
 
-/// Child: the host's files go away. The old root comes to lie upon the new one, and is taken off (pivot_root(2), `.` `.`).
-pub fn enter_root(root: OwnedFd) -> Result<(), ContainerError> {
-    fchdir(&root).map_err(|errno| failed_nix("fchdir", Path::new("/"), errno))?;
-    pivot_root(".", ".").map_err(|errno| failed_nix("pivot_root", Path::new("."), errno))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(|errno| failed_nix("umount2", Path::new("."), errno))?;
-    chdir("/").map_err(|errno| failed_nix("chdir", Path::new("/"), errno))
+/// Child: attaches what was prepared, and makes what shows its own namespaces.
+pub fn attach_trees(prepared: &Prepared) -> Result<(), ContainerError> {
+    prepared.mounts.iter().try_for_each(|(mount, made)| match made {
+        Some(made) => attach(made.as_fd(), CWD, Path::new(mount.at)),
+        None => attach(processes(mount)?.as_fd(), CWD, Path::new(mount.at)),
+    })
+}
+
+/// Makes `root` the only file system of this namespace: the old root comes to lie upon it, and is taken off
+/// (pivot_root(2), `.` `.`).
+fn become_root(root: &OwnedFd) -> Result<(), ContainerError> {
+    fchdir(root).map_err(|errno| failed_nix("fchdir", "/", errno))?;
+    pivot_root(".", ".").map_err(|errno| failed_nix("pivot_root", "/", errno))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(|errno| failed_nix("umount2", "the host's files", errno))
+}
+
+fn open_own() -> Result<File, ContainerError> {
+    File::open(OWN).map_err(|source| ContainerError::Mount { call: "open", object: OWN.into(), source })
 }
 
 fn processes(mount: &Mount) -> Result<OwnedFd, ContainerError> {
@@ -233,7 +242,7 @@ fn layers_at(store: &Store, layers: &[crate::code::Digest], mount: &Mount) -> Re
 }
 
 fn bind(tree: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd, ContainerError> {
-    let clone = clone_tree(tree, OpenTreeFlags::empty(), mount.at)?;
+    let clone = clone_tree(tree, mount.at)?;
     mount_setattr(clone.as_fd(), mount.attributes).map_err(|source| attributes_of(mount.at, source))?;
     Ok(clone)
 }
@@ -243,7 +252,7 @@ fn bind(tree: BorrowedFd<'_>, mount: &Mount) -> Result<OwnedFd, ContainerError> 
 fn overlay(
     layers: &[BorrowedFd<'_>],
     attributes: MountAttributes,
-    object: impl std::fmt::Display + Copy,
+    object: impl Display + Copy,
 ) -> Result<OwnedFd, ContainerError> {
     let lower = layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect::<Vec<_>>().join(":");
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen overlay", object))?;
@@ -265,8 +274,8 @@ fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount", "tmpfs"))
 }
 
-fn clone_tree(tree: BorrowedFd<'_>, how: OpenTreeFlags, object: impl std::fmt::Display) -> Result<OwnedFd, ContainerError> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | how;
+fn clone_tree(tree: BorrowedFd<'_>, object: impl Display) -> Result<OwnedFd, ContainerError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(tree, "", flags).map_err(failed("open_tree", object))
 }
 
@@ -291,10 +300,14 @@ fn own(file: BorrowedFd<'_>, owner: u32) -> Result<(), ContainerError> {
         .map_err(|errno| ContainerError::Make { path: "an owner".into(), source: errno.into() })
 }
 
-fn attributes_of(object: impl std::fmt::Display, source: io::Error) -> ContainerError {
+fn attributes_of(object: impl Display, source: io::Error) -> ContainerError {
     ContainerError::Mount { call: "mount_setattr", object: object.to_string(), source }
 }
 
-fn failed_nix(call: &'static str, object: &Path, errno: nix::Error) -> ContainerError {
-    ContainerError::Mount { call, object: object.display().to_string(), source: errno.into() }
+fn failed_nix(call: &'static str, object: impl Display, errno: nix::Error) -> ContainerError {
+    ContainerError::Mount { call, object: object.to_string(), source: errno.into() }
+}
+
+fn dup(object: impl Display, source: io::Error) -> ContainerError {
+    ContainerError::Mount { call: "dup", object: object.to_string(), source }
 }

@@ -6,7 +6,7 @@
 //! ```text
 //!   launcher                          child (new namespaces, born in its cgroup)
 //!   takes a seat, prepares mounts
-//!   clone3                ────────▶   joins, attaches the prepared trees, pivots,
+//!   clone3                ────────▶   joins, takes a copy of the root, attaches trees,
 //!                                     enters its user namespace, drops everything,
 //!                                     execs kiln-init, which waits for "start"
 //!   descriptors → server  ◀────────   the pipe's end; or step name and errno, through it
@@ -116,7 +116,8 @@ fn build(
     let listener = steps.step("listener", || stock.host().listen_in(&seat.network))?;
     let (ours, theirs) = steps.step("pipes", || pipes(seat.user))?;
 
-    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    // Not CLONE_NEWNS: a copy of the launcher's own mounts would have to be unmounted again.
+    let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     let gear = Gear { workshop, plan, seat, prepared: &prepared, tasks: &tasks, pipes: &theirs };
     let child = steps
         .step("clone", || clone3(&workshop.alone, namespaces, Some(birthplace.as_fd()), |proof| be_the_child(proof, &gear)))?;
@@ -127,6 +128,9 @@ fn build(
     let deadline = Instant::now() + CHILD_DEADLINE;
     let told = steps.step("child", || steps::listen(Deadlined { pipe: &ours.reports, deadline }))?;
     steps.append(told?);
+
+    // Not before: on a busy host a small function's weight would make its launch wait in every step.
+    steps.step("cpu weight", || seat.groups.weigh(&plan.limits))?;
 
     let mut handles = vec![
         (Handle::InitPidfd, steps.step("pidfd", || child.pidfd.try_clone())?),
@@ -214,9 +218,9 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
     // After the last cgroup is joined: what is our own group now is the root of all that can be seen.
     steps.step("cgroup namespace", || unshare(CloneFlags::CLONE_NEWCGROUP))?;
     steps.step("host name", || sethostname(plan.host_name))?;
-    let root = steps.step("attach trees", || container::attach_trees(gear.prepared))?;
     // Past this line the host's files are gone: failures leave only through the pipe.
-    steps.step("pivot", || container::enter_root(root))?;
+    steps.step("root", || container::enter_root(gear.prepared))?;
+    steps.step("attach trees", || container::attach_trees(gear.prepared))?;
     // Last of the namespaces, so that all others belong to the host's user namespace.
     steps.step("user namespace", || identity::enter_user_namespace(&seat.user_namespace))?;
     before_ids.reached();

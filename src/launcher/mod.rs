@@ -88,7 +88,13 @@ pub fn run(number: u32, slot: u32) -> anyhow::Result<()> {
     leave_host_mounts()?;
     let workshop = workshop(alone, &config, number, slot)?;
     tracing::info!(number, slot, cgroups = ?workshop.stock.parents().layout(), "launcher ready");
-    Service::new(workshop, server, life)?.run()
+    Service::new(workshop, server, life, most_containers(&config))?.run()
+}
+
+/// As many as may be busy at once, and as many again that are idle; should the server be taken over, the kernel's own memory
+/// (about 400 KiB for each container) is what this protects.
+fn most_containers(config: &Config) -> usize {
+    config.concurrency as usize * 2
 }
 
 /// The signal first, then one look: the parent may have died between our birth and the signal's being set.
@@ -119,7 +125,7 @@ fn workshop(alone: SingleThreaded, config: &Config, number: u32, slot: u32) -> a
     let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("make the life pipe")?;
     Ok(Workshop {
         stock: Stock::new(config.instance.clone(), number, ids, owner, parents)?,
-        trees: container::Trees::open(config.run_dir.join("trees"), owner)?,
+        trees: container::Trees::open(&config.run_dir.join("trees"), owner)?,
         store: Store::open(&config.state_dir, &config.runtimes_dir, owner)?,
         init: open_init()?,
         null: File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?,

@@ -48,6 +48,8 @@ pub struct Service {
     removals: Vec<Removal>,
     /// Reports that the server has not taken yet.
     outbox: VecDeque<Outgoing>,
+    /// Containers that may live here at once.
+    most: usize,
     /// When the stock may be refilled: later, after a failure.
     refill_at: Instant,
 }
@@ -98,10 +100,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// A group that is busy for longer holds a process that the kernel cannot end; the supervisor's sweep comes back to it.
 const GIVE_UP: Duration = Duration::from_secs(10);
+const OVERDUE: Duration = Duration::from_millis(100);
 const REFILL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Service {
-    pub fn new(workshop: Workshop, server: OwnedFd, life: OwnedFd) -> anyhow::Result<Self> {
+    pub fn new(workshop: Workshop, server: OwnedFd, life: OwnedFd, most: usize) -> anyhow::Result<Self> {
         fcntl(&server, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("make the server's socket non-blocking")?;
         let children = SigSet::from(Signal::SIGCHLD);
         // SIGTERM and SIGINT are the supervisor's: it lets running invocations finish, and then the server's socket ends.
@@ -119,6 +122,7 @@ impl Service {
             residents: BTreeMap::new(),
             removals: Vec::new(),
             outbox: VecDeque::new(),
+            most,
             refill_at: Instant::now(),
         })
     }
@@ -153,8 +157,10 @@ impl Service {
         }
         if server {
             if self.outbox.is_empty() { self.receive()? } else { self.flush()? }
-        } else if !children {
-            self.idle_work(Instant::now());
+        }
+        let now = Instant::now();
+        if !(server || children) || self.is_overdue(now) {
+            self.idle_work(now);
         }
         // What was done may have something to tell.
         self.flush()
@@ -210,6 +216,10 @@ impl Service {
     }
 
     fn build(&mut self, build: &Build) {
+        if self.residents.len() + self.removals.len() >= self.most {
+            let why = format!("{} containers live here: that is the most", self.most);
+            return self.refuse(build.order, why);
+        }
         match launch(&mut self.workshop, build) {
             Ok(Launched { plan, remains, child, handles, steps }) => {
                 let container = plan.container;
@@ -301,6 +311,11 @@ impl Service {
         // Rounded up: a poll that ends a fraction too early would turn idly.
         let left = next.saturating_duration_since(now).as_nanos().div_ceil(1_000_000);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// Orders come first, but not for ever: somebody waits for a removal.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.removals.iter().any(|removal| removal.next + OVERDUE < now)
     }
 
     /// One piece, so that an order which comes meanwhile waits for one piece at most.

@@ -48,6 +48,8 @@ pub fn privileged() -> Option<()> {
 pub struct Host {
     pub dir: tempfile::TempDir,
     pub instance: String,
+    /// Further lines of the configuration.
+    pub settings: &'static str,
     first_id: u32,
     pub tree: TreeId,
     pub code: Digest,
@@ -66,7 +68,7 @@ impl Host {
         let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
         let parents = Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap();
         fs::write(dir.path().join("run/cgroups"), parents.record()).unwrap();
-        let mut host = Self { dir, instance, first_id, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
+        let mut host = Self { dir, instance, settings: "", first_id, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);
         host
@@ -116,12 +118,13 @@ impl Host {
         static SPAWN: Mutex<()> = Mutex::new(());
         let config = self.path("kiln.toml");
         let text = format!(
-            "instance = '{}'\nrun_dir = '{}'\nstate_dir = '{}'\nruntimes_dir = '{}'\nfirst_id = {}\nid_count = {IDS}\nlaunchers = 1\n",
+            "instance = '{}'\nrun_dir = '{}'\nstate_dir = '{}'\nruntimes_dir = '{}'\nfirst_id = {}\nid_count = {IDS}\nlaunchers = 1\n{}\n",
             self.instance,
             self.path("run").display(),
             self.path("state").display(),
             self.path("runtimes").display(),
             self.first_id,
+            self.settings,
         );
         fs::write(&config, text).unwrap();
         let (life_read, life) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();

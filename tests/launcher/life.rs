@@ -53,6 +53,38 @@ fn a_container_is_built_runs_and_ends_without_a_trace() {
     assert_eq!(host.leftovers(), [""; 0]);
 }
 
+/// Each step's place has a reason (`launcher::launch`): a change of this list is a change of the design.
+#[test]
+fn a_launch_takes_its_steps_in_their_order() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let container = host.launcher(1).build();
+    let steps: Vec<&str> = container.steps.iter().map(|step| step.step.as_str()).collect();
+    let child = steps.iter().position(|step| *step == "child").expect("the child has told its times");
+    assert_eq!(
+        steps[child + 1..],
+        [
+            "version 1 cgroups",
+            "network",
+            "cgroup namespace",
+            "host name",
+            "root",
+            "attach trees",
+            "user namespace",
+            "ids",
+            "capabilities",
+            "die with the launcher",
+            "no new privileges",
+            "resource limits",
+            "descriptors",
+            "signals",
+            "seccomp",
+            "cpu weight",
+            "pidfd",
+        ]
+    );
+}
+
 #[test]
 fn a_launch_finds_a_seat_that_was_made_before() {
     let Some(()) = privileged() else { return };

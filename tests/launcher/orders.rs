@@ -255,6 +255,20 @@ fn a_container_that_is_being_ended_is_not_ended_twice() {
     assert!(matches!(launcher.answer(orders[1]).0, Report::Refused { .. }));
 }
 
+#[test]
+fn there_are_never_more_containers_than_the_configuration_allows() {
+    let Some(()) = privileged() else { return };
+    let mut host = Host::new();
+    host.settings = "concurrency = 1";
+    let mut launcher = host.launcher(1);
+    let first = launcher.build();
+    launcher.build();
+    let order = build(&mut launcher, |_| ());
+    assert!(matches!(launcher.answer(order).0, Report::Refused { .. }));
+    launcher.end(first.id);
+    launcher.build();
+}
+
 /// Bytes that are no order, with so many descriptors; `packet::send` would refuse both.
 fn unreadable(launcher: &Launcher, bytes: &[u8], descriptors: usize) -> OrderId {
     let null = fs::File::open("/dev/null").unwrap();

@@ -82,6 +82,14 @@ pub fn apply(groups: &Groups, limits: &Limits) -> Result<(), CgroupError> {
     cpu(&place(Controller::Cpu), limits)
 }
 
+pub fn weigh(groups: &Groups, limits: &Limits) -> Result<(), CgroupError> {
+    let place = Place { directory: groups.of(Controller::Cpu), v2: groups.layout() == CgroupLayout::Unified };
+    let weight = if place.v2 { limits.cpu_weight } else { limits.cpu_shares };
+    let controller = CpuController::new(place.directory(), PathBuf::new(), place.v2);
+    controller.set_shares(weight).map_err(CgroupError::limit(place.directory, "cpu weight"))?;
+    expect(&place.file("cpu.shares", "cpu.weight"), weight)
+}
+
 fn memory(place: &Place<'_>, limits: &Limits) -> Result<(), CgroupError> {
     let controller = MemController::new(place.directory(), PathBuf::new(), place.v2);
     let max = limits.memory_max;
@@ -113,9 +121,6 @@ fn cpu(place: &Place<'_>, limits: &Limits) -> Result<(), CgroupError> {
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let (period, quota) = (micros(limits.cpu_period), micros(limits.cpu_quota));
     let controller = CpuController::new(place.directory(), PathBuf::new(), place.v2);
-    let weight = if place.v2 { limits.cpu_weight } else { limits.cpu_shares };
-    controller.set_shares(weight).map_err(CgroupError::limit(place.directory, "cpu weight"))?;
-    expect(&place.file("cpu.shares", "cpu.weight"), weight)?;
     controller
         .set_cfs_quota_and_period(Some(signed(quota)), Some(period))
         .map_err(CgroupError::limit(place.directory, "cpu quota"))?;

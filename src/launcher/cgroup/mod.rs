@@ -95,8 +95,14 @@ impl Groups {
         self.v1.iter().find(|(found, _)| *found == controller).map_or(&self.unified, |(_, path)| path)
     }
 
+    /// All limits but the weight.
     pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
         limits::apply(self, limits)
+    }
+
+    /// The weight against others when the CPUs are busy; groups are made with one CPU's.
+    pub fn weigh(&self, limits: &Limits) -> Result<(), CgroupError> {
+        limits::weigh(self, limits)
     }
 
     /// The cgroup2 directory, for CLONE_INTO_CGROUP.
@@ -240,6 +246,7 @@ mod tests {
         let group = parents.unified.join("kiln-test-1-1");
         files(&group, &[("memory.swap.max", "max"), ("cpu.max", "max 100000"), ("cpu.max.burst", "0")]);
         groups.limit(&limits()).unwrap();
+        groups.weigh(&limits()).unwrap();
         let found = ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.max.burst", "cpu.weight"]
             .map(|file| read(group.join(file)));
         assert_eq!(found, ["805306368", "0", "1", "1025", "100000 100000", "100000", "14"]);
@@ -253,6 +260,7 @@ mod tests {
         files(memory, &[("memory.memsw.limit_in_bytes", "9223372036854771712")]);
         files(cpu, &[("cpu.cfs_burst_us", "0")]);
         groups.limit(&limits()).unwrap();
+        groups.weigh(&limits()).unwrap();
         assert_eq!(read(memory.join("memory.limit_in_bytes")), "805306368");
         assert_eq!(read(memory.join("memory.memsw.limit_in_bytes")), "805306368");
         assert_eq!(read(pids.join("pids.max")), "1025");
