@@ -21,7 +21,7 @@ use crate::invocation::{Answer, FunctionFailure, Invocation, LogType, Outcome, R
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
-    Environment, INIT_LIMIT, InitFailure, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
+    Environment, INIT_LIMIT, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Recent};
@@ -91,13 +91,23 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Ok(turn) => turn,
             Err(refusal) => return caller.hears(Err(refusal)),
         };
+        let warm = matches!(turn, Turn::Warm(_));
         let start = SystemTime::now();
         let (mut lease, run) = match self.environment(&function, turn).await {
             Ok(ready) => ready,
             Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, start, caller).await,
         };
         let (environment, grow) = lease.parts();
-        let outcome = environment.invoke(&invocation, run, &grow).await;
+        let outcome = match environment.invoke(&invocation, run, &grow).await {
+            // It died idle, a moment before it could be noticed. Each time, one idle environment fewer is left.
+            Invoked::NeverRead(_) if warm => {
+                environment.take_back();
+                drop(grow);
+                drop(lease);
+                return Box::pin(self.run(invocation, caller)).await;
+            }
+            Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
+        };
         drop(grow);
         lease.answered();
         if invocation.log_type == LogType::None {
@@ -201,7 +211,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             None => FunctionFailure::found(failure.cause, invocation.request),
         });
         let mut journal = Journal::new(function.name.clone(), self.0.recent.clone());
-        journal.begin(&lines::start(invocation.request, "$LATEST"));
+        journal.begin(lines::start(invocation.request, "$LATEST"));
         if let Some(cause) = outcome.cause() {
             journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
         }

@@ -243,6 +243,14 @@ impl Inside {
         self.call("POST", "/2018-06-01/runtime/init/error", &header, body).await.status
     }
 
+    /// Asks for an event, and closes the connection when it comes, unread.
+    pub async fn next_and_die(&mut self) {
+        let connection = self.connection.as_mut().expect("it has called before");
+        connection.write_all(b"GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        connection.readable().await.unwrap();
+        self.connection = None;
+    }
+
     /// One plain HTTP call on the kept-alive connection.
     pub async fn call(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Response {
         let mut connection = match self.connection.take() {

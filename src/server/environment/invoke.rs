@@ -29,6 +29,14 @@ impl Run {
     }
 }
 
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invoked {
+    Ended(Outcome),
+    /// The runtime was dead before it had read the event; nobody has seen it. With what it died of.
+    NeverRead(Outcome),
+}
+
 /// How an invoke phase ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
@@ -50,8 +58,8 @@ pub struct Frozen {
 impl Environment {
     /// Hands the event over and waits for the answer. After a failure that the runtime did not report itself,
     /// the container is killed; [`Environment::settle`] still has to be called.
-    pub async fn invoke(&mut self, invocation: &Invocation, run: Run, grow: Grow<'_>) -> Outcome {
-        self.output.begin(&lines::start(invocation.request, "$LATEST"));
+    pub async fn invoke(&mut self, invocation: &Invocation, run: Run, grow: Grow<'_>) -> Invoked {
+        self.output.begin(lines::start(invocation.request, "$LATEST"));
         let cgroup = self.cgroup.clone();
         // The event first: it is in the socket when the runtime runs again (DESIGN 7).
         let thaw = AfterWrite::new(move || {
@@ -61,10 +69,10 @@ impl Environment {
         let desk = self.desk.clone();
         if let Err(error) = desk.deliver(event(invocation, run), thaw) {
             self.kill();
-            return failed(Cause::Sandbox { text: error.to_string() }, invocation);
+            return Invoked::Ended(failed(Cause::Sandbox { text: error.to_string() }, invocation));
         }
         crate::kill_point!("event-delivered");
-        match self.perform(desk.reply(), run.until(), run.limit, grow).await {
+        Invoked::Ended(match self.perform(desk.reply(), run.until(), run.limit, grow).await {
             Perform::Done(Reply::Response(body)) => Outcome::Success(body),
             Perform::Done(Reply::Error { error_type, body }) => {
                 Outcome::Failed(FunctionFailure::reported(Cause::Reported { error_type }, body))
@@ -73,9 +81,17 @@ impl Environment {
             Perform::Done(Reply::InvalidMode) => failed(Cause::InvalidResponseMode, invocation),
             Perform::Trouble(cause) => {
                 self.kill();
+                if desk.never_read() && self.ended.borrow().is_some() {
+                    return Invoked::NeverRead(failed(cause, invocation));
+                }
                 failed(cause, invocation)
             }
-        }
+        })
+    }
+
+    /// Instead of [`Environment::settle`], when the invocation goes to another environment.
+    pub fn take_back(&self) {
+        self.output.take_back();
     }
 
     /// Waits for the end of the invoke phase: the runtime asks for more, or is over. Then takes in the rest of the

@@ -48,7 +48,7 @@ use crate::server::runtime_api::Desk;
 
 pub use container::{Container, LaunchError, Launcher, Plan};
 pub use init::{INIT_LIMIT, InitFailure, Starter};
-pub use invoke::{Frozen, Run, Settled};
+pub use invoke::{Frozen, Invoked, Run, Settled};
 pub use launchers::Launchers;
 pub use wall::max_memory_used_mib;
 
@@ -142,7 +142,7 @@ impl Environment {
             done = &mut what => return Perform::Done(done),
             cause = self.trouble(until, limit, grow) => cause,
         };
-        if matches!(cause, Cause::Exit(_)) {
+        if self.ended.borrow().is_some() {
             if let Ok(done) = timeout(LAST_WORDS, what).await {
                 return Perform::Done(done);
             }

@@ -40,20 +40,34 @@ pub struct Journal {
     sink: Arc<dyn LogSink>,
     /// The end of the invocation's log, at most twice [`TAIL`].
     tail: Option<Vec<u8>>,
+    /// START, until something follows it: an invocation that never reached its runtime leaves no line here.
+    start: Option<String>,
 }
 
 impl Journal {
     pub fn new(function: FunctionName, sink: Arc<dyn LogSink>) -> Self {
-        Self { function, sink, tail: None }
+        Self { function, sink, tail: None, start: None }
     }
 
     /// An invocation begins: its tail starts with `line`.
-    pub fn begin(&mut self, line: &str) {
+    pub fn begin(&mut self, line: String) {
         self.tail = Some(Vec::new());
-        self.write(line.as_bytes());
+        self.start = Some(line);
+    }
+
+    /// It did not begin after all.
+    pub fn take_back(&mut self) {
+        (self.tail, self.start) = (None, None);
     }
 
     pub fn write(&mut self, lines: &[u8]) {
+        if let Some(start) = self.start.take() {
+            self.append(start.as_bytes());
+        }
+        self.append(lines);
+    }
+
+    fn append(&mut self, lines: &[u8]) {
         self.sink.append(&self.function, lines);
         if let Some(tail) = &mut self.tail {
             tail.extend_from_slice(&lines[lines.len().saturating_sub(TAIL)..]);
@@ -101,8 +115,13 @@ impl Output {
     }
 
     /// As [`Journal::begin`].
-    pub fn begin(&self, line: &str) {
+    pub fn begin(&self, line: String) {
         self.lock().journal.begin(line);
+    }
+
+    /// As [`Journal::take_back`].
+    pub fn take_back(&self) {
+        self.lock().journal.take_back();
     }
 
     /// A line of the platform's.
@@ -202,7 +221,7 @@ mod tests {
     async fn a_tail_is_start_to_end_and_a_partial_line_is_ended() {
         let (output, mut function, recent, name) = output();
         function.write_all(b"between\nhal").unwrap();
-        output.begin("START\n");
+        output.begin("START\n".into());
         output.drain();
         function.write_all(b"one\npart").unwrap();
         output.drain();
@@ -214,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_tail_has_exactly_the_last_4096_bytes() {
         let (output, mut function, ..) = output();
-        output.begin("START\n");
+        output.begin("START\n".into());
         for n in 0..3000 {
             writeln!(function, "{n:9}").unwrap();
             output.drain();
@@ -228,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn a_function_that_prints_without_end_is_read_and_costs_nothing() {
         let (output, mut function, recent, name) = output();
-        output.begin("START\n");
+        output.begin("START\n".into());
         let reader = tokio::spawn(output.clone().read());
         let piece = [b'x'; 4096];
         for _ in 0..1000 {

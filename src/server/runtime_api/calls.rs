@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::desk::{AfterWrite, Desk, Reply, Turn};
 use super::session::{Answering, Illegal};
-use crate::invocation::MAX_RESPONSE;
+use crate::invocation::{MAX_RESPONSE, RequestId};
 
 /// Between two pieces of a body. (An invocation's deadline bounds the whole.)
 const BODY_PAUSE: Duration = Duration::from_secs(30);
@@ -27,16 +27,20 @@ const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 const ERROR_BODY: &str = "lambda-runtime-function-error-body";
 const WITH_CAUSE: &str = "application/vnd.aws.lambda.error.cause+json";
 
-type Answer = (Response<Full<Bytes>>, Option<AfterWrite>);
+pub(super) struct Answer {
+    pub response: Response<Full<Bytes>>,
+    /// The event that it brings for the first time, and what is to be done once its first bytes are written.
+    pub event: Option<(RequestId, AfterWrite)>,
+}
 
-/// Answers one request. With an event comes what is to be done once its first bytes are written.
+/// Answers one request.
 pub(super) async fn answer<B>(desk: &Desk, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let (head, body) = request.into_parts();
     let (path, get, post) = (head.uri.path(), head.method == Method::GET, head.method == Method::POST);
-    let plain = |response| (response, None);
+    let plain = |response| Answer { response, event: None };
     match path {
         "/2018-06-01/ping" if get => plain(text(StatusCode::OK, "pong")),
         "/2018-06-01/runtime/invocation/next" if get => next(desk).await,
@@ -68,13 +72,16 @@ async fn next(desk: &Desk) -> Answer {
         Ok(Turn::Wait(turn)) => match turn.await {
             Ok((event, then)) => (event, Some(then)),
             // The environment ends; its connections end with it.
-            Err(_) => return (refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal Server Error"), None),
+            Err(_) => {
+                let response = refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal Server Error");
+                return Answer { response, event: None };
+            }
         },
-        Err(illegal) => return (not_legal(illegal), None),
+        Err(illegal) => return Answer { response: not_legal(illegal), event: None },
     };
     let mut response = Response::new(Full::new(event.payload));
     *response.headers_mut() = event.headers;
-    (response, then)
+    Answer { response, event: then.map(|then| (event.request, then)) }
 }
 
 async fn response<B>(desk: &Desk, id: &str, headers: &HeaderMap, body: B) -> Response<Full<Bytes>>

@@ -1,7 +1,8 @@
 //! The bytes of one connection.
 //!
-//! hyper parses; this file wraps its socket to know two things that hyper does not tell: when the first bytes of an
-//! event are written (then comes the thaw: the event first, DESIGN 7), and when a request's head trickles.
+//! hyper parses; this file wraps its socket to know three things that hyper does not tell: when the first bytes of an
+//! event are written (then comes the thaw: the event first, DESIGN 7), when a request's head trickles, and when a
+//! runtime was dead before it read its event.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,6 +21,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::calls;
 use super::desk::{AfterWrite, Desk};
+use crate::invocation::RequestId;
 
 /// From a head's first byte to its last.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -38,15 +40,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let watch = Arc::new(Watch::default());
-    let io = TokioIo::new(Watched { inner: stream, watch: watch.clone(), head: None });
+    let io = TokioIo::new(Watched { inner: stream, watch: watch.clone(), head: None, desk: desk.clone() });
     let service = service_fn(move |request| {
         let (desk, watch) = (desk.clone(), watch.clone());
-        watch.serving(true);
+        watch.serving();
         async move {
-            let answer = calls::answer(&desk, request).await;
-            watch.serving(false);
-            let (response, then) = answer;
-            watch.after_write(then);
+            let calls::Answer { response, event } = calls::answer(&desk, request).await;
+            watch.served(event);
             Ok::<_, Infallible>(response)
         }
     });
@@ -70,6 +70,8 @@ struct Watching {
     /// A request is with the service, so what is read is not a head.
     serving: bool,
     then: Option<AfterWrite>,
+    /// The event that was last sent here.
+    event: Option<RequestId>,
 }
 
 impl Watch {
@@ -77,12 +79,17 @@ impl Watch {
         act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn serving(&self, serving: bool) {
-        self.change(|inner| inner.serving = serving);
+    fn serving(&self) {
+        self.change(|inner| inner.serving = true);
     }
 
-    fn after_write(&self, then: Option<AfterWrite>) {
-        let former = self.change(|inner| std::mem::replace(&mut inner.then, then));
+    fn served(&self, event: Option<(RequestId, AfterWrite)>) {
+        let former = self.change(|inner| {
+            inner.serving = false;
+            let (event, then) = event.unzip();
+            inner.event = event;
+            std::mem::replace(&mut inner.then, then)
+        });
         drop(former);
     }
 
@@ -97,12 +104,18 @@ struct Watched<S> {
     watch: Arc<Watch>,
     /// Runs from a head's first byte until the service has it.
     head: Option<Pin<Box<Sleep>>>,
+    desk: Arc<Desk>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.remaining();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if matches!(&read, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset) {
+            if let Some(event) = self.watch.change(|inner| inner.event) {
+                self.desk.reset_before_read(event);
+            }
+        }
         let some = buffer.remaining() < before;
         if self.watch.change(|inner| inner.serving) {
             self.head = None;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use tokio::sync::{Notify, oneshot};
 
-use super::session::{Answering, Illegal, Machine, Next};
+use super::session::{Answering, Illegal, Machine, Next, State};
 use crate::invocation::RequestId;
 
 /// An event as the runtime gets it.
@@ -80,6 +80,8 @@ struct Inner {
     reply: Option<Reply>,
     /// The runtime asks for more, and has no event yet.
     asking: bool,
+    /// The runtime's end of the connection was closed with the event unread in it.
+    unread: bool,
 }
 
 /// What a call of `next` gets.
@@ -102,6 +104,7 @@ impl Desk {
         inner.event = Some(event.clone());
         inner.reply = None;
         inner.asking = false;
+        inner.unread = false;
         let waiter = inner.waiter.take();
         drop(inner);
         // If nobody waits (the connection is gone) then a later `next` gets the event, and `then` happens right here.
@@ -119,6 +122,11 @@ impl Desk {
     /// Waits until the runtime has asked for another event.
     pub async fn asked_again(&self) {
         self.until(|inner| inner.asking.then_some(())).await
+    }
+
+    /// Whether the runtime ended before it had read the event to its end.
+    pub fn never_read(&self) -> bool {
+        self.lock().unread
     }
 
     async fn until<T>(&self, mut ready: impl FnMut(&mut Inner) -> Option<T>) -> T {
@@ -166,6 +174,16 @@ impl Desk {
 
     pub fn answer(&self, kind: Answering) -> Result<(), Illegal> {
         self.lock().machine.answer(kind)
+    }
+
+    /// The connection over which this event went was reset: its receiver closed it with bytes unread (a TCP that
+    /// has read everything ends with FIN).
+    pub fn reset_before_read(&self, request: RequestId) {
+        let mut inner = self.lock();
+        let running = inner.machine.state() == State::Running;
+        if running && inner.event.as_ref().is_some_and(|event| event.request == request) {
+            inner.unread = true;
+        }
     }
 
     pub fn answered(&self, reply: Reply) {

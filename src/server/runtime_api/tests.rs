@@ -421,6 +421,29 @@ async fn an_event_is_one_write_and_is_in_the_socket_before_the_thaw() {
 }
 
 #[tokio::test]
+async fn an_event_that_was_never_read_is_told_from_one_that_was() {
+    for reads in [false, true] {
+        let door = Door::open().await;
+        let mut runtime = door.connect().await;
+        runtime.write_all(format!("GET {NEXT} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        door.desk.init().await;
+        let written = Arc::new(tokio::sync::Notify::new());
+        let tell = written.clone();
+        door.desk.deliver(event(RequestId::new()), AfterWrite::new(move || tell.notify_one())).unwrap();
+        written.notified().await;
+        if reads {
+            read_response(&mut runtime).await;
+        }
+        drop(runtime);
+        // Desk, `serve` and the connection have it; the latter lets go when it has seen its end.
+        while Arc::strong_count(&door.desk) > 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(door.desk.never_read(), !reads);
+    }
+}
+
+#[tokio::test]
 async fn without_a_waiting_next_the_thaw_happens_at_once_and_the_event_waits() {
     let door = Door::open().await;
     let mut gone = door.connect().await;

@@ -91,6 +91,26 @@ async fn an_idle_environment_that_dies_is_replaced_within_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_event_that_a_dying_environment_never_read_goes_to_another() {
+    let house = House::new(|mut inside: Inside| async move {
+        if inside.number > 1 {
+            return echo(inside).await;
+        }
+        let (id, payload) = inside.next().await;
+        inside.respond(&id, &payload).await;
+        inside.next_and_die().await;
+        Word::Nothing
+    });
+    house.tail().await;
+    let (body, log) = house.tail().await;
+    assert_eq!(body, "{}");
+    assert!(log.ends_with(" ms\t\n") && log.contains("Init Duration"), "a cold start within the same request: {log}");
+    assert_eq!(house.launcher.built(), 2);
+    assert_eq!(house.log().matches("START").count(), 2, "{}", house.log());
+    assert_eq!(house.books.rows.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_stamp_never_meets_an_old_environment() {
     let house = House::new(|mut inside: Inside| async move {
         loop {
