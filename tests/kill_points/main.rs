@@ -28,10 +28,12 @@ const POINTS: &[&str] = &[
     "sweep-begin",
     "before-unpack-spawn",
     "after-unpack",
+    "before-launcher-replace",
     // server
     "intake-before-unpack",
     "intake-before-adopt",
     "before-row",
+    "before-commit",
     "after-row",
     "before-start",
     "init-running",
@@ -130,7 +132,13 @@ fn run_cell(cell: &str, victim: &str) -> bool {
         instance.api().try_request("POST", &path, &[], br#"{"do":"echo"}"#).map(|answer| answer.status)
     };
     let mut died = None;
-    let steps: [&dyn Fn() -> bool; 7] = [
+    let steps: [&dyn Fn() -> bool; 8] = [
+        // Nobody passes this one on a day on which nobody dies.
+        &|| {
+            let launcher = cell.starts_with("before-launcher-replace").then(|| instance.processes("launcher")[0]);
+            launcher.map(host::kill);
+            true
+        },
         &|| create(&instance, "keep", &zip).is_ok(),
         &|| invoke(&instance, "keep").is_ok(),
         &|| invoke(&instance, "keep").is_ok(),
