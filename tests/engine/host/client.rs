@@ -115,8 +115,7 @@ impl Answer {
     pub fn report(&self, field: &str) -> Option<String> {
         let log = self.log();
         let line = log.lines().find(|line| line.starts_with("REPORT "))?;
-        let found = line.split('\t').find_map(|part| part.strip_prefix(field)?.strip_prefix(": ").map(str::to_owned));
-        found
+        line.split('\t').find_map(|part| part.strip_prefix(field)?.strip_prefix(": ").map(str::to_owned))
     }
 
     /// A number from the REPORT line, without its unit.

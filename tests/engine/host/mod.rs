@@ -253,10 +253,6 @@ impl Instance {
         });
         status.expect("just seen")
     }
-
-    pub fn running(&self) -> bool {
-        self.supervisor.is_some()
-    }
 }
 
 impl Drop for Instance {

@@ -46,7 +46,7 @@ impl Snapshot {
             found.insert(format!("netns {namespace} held by {holder}"));
         }
         for dir in [instance.run_dir(), instance.state_dir()] {
-            list(&dir, &dir, &mut found);
+            list(&dir, &mut found);
         }
         Self(found)
     }
@@ -54,10 +54,6 @@ impl Snapshot {
     /// What is here and was not there.
     pub fn since(&self, earlier: &Self) -> Vec<String> {
         self.0.difference(&earlier.0).cloned().collect()
-    }
-
-    pub fn lines(&self) -> impl Iterator<Item = &String> {
-        self.0.iter()
     }
 }
 
@@ -130,7 +126,7 @@ fn network_namespaces() -> BTreeMap<String, String> {
     found
 }
 
-fn list(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {
+fn list(dir: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(metadata) = entry.metadata() else { continue };
@@ -140,7 +136,7 @@ fn list(root: &Path, dir: &Path, found: &mut BTreeSet<String>) {
         }
         found.insert(format!("file {} uid {} mode {:o}", path.display(), metadata.uid(), metadata.mode()));
         if metadata.is_dir() {
-            list(root, &path, found);
+            list(&path, found);
         }
     }
 }
