@@ -51,6 +51,8 @@ pub struct Watch {
     signals: SignalFd,
     clean: bool,
     announced: bool,
+    /// The server was hung up on since the course was last told.
+    hung_up: bool,
 }
 
 struct Server {
@@ -87,13 +89,15 @@ impl Watch {
             signals,
             clean: true,
             announced: false,
+            hung_up: false,
         })
     }
 
     pub fn run(&mut self) -> io::Result<Ended> {
         loop {
             self.wait()?;
-            if let Some(ended) = self.signals().or_else(|| self.messages()).or_else(|| self.time()) {
+            let ended = self.signals().or_else(|| self.messages()).or_else(|| self.leaving()).or_else(|| self.time());
+            if let Some(ended) = ended {
                 self.unpacking.abandon();
                 return Ok(ended);
             }
@@ -159,6 +163,7 @@ impl Watch {
     fn child_ended(&mut self, pid: Pid, how: ProcessEnd) -> Option<Ended> {
         if self.server.as_ref().is_some_and(|server| server.pid == pid) {
             self.server = None;
+            self.hung_up = false;
             report_end("server", pid, how);
             self.unpacking.abandon();
             return self.happened(Event::ServerEnded);
@@ -188,10 +193,7 @@ impl Watch {
                     Err(error) => self.give_up(&error),
                 },
                 // On its way out: it may still have books to write, and the course gives it its time.
-                Ok(None) => {
-                    self.hang_up(&"it has closed its socket");
-                    return self.happened(Event::ServerHungUp);
-                }
+                Ok(None) => self.hang_up(&"it has closed its socket"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => self.give_up(&error),
@@ -211,6 +213,11 @@ impl Watch {
                 None
             }
         }
+    }
+
+    /// Before any launcher that follows its server is reaped, and taken for one that died alone.
+    fn leaving(&mut self) -> Option<Ended> {
+        if std::mem::take(&mut self.hung_up) { self.happened(Event::ServerHungUp) } else { None }
     }
 
     fn time(&mut self) -> Option<Ended> {
@@ -327,6 +334,7 @@ impl Watch {
         if let Some(server) = &mut self.server {
             info!(%why, pid = server.pid.as_raw(), "the server is not talked to any more");
             server.socket = None;
+            self.hung_up = true;
         }
     }
 

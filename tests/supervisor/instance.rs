@@ -190,15 +190,19 @@ impl Drop for Instance {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let pid = Pid::from_raw(child.id() as i32);
-            for _ in 0..2 {
-                let _ = kill(pid, Signal::SIGTERM);
-            }
-            let end = Instant::now() + Duration::from_secs(20);
+            let end = Instant::now() + PATIENCE;
+            // The second one, and every other, is impatient; two at once may arrive as one.
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(10));
+                let _ = kill(pid, Signal::SIGTERM);
+                std::thread::sleep(Duration::from_millis(50));
             }
-            let _ = child.kill();
-            let _ = child.wait();
+            if let Ok(None) = child.try_wait() {
+                let _ = child.kill();
+                let _ = child.wait();
+                assert!(std::thread::panicking(), "the supervisor had to be killed:\n{}", self.log());
+            }
+            let left = self.cgroups();
+            assert!(left.is_empty() || std::thread::panicking(), "left: {left:?}\n{}", self.log());
         }
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log());
