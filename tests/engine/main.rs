@@ -3,7 +3,7 @@
 //! Needs root, the built runtimes (`scripts/build-runtimes`) and kilnd's users (`scripts/users`): `scripts/test`
 //! sees to all of it and sets KILN_TESTS_MUST_RUN=1, under which a missing condition fails instead of skipping.
 
-#[allow(dead_code)] // the module serves two test programs; each uses its part
+#[allow(dead_code)] // the module serves several test programs; each uses its part
 mod host;
 
 mod causes;

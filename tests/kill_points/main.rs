@@ -7,7 +7,7 @@
 //! Its own program: the diff is of the whole host, so nothing else of Kiln may run beside it.
 
 #[path = "../engine/host/mod.rs"]
-#[allow(dead_code)] // the module serves two test programs; each uses its part
+#[allow(dead_code)] // the module serves several test programs; each uses its part
 mod host;
 
 use std::io::{Read, Write};
