@@ -1,5 +1,6 @@
 //! Life and death of an instance: drain, recovery, two side by side.
 
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
@@ -73,8 +74,12 @@ fn after_kill_of_server_launcher_or_init_invoking_works_again_by_itself() {
     instance.create_probe("f", json!({}));
     for victim in ["init", "launcher", "server"] {
         instance.call("f", &json!({ "do": "echo" }));
-        for pid in instance.processes(victim) {
-            host::kill(pid);
+        let victims = instance.processes(victim);
+        victims.iter().copied().for_each(host::kill);
+        if victim == "launcher" {
+            // Until it is gone its containers live: an invocation that one of them has begun dies with it, and says so
+            // (Sandbox.Failure).
+            eventually("the launchers are gone", || !victims.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()));
         }
         let answer = instance.invoke("f", &json!({ "do": "echo", "after": victim }));
         assert_eq!(answer.status, 200, "after the end of a {victim}: {}", answer.text());
