@@ -259,13 +259,12 @@ impl Drop for Instance {
     fn drop(&mut self) {
         if let Some(mut child) = self.supervisor.take() {
             let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-            // A second SIGTERM does not wait for invocations.
-            for _ in 0..2 {
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-            }
-            let end = Instant::now() + Duration::from_secs(10);
+            // A second SIGTERM does not wait for invocations; two at once may arrive as one, so they go on coming. A
+            // supervisor that is killed instead leaves its cgroups on the host.
+            let end = Instant::now() + PATIENCE;
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(10)); // a bounded wait: Drop must not hang
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+                std::thread::sleep(Duration::from_millis(50)); // a bounded wait: Drop must not hang
             }
             let _ = child.kill();
             let _ = child.wait();
