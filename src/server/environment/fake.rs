@@ -23,7 +23,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
-use super::freeze::Cgroup;
+use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
 use super::watch::{readable, set_nonblocking};
 use crate::invocation::ProcessEnd;
@@ -120,6 +120,7 @@ impl Launcher for FakeLauncher {
         let (freeze, frozen) = pipe();
         let (quota, quotas) = pipe();
         let (burst, bursts) = pipe();
+        let (weight, weights) = pipe();
         let (init_life, init) = life();
         let (log, log_read) = {
             let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
@@ -137,11 +138,11 @@ impl Launcher for FakeLauncher {
         )?;
         let (tell_lost, lost) = watch::channel(None);
         self.0.lost.lock().unwrap().push(tell_lost.clone());
-        let cgroup = Arc::new(Cgroup::new(CgroupLayout::Unified, kill, freeze, quota, Some(burst)));
+        let cgroup = Arc::new(Cgroup::new(CgroupLayout::Unified, kill, freeze, CpuFiles { quota, burst: Some(burst), weight }));
         let launcher = self.clone();
         let end = End::new(cgroup.clone(), move || launcher.note(number, "clear"));
 
-        for (pipe, name) in [(quotas, "quota"), (bursts, "burst")] {
+        for (pipe, name) in [(quotas, "quota"), (bursts, "burst"), (weights, "weight")] {
             let launcher = self.clone();
             tokio::spawn(each_write(pipe, move |value| launcher.note(number, &format!("{name} {value}"))));
         }

@@ -23,6 +23,7 @@ async fn the_cpu_is_full_until_the_init_is_over_and_burst_goes_first() {
     let house = House::new(echo);
     house.tail().await;
     house.launcher.saw("1 quota 7235 100000").await;
+    house.launcher.saw("1 weight 7").await;
     let trace = house.launcher.trace();
     let cpu: Vec<_> = trace.iter().filter(|what| what.contains("burst") || what.contains("quota")).collect();
     assert_eq!(cpu, ["1 burst 7235", "1 quota 7235 100000"]);
