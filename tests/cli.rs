@@ -118,6 +118,7 @@ fn every_exit_code_means_one_thing() {
         (2, run, &["function", "create", "x", "--runtime", "r", "--handler", "h"][..], "--zip"),
         (3, nowhere.as_path(), &["invoke", "echo"][..], "Kiln is not running, or runs elsewhere. Start it"),
         (3, left_behind.path(), &["invoke", "echo"][..], "kilnd has ended. Start it again"),
+        (3, nowhere.as_path(), &["pool"][..], "control.sock: Kiln is not running, or runs elsewhere. Start it"),
         (4, run, &["invoke", "nope"][..], "Function not found: arn:aws:lambda:us-east-1:000000000000:function:nope:$LATEST"),
         (4, run, &["function", "get", "nope"][..], "Function not found: "),
         (5, run, &["invoke", "no-memory"][..], "ConcurrentInvocationLimitExceeded"),

@@ -19,11 +19,14 @@
 //! encrypted, unknown method                only_stored_and_deflated_are_taken
 //! cut off anywhere                         a_zip_cut_off_anywhere_is_refused
 //! any byte changed                         a_zip_with_any_byte_changed_ends_in_an_answer
+//! code that runs in the process            calls::every_other_call_ends_the_process
 //! ```
 //!
 //! What surrounds the process (user id, capabilities, filter) is looked at in tests/supervisor.rs, where the supervisor
 //! starts it.
 
+#[path = "unpack/calls.rs"]
+mod calls;
 #[path = "unpack/zips.rs"]
 #[allow(dead_code)] // serves two test programs; each uses its part
 mod zips;

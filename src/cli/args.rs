@@ -10,7 +10,7 @@ Exit codes:
 
 const EXAMPLES: &str = "\
 Examples:
-  kiln function create hello --runtime nodejs8.10 --handler index.handler --dir examples/hello
+  kiln function create hello --runtime nodejs8.10 --handler index.handler --dir examples/node-tutorial
   kiln invoke hello --payload '{\"name\": \"World\"}' --log
   kiln pool
 
@@ -25,7 +25,7 @@ Examples:
 
 const UPDATE_EXAMPLES: &str = "\
 Examples:
-  kiln function update hello --dir examples/hello
+  kiln function update hello --dir examples/node-tutorial
   kiln function update hello --memory 1024 --timeout 60
   kiln function update hello --env TABLE=orders     (replaces all variables)";
 

@@ -114,12 +114,12 @@ fn unreachable(path: &Path, socket: Socket, error: &io::Error) -> Failure {
     let path_text = path.display();
     Failure::Unreachable(match error.kind() {
         io::ErrorKind::NotFound => format!(
-            "there is no {path_text}: Kiln is not running, or runs elsewhere. Start it (`sudo systemctl start kiln`, or \
-             scripts/quickstart), or name its run directory with --run DIR or KILN_RUN_DIR"
+            "there is no {path_text}: Kiln is not running, or runs elsewhere. Start it (kilnd; scripts/quickstart does), or name \
+             its run directory with --run DIR or KILN_RUN_DIR"
         ),
         io::ErrorKind::ConnectionRefused => {
             format!(
-                "nobody answers at {path_text}: kilnd has ended. Start it again (`sudo systemctl start kiln`, or scripts/quickstart)"
+                "nobody answers at {path_text}: kilnd has ended. Start it again (scripts/quickstart does, for its own instance)"
             )
         }
         io::ErrorKind::PermissionDenied => {

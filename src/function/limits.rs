@@ -129,7 +129,39 @@ as_u32! { Memory, from_mib; TmpSize, from_mib; Timeout, from_secs; }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// More memory never buys less CPU, and each MiB buys its share to the microsecond.
+        #[test]
+        fn more_memory_is_never_less_of_anything(mib in Memory::MIN..Memory::MAX, period_ms in 1..1000u64) {
+            let period = Duration::from_millis(period_ms);
+            let (less, more) = (Memory::from_mib(mib).unwrap(), Memory::from_mib(mib + 1).unwrap());
+            let quota = less.cpu_quota(period);
+            prop_assert!(quota <= more.cpu_quota(period) && less.bytes() < more.bytes());
+            let exact = period.as_secs_f64() * f64::from(mib) / MIB_PER_CPU as f64;
+            prop_assert!((quota.as_secs_f64() - exact).abs() <= 1e-6, "{:?} for {} MiB", quota, mib);
+        }
+
+        /// A number is either the limit that it says, or refused with itself and the bound that it breaks.
+        #[test]
+        fn every_number_is_itself_or_refused(number: u32) {
+            match Memory::from_mib(number % 20_000) {
+                Ok(memory) => prop_assert_eq!((memory.mib(), memory.bytes() >> 20), (number % 20_000, u64::from(number % 20_000))),
+                Err(refused) => prop_assert!(refused.value < Memory::MIN || refused.value > Memory::MAX),
+            }
+            match TmpSize::from_mib(number % 20_000) {
+                Ok(tmp) => prop_assert_eq!((tmp.mib(), tmp.inodes() * (16 << 10)), (number % 20_000, tmp.bytes())),
+                Err(refused) => prop_assert!(refused.value < 512 || refused.value > 10_240),
+            }
+            match Timeout::from_secs(number % 2_000) {
+                Ok(timeout) => prop_assert_eq!(timeout.duration().as_secs(), u64::from(number % 2_000)),
+                Err(refused) => prop_assert!(refused.value < 1 || refused.value > 900),
+            }
+        }
+    }
 
     #[test]
     fn a_quota_is_in_proportion_to_memory() {

@@ -48,3 +48,6 @@ pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, WireError> {
     let (message, rest) = postcard::take_from_bytes(bytes).map_err(|source| WireError::Decode { length: bytes.len(), source })?;
     if rest.is_empty() { Ok(message) } else { Err(WireError::Trailing(rest.len())) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,8 @@ fn late_starts_are_refused_with_their_reason_and_never_too_many_initialise() {
         assert_eq!(answer.header("x-amzn-errortype"), Some("TooManyRequestsException"));
         assert_eq!(answer.json()["Reason"], "ConcurrentInvocationLimitExceeded");
     }
-    assert!(instance.log().contains("starts"), "the log says what was short");
+    // A field of the line that dispatch writes for a throttled invocation; the caller is told Lambda's one reason only.
+    assert!(instance.log().contains("missing=starts"), "the log says what was short:\n{}", instance.log());
 }
 
 #[test]
@@ -120,10 +121,7 @@ fn a_deleted_function_lets_its_running_invocations_finish() {
     let api = instance.api();
     let caller =
         thread::spawn(move || api.request("POST", "/2015-03-31/functions/f/invocations", &[], br#"{"do":"sleep","ms":1500}"#));
-    host::eventually("it runs", || {
-        let pool = instance.pool();
-        pool["environments"].as_array().is_some_and(|all| all.iter().any(|environment| environment["state"] == "busy"))
-    });
+    host::eventually("it runs", || instance.busy() == 1);
     assert_eq!(instance.api().request("DELETE", "/2015-03-31/functions/f", &[], b"").status, 204);
     assert_eq!(instance.invoke("f", &json!({ "do": "echo" })).status, 404);
     let answer = caller.join().unwrap();

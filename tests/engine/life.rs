@@ -26,7 +26,7 @@ fn sigterm_lets_running_invocations_finish_and_leaves_nothing() {
             })
         })
         .collect();
-    eventually("five invocations run", || busy(&instance) == 5);
+    eventually("five invocations run", || instance.busy() == 5);
     let status = instance.stop();
     for caller in callers {
         caller.join().unwrap();
@@ -50,19 +50,13 @@ fn sigterm_ends_what_runs_past_the_limit() {
     let caller = thread::spawn(move || {
         api.try_request("POST", "/2015-03-31/functions/endless/invocations", &[], br#"{"do":"sleep","ms":600000}"#)
     });
-    eventually("it runs", || busy(&instance) == 1);
+    eventually("it runs", || instance.busy() == 1);
     assert!(instance.stop().success());
     // Either an answer that is no success, or a closed connection: never a hang.
     if let Ok(answer) = caller.join().unwrap() {
         assert!(answer.status >= 500 || answer.header("x-amz-function-error").is_some(), "{} {}", answer.status, answer.text());
     }
     assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
-}
-
-fn busy(instance: &Instance) -> usize {
-    let pool = instance.pool();
-    let all = pool["environments"].as_array().cloned().unwrap_or_default();
-    all.iter().filter(|environment| environment["state"] == "busy").count()
 }
 
 #[test]

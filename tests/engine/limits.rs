@@ -1,5 +1,6 @@
-//! Limits are real: memory with its two walls, CPU in proportion, /tmp, processes, descriptors, time, freeze.
+//! Limits are real: memory with its two walls, /tmp, processes, descriptors, time, freeze. CPU is tests/cpu.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::host::{self, Answer, Instance, Options, snapshot};
@@ -54,6 +55,44 @@ fn four_children_that_share_the_heap_are_killed_together() {
     instance.create_probe("f", json!({ "MemorySize": 128, "Timeout": 30 }));
     assert_out_of_memory(&instance.invoke("f", &json!({ "steps": [{ "children_mib": [60, 60, 60, 60] }, { "sleep": 5000 }] })));
     assert_out_of_memory(&instance.invoke("f", &json!({ "children_mib": [400, 400, 400, 400] })));
+}
+
+/// The kernel's wall alone: the server, which keeps the inner one, rests until the kernel has killed.
+#[test]
+fn at_the_outer_wall_the_kernel_kills_and_the_cause_is_named() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    instance.create_probe("f", json!({ "MemorySize": 512, "Timeout": 60 }));
+    let server = instance.processes("server")[0];
+    let answer = std::thread::scope(|scope| {
+        let event = json!({ "steps": [{ "sleep": 1000 }, { "hold_mib": 2000 }, { "sleep": 30_000 }] });
+        let instance = &instance;
+        let caller = scope.spawn(move || instance.invoke("f", &event));
+        host::eventually("it runs", || instance.busy() == 1);
+        host::signal(server, Signal::SIGSTOP);
+        host::eventually("the kernel has killed", || kernel_kills(instance) > 0);
+        // With its memory: what the server then finds is the kernel's count and nothing else.
+        let first = instance.first_id;
+        let ids = first..first + 4096;
+        host::eventually("it is gone", || {
+            !snapshot::processes().iter().any(|process| process.comm != "kiln-init" && ids.contains(&process.uid))
+        });
+        host::signal(server, Signal::SIGCONT);
+        caller.join().expect("the caller's thread")
+    });
+    assert_eq!(instance.processes("server"), [server], "the same server tells what it found");
+    assert_out_of_memory(&answer);
+}
+
+/// The kernel's own count, of all containers of the instance, in either version's file.
+fn kernel_kills(instance: &Instance) -> u64 {
+    let groups = snapshot::cgroups(&format!("kiln-{}-", instance.name));
+    let files = groups.iter().flat_map(|group| ["memory.oom_control", "memory.events"].map(|file| format!("{group}/{file}")));
+    let texts: Vec<_> = files.filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    let counts = texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("oom_kill "));
+    counts.filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
 #[test]

@@ -72,7 +72,45 @@ impl<'a> Iterator for CStrings<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Laid out by hand, as [`crate::wire::init`] says; empty words included.
+        #[test]
+        fn what_is_laid_out_so_is_read_so(
+            lines in vec(vec(vec(1..=255u8, 0..9), 1..6), 1..5),
+            vars in vec(vec(1..=255u8, 0..20), 0..30),
+        ) {
+            let mut message = vec![START, lines.len() as u8, vars.len() as u8, 0];
+            message.extend(lines.iter().map(|line| line.len() as u8));
+            for word in lines.iter().flatten().chain(&vars) {
+                message.extend(word);
+                message.push(0);
+            }
+            let start = Start::parse(&message).unwrap();
+            let bytes = |word: &CStr| word.to_bytes().to_vec();
+            let read: Vec<Vec<_>> = start.candidates().map(|line| line.words().map(bytes).collect()).collect();
+            prop_assert_eq!(read, lines);
+            prop_assert_eq!(start.vars().map(bytes).collect::<Vec<_>>(), vars);
+        }
+
+        /// Whatever comes in, what is read of it is in it: no more words than there are, each candidate with its program.
+        #[test]
+        fn no_bytes_are_read_twice_or_beyond_the_end(tail in vec(0..6u8, 0..60), candidates in 0..4u8, vars in 0..6u8) {
+            let message = [&[START, candidates, vars, 0][..], &tail].concat();
+            if let Some(start) = Start::parse(&message) {
+                let words = start.candidates().flat_map(|line| line.words().collect::<Vec<_>>()).chain(start.vars());
+                let read: usize = words.map(|word| word.to_bytes_with_nul().len()).sum();
+                prop_assert_eq!(4 + usize::from(candidates) + read, message.len());
+                prop_assert!(start.candidates().all(|line| line.words().next().is_some()));
+            }
+        }
+    }
 
     const GOOD: &[u8] = b"\x01\x02\x01\x00\x02\x01/a\0x\0/b\0K=v\0";
 

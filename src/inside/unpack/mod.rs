@@ -13,7 +13,7 @@
 //! A launcher checks the tree again before anybody uses it: what is here keeps honest zips honest, and a hostile one
 //! in this process only.
 
-mod confine;
+pub mod confine;
 mod directory;
 mod extract;
 mod name;

@@ -200,5 +200,20 @@ mod tests {
             let [current, file, shmem, tmp] = numbers;
             prop_assert!(used(current, file, shmem, tmp) <= current);
         }
+
+        /// Numbers that fit together, as of a function that rests: what is used is heap and shared memory, exactly, whatever
+        /// lies in /tmp and in the page cache beside it.
+        #[test]
+        fn what_fits_together_is_counted_exactly(parts in proptest::array::uniform4(0..1u64 << 40)) {
+            let [heap, cache, shared, tmp] = parts;
+            let (current, shmem) = (heap + cache + shared + tmp, shared + tmp);
+            prop_assert_eq!(used(current, cache + shmem, shmem, tmp), heap + shared);
+        }
+
+        /// Half a MiB is the most that rounding takes or gives.
+        #[test]
+        fn max_memory_used_is_the_nearest_mib(bytes in MIB / 2..1 << 50) {
+            prop_assert!((max_memory_used_mib(bytes) * MIB).abs_diff(bytes) <= MIB / 2);
+        }
     }
 }

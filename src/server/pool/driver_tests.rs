@@ -1,3 +1,5 @@
+//! The driver among tasks: lenders, launches that fail, and the clock, paused where time matters.
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;

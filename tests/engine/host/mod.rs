@@ -14,6 +14,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
@@ -229,10 +231,17 @@ impl Instance {
         answer.json()
     }
 
+    /// How many environments run an invocation right now.
+    #[track_caller]
+    pub fn busy(&self) -> usize {
+        let pool = self.pool();
+        let all = pool["environments"].as_array().into_iter().flatten();
+        all.filter(|environment| environment["state"] == "busy").count()
+    }
+
     /// SIGTERM, then wait: the drain.
     pub fn stop(&mut self) -> ExitStatus {
-        let pid = nix::unistd::Pid::from_raw(self.supervisor_pid() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal the supervisor");
+        signal(self.supervisor_pid(), Signal::SIGTERM);
         self.wait()
     }
 
@@ -258,12 +267,11 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         if let Some(mut child) = self.supervisor.take() {
-            let pid = nix::unistd::Pid::from_raw(child.id() as i32);
             // A second SIGTERM does not wait for invocations; two at once may arrive as one, so they go on coming. A
             // supervisor that is killed instead leaves its cgroups on the host.
             let end = Instant::now() + PATIENCE;
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+                signal(child.id(), Signal::SIGTERM);
                 std::thread::sleep(Duration::from_millis(50)); // a bounded wait: Drop must not hang
             }
             let _ = child.kill();
@@ -325,5 +333,10 @@ fn kilnd() -> Command {
 
 /// SIGKILL.
 pub fn kill(pid: u32) {
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+    signal(pid, Signal::SIGKILL);
+}
+
+/// Nobody minds here whether the process still lives.
+pub fn signal(pid: u32, signal: Signal) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
 }

@@ -1,0 +1,81 @@
+//! `kiln` against a whole instance: the README's lines, and the exit code of each kind of end.
+
+use std::process::Command;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::host::{self, Instance, Options};
+
+const TUTORIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/node-tutorial");
+
+/// Exit code, stdout and stderr.
+fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
+    let output = output.expect("run kiln");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_tutorial_is_made_invoked_and_seen_in_the_pool() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    let words = ["function", "create", "hello", "--runtime", "nodejs8.10", "--handler", "index.handler", "--dir", TUTORIAL];
+    let (code, _, said) = kiln(&instance, &[&words[..], &["--memory", "256", "--timeout", "10"]].concat());
+    assert_eq!(code, 0, "{said}");
+
+    let mut connections = Vec::new();
+    for queries in 1..=2 {
+        let (code, result, log) = kiln(&instance, &["invoke", "hello", "--payload", r#"{"name": "World"}"#, "--log"]);
+        assert_eq!(code, 0, "{log}");
+        let result: Value = serde_json::from_str(&result).expect("only the result is on stdout");
+        assert_eq!((&result["greeting"], &result["queriesOnThisConnection"]), (&json!("Hello, World!"), &json!(queries)));
+        assert!(log.contains("REPORT RequestId: ") && log.contains("Memory Size: 256 MB"), "{log}");
+        assert_eq!(log.contains("Init Duration: "), queries == 1, "only the first is cold:\n{log}");
+        connections.push(result["connectionOpened"].clone());
+    }
+    assert_eq!(connections[0], connections[1], "what is made outside of the handler is made once");
+
+    let mut table = String::new();
+    host::eventually("the pool shows it idle", || {
+        let (code, out, said) = kiln(&instance, &["pool"]);
+        assert_eq!(code, 0, "{said}");
+        table = out;
+        table.lines().filter(|line| line.contains("hello") && line.contains("idle")).count() == 1
+    });
+    let (_, out, _) = kiln(&instance, &["pool", "--json"]);
+    let pool: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&pool["environments"][0]["function"], &pool["environments"][0]["invocations"]), (&json!("hello"), &json!(2)));
+}
+
+#[test]
+fn each_end_of_an_invocation_has_its_exit_code() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start_with(Options { config: "concurrency = 1".into(), ..Options::default() });
+    instance.create_probe("f", json!({ "Timeout": 30 }));
+    let invoke = |instance: &Instance, name: &str, event: &str| kiln(instance, &["invoke", name, "--payload", event]);
+
+    let (code, out, _) = invoke(&instance, "f", r#"{"do":"echo","x":1}"#);
+    assert_eq!((code, out.as_str()), (0, r#"{"do":"echo","x":1}"#));
+    assert_eq!(invoke(&instance, "f", "{").0, 1);
+    assert_eq!(kiln(&instance, &["invoke"]).0, 2);
+    assert_eq!(invoke(&instance, "nope", "{}").0, 4);
+    let (code, out, _) = invoke(&instance, "f", r#"{"exit":7}"#);
+    assert_eq!(code, 6);
+    assert!(out.contains("Runtime exited with error: exit status 7"), "what the function said is on stdout: {out}");
+    thread::scope(|scope| {
+        let running = scope.spawn(|| instance.invoke("f", &json!({ "sleep": 3000 })));
+        host::eventually("it runs", || instance.busy() == 1);
+        let (code, _, said) = invoke(&instance, "f", "{}");
+        assert_eq!(code, 5, "{said}");
+        assert_eq!(running.join().expect("the caller's thread").status, 200);
+    });
+
+    assert!(instance.stop().success());
+    assert_eq!((invoke(&instance, "f", "{}").0, kiln(&instance, &["pool"]).0), (3, 3));
+}
