@@ -185,7 +185,7 @@ impl Environment {
         }
     }
 
-    fn cause_of(&self, ended: Option<Ended>) -> Cause {
+    fn cause_of(&mut self, ended: Option<Ended>) -> Cause {
         match ended {
             Some(Ended::Runtime(ProcessEnd::Killed { signal: libc::SIGKILL, .. })) if self.wall.kernel_killed() => {
                 Cause::OutOfMemory

@@ -85,9 +85,14 @@ impl Wall {
         self.sample_at(current)
     }
 
-    /// Whether the kernel's own wall was hit.
-    pub fn kernel_killed(&self) -> bool {
-        self.gauge.kills().is_ok_and(|kills| kills > self.kills)
+    /// Whether the kernel's own wall was hit. It stands at memory and /tmp together: the memory was full, whatever the
+    /// last look has seen of it.
+    pub fn kernel_killed(&mut self) -> bool {
+        let killed = self.gauge.kills().is_ok_and(|kills| kills > self.kills);
+        if killed {
+            self.peak = self.limit;
+        }
+        killed
     }
 
     /// What was in use at the most, in bytes.

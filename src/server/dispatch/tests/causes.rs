@@ -117,6 +117,7 @@ async fn the_outer_wall_is_out_of_memory() {
     let (body, log) = house.tail().await;
     assert_eq!(body, error("Runtime.ExitError", &format!("{EXITED}signal: killed")));
     assert!(log.ends_with("Status: error\tError Type: Runtime.OutOfMemory\n"), "{log}");
+    assert!(log.contains("Memory Size: 128 MB\tMax Memory Used: 128 MB\t"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
