@@ -92,6 +92,7 @@ impl<L: Launcher> Starter<L> {
             Perform::Trouble(cause) => (cause, None),
         };
         environment.kill();
+        environment.output.drain();
         Err(InitFailure { cause, body, took: environment.init, peak: environment.wall.peak() })
     }
 

@@ -173,6 +173,16 @@ async fn an_init_error_is_tried_again_in_a_new_container_and_is_the_callers_verb
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_failed_init_are_in_the_log() {
+    let house = House::new(|mut inside: Inside| async move {
+        inside.print("cannot find module");
+        Word::Exited(1 << 8)
+    });
+    house.tail().await;
+    assert_eq!(house.log().matches("cannot find module\nINIT_REPORT ").count(), 2, "{}", house.log());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_init_that_hangs_has_ten_seconds_and_then_the_functions_timeout() {
     let house = House::new(|_inside| std::future::pending());
     let began = Instant::now();
