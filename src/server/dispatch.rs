@@ -82,7 +82,14 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Refusal> {
         let (caller, answer) = oneshot::channel();
         let running = Running::begin(self.clone())?;
-        tokio::spawn(async move { running.0.run(invocation, Caller(Some(caller))).await });
+        tokio::spawn(async move {
+            let (dispatch, name) = (&running.0, invocation.function.clone());
+            dispatch.run(invocation, Caller(Some(caller))).await;
+            // Deleted meanwhile: what ran until now has written once more.
+            if dispatch.0.functions.function(&name).is_none() {
+                dispatch.0.recent.forget(&name);
+            }
+        });
         answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
     }
 

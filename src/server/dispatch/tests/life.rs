@@ -131,6 +131,27 @@ async fn a_new_stamp_never_meets_an_old_environment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_log_of_a_function_that_is_deleted_while_it_runs_goes_with_it() {
+    let house = House::new(|inside| {
+        once(inside, async |inside, id| {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            inside.print("still here\n");
+            inside.respond(&id, b"1").await;
+            inside.next().await;
+            Word::Nothing
+        })
+    });
+    let ((body, log), ()) = tokio::join!(house.tail(), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        house.registry.0.lock().unwrap().remove(&name());
+        house.dispatch.function_changed(&name());
+    });
+    assert!(body == "1" && log.contains("still here\nEND"), "what runs finishes: {log}");
+    house.settled().await;
+    assert_eq!(house.log(), "");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_environment_that_is_idle_too_long_is_recycled() {
     let house = House::new(echo);
     let recycling = tokio::spawn(house.dispatch.clone().recycle());
