@@ -99,10 +99,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Err(refusal) => return caller.hears(Err(refusal)),
         };
         let warm = matches!(turn, Turn::Warm(_));
-        let start = SystemTime::now();
         let (mut lease, run) = match self.environment(&function, turn).await {
             Ok(ready) => ready,
-            Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, start, caller).await,
+            Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
         let (environment, grow) = lease.parts();
         let outcome = match environment.invoke(&invocation, run, &grow).await {
@@ -123,7 +122,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let (environment, grow) = lease.parts();
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
-        let row = row(&invocation, &function, &outcome, start, settled.took, lease.peak(), lease.init_to_report());
+        let row = row(&invocation, &function, &outcome, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
         lease.output().platform(&lines::end(invocation.request));
@@ -209,7 +208,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         function: &Function,
         failure: InitFailure,
         run: Run,
-        start: SystemTime,
         mut caller: Caller,
     ) {
         let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
@@ -222,7 +220,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         if let Some(cause) = outcome.cause() {
             journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
         }
-        let row = row(invocation, function, &outcome, start, took, failure.peak, None);
+        let row = row(invocation, function, &outcome, run.start, took, failure.peak, None);
         self.enter(&row).await;
         journal.write(lines::end(invocation.request).as_bytes());
         journal.write(lines::report(&row).as_bytes());

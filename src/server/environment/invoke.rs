@@ -15,13 +15,15 @@ use crate::server::runtime_api::{AfterWrite, Event, Reply};
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     pub began: Instant,
+    /// The same moment, as clocks on the wall show it.
+    pub start: SystemTime,
     /// The function's timeout.
     pub limit: Duration,
 }
 
 impl Run {
     pub fn begin(limit: Duration) -> Self {
-        Self { began: Instant::now(), limit }
+        Self { began: Instant::now(), start: SystemTime::now(), limit }
     }
 
     fn until(&self) -> Instant {

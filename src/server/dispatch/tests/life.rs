@@ -18,6 +18,19 @@ async fn a_warm_environment_is_frozen_and_lent_again_and_reports_no_init() {
     assert_eq!(trace[..3], ["1 thaw", "1 freeze", "1 thaw"], "{trace:?}");
 }
 
+/// On the real clock: the books' times are those of the wall.
+#[tokio::test]
+async fn an_invocation_starts_in_the_books_when_its_init_is_over() {
+    let house = House::new(|inside| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        echo(inside).await
+    });
+    let asked = SystemTime::now();
+    house.tail().await;
+    let start = house.books.rows.lock().unwrap()[0].start;
+    assert!(start.duration_since(asked).unwrap() >= Duration::from_millis(300));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_cpu_is_full_until_the_init_is_over_and_burst_goes_first() {
     let house = House::new(echo);
