@@ -21,7 +21,7 @@ use crate::invocation::{Answer, FunctionFailure, Invocation, LogType, Outcome, R
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
-    Environment, INIT_LIMIT, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
+    Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Recent};
@@ -165,7 +165,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Turn::Warm(lease) => return Ok((lease, Run::begin(limit))),
             Turn::Cold(permit) => permit,
         };
-        let first = match self.start(function, &permit, INIT_LIMIT).await {
+        let first = match self.start(function, &permit, None).await {
             Ok(environment) => return Ok((permit.install(environment), Run::begin(limit))),
             Err(failure) => failure,
         };
@@ -173,7 +173,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(limit);
-        match self.start(function, &permit, limit).await {
+        match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
@@ -189,10 +189,10 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         &self,
         function: &Arc<Function>,
         permit: &Permit<Environment>,
-        limit: Duration,
+        inside: Option<Run>,
     ) -> Result<Environment, InitFailure> {
         let (pool, slot) = (self.0.pool.clone(), permit.slot());
-        self.0.starter.start(function, limit, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
+        self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
     fn log_init(&self, function: &Function, failure: &InitFailure, phase: Phase) {

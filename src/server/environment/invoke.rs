@@ -26,7 +26,7 @@ impl Run {
         Self { began: Instant::now(), start: SystemTime::now(), limit }
     }
 
-    fn until(&self) -> Instant {
+    pub(super) fn until(&self) -> Instant {
         self.began + self.limit
     }
 }

@@ -47,7 +47,7 @@ use crate::server::logs::Output;
 use crate::server::runtime_api::Desk;
 
 pub use container::{Container, LaunchError, Launcher, Plan};
-pub use init::{INIT_LIMIT, InitFailure, Starter};
+pub use init::{InitFailure, Starter};
 pub use invoke::{Frozen, Invoked, Run, Settled};
 pub use launchers::Launchers;
 pub use wall::max_memory_used_mib;

@@ -196,6 +196,18 @@ async fn an_init_that_hangs_has_ten_seconds_and_then_the_functions_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_ten_seconds_of_an_init_begin_when_its_container_is_there() {
+    let house = House::new(|inside| async {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        echo(inside).await
+    });
+    house.launcher.take(Duration::from_secs(4));
+    let (body, log) = house.tail().await;
+    assert!(body == "{}" && log.contains("Init Duration: 9"), "{log}");
+    assert_eq!(house.launcher.built(), 1, "no second try");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_init_that_succeeds_is_the_invocations_time() {
     let house = House::new(|mut inside: Inside| async move {
         if inside.number == 1 {
