@@ -139,10 +139,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         loop {
             let function = self.function(&invocation.function)?;
             let want = Want { function: function.name.clone(), stamp: function.stamp, memory: function.memory, until };
-            let turn = self.0.pool.acquire(want).await.map_err(|why| {
-                info!(request = %invocation.request, function = %function.name, missing = %why, "invocation throttled");
-                Refusal::Throttled(why)
-            })?;
+            let turn = self.0.pool.acquire(want).await.map_err(Refusal::Throttled)?;
             if self.function(&invocation.function)?.stamp == function.stamp {
                 return Ok((function, turn));
             }
