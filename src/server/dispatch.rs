@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::function::{Function, FunctionName};
-use crate::invocation::{Answer, FunctionFailure, Invocation, LogType, Outcome, Refusal};
+use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
@@ -195,7 +195,11 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     fn log_init(&self, function: &Function, failure: &InitFailure, phase: Phase) {
         let line = lines::init_report(failure.took, phase, &failure.cause);
         self.0.recent.append(&function.name, line.as_bytes());
-        info!(function = %function.name, cause = %failure.cause.text(), ?phase, "init failed");
+        let (function, cause) = (&function.name, failure.cause.text());
+        match failure.cause {
+            Cause::Sandbox { .. } => warn!(%function, cause, ?phase, "an environment could not be built"),
+            _ => info!(%function, cause, ?phase, "init failed"),
+        }
     }
 
     /// Both inits failed: the invocation ends with the second one's error.
