@@ -39,6 +39,14 @@ const ROWS: &[Row] = &[
         },
         "descriptors",
     ),
+    (
+        "more descriptors than there is room for",
+        |_, launcher| {
+            let order = wire::encode(&Order::Build(launcher.build_order())).unwrap();
+            unreadable(launcher, &order, 100)
+        },
+        "descriptors",
+    ),
     ("memory below the least", |_, launcher| with_memory(launcher, 127), "decode"),
     ("memory beyond all bounds", |_, launcher| with_memory(launcher, u32::MAX), "decode"),
     (
