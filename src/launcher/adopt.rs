@@ -6,9 +6,10 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AtFlags as NixAtFlags, FcntlArg, SealFlag, fcntl};
@@ -136,14 +137,15 @@ fn remove(staging: &OwnedFd, name: &str) -> Result<(), AdoptError> {
     tree::remove(staging.as_fd(), name).map_err(failed_io("remove staging", name))
 }
 
-/// A zip whose content is what its name says and cannot change any more.
+/// A zip whose content is what its name says and cannot change any more. Read by position: the offset is the server's to
+/// move, as long as it holds the same file.
 struct Zip {
     file: File,
     length: u64,
 }
 
 impl Zip {
-    fn check(mut file: File, wanted: Digest) -> Result<Self, AdoptError> {
+    fn check(file: File, wanted: Digest) -> Result<Self, AdoptError> {
         let needed = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         // Anything but a memfd answers EINVAL.
         let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
@@ -154,19 +156,27 @@ impl Zip {
         if length > MAX_ZIP {
             return Err(AdoptError::Refused(Refusal::ZipTooLarge(length)));
         }
-        io::Seek::rewind(&mut file).map_err(failed_io("rewind", ZIP))?;
-        let (mut hash, mut piece) = (Sha256::new(), vec![0; 256 << 10]);
-        loop {
-            match file.read(&mut piece).map_err(failed_io("read", ZIP))? {
-                0 => break,
-                length => hash.update(&piece[..length]),
-            }
-        }
+        let (zip, mut hash) = (Self { file, length }, Sha256::new());
+        zip.each_piece(|piece| {
+            hash.update(piece);
+            Ok(())
+        })?;
         let found = Digest::from_bytes(hash.finalize().into());
-        if found == wanted { Ok(Self { file, length }) } else { Err(AdoptError::Refused(Refusal::OtherZip { found, wanted })) }
+        if found == wanted { Ok(zip) } else { Err(AdoptError::Refused(Refusal::OtherZip { found, wanted })) }
     }
 
-    fn copy_to(mut self, staging: &OwnedFd) -> Result<(), AdoptError> {
+    fn each_piece(&self, mut act: impl FnMut(&[u8]) -> Result<(), AdoptError>) -> Result<(), AdoptError> {
+        const PIECE: u64 = 256 << 10;
+        let mut piece = vec![0; PIECE as usize];
+        for at in (0..self.length).step_by(PIECE as usize) {
+            let piece = &mut piece[..PIECE.min(self.length - at) as usize];
+            self.file.read_exact_at(piece, at).map_err(failed_io("read", ZIP))?;
+            act(piece)?;
+        }
+        Ok(())
+    }
+
+    fn copy_to(self, staging: &OwnedFd) -> Result<(), AdoptError> {
         match unlinkat(staging, ZIP, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed("unlink", ZIP)(errno)),
@@ -174,15 +184,10 @@ impl Zip {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let copy = openat(staging, ZIP, flags, Mode::from_raw_mode(0o600)).map_err(failed("create", ZIP))?;
         let mut copy = File::from(copy);
-        io::Seek::rewind(&mut self.file).map_err(failed_io("rewind", ZIP))?;
-        let copied = io::copy(&mut self.file, &mut copy).map_err(failed_io("copy", ZIP))?;
-        if copied != self.length {
-            return Err(failed("copy", ZIP)(Errno::IO));
-        }
+        self.each_piece(|piece| copy.write_all(piece).map_err(failed_io("copy", ZIP)))?;
         // The directory was unpack's own; the file is readable for the server (GetFunction).
         fchmod(&copy, Mode::from_raw_mode(0o644)).map_err(failed("chmod", ZIP))?;
-        fchown(&copy, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).map_err(|errno| failed_io("chown", ZIP)(errno.into()))?;
-        copy.flush().map_err(failed_io("flush", ZIP))
+        fchown(&copy, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).map_err(|errno| failed_io("chown", ZIP)(errno.into()))
     }
 }
 
