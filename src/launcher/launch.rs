@@ -234,12 +234,13 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
         identity::die_with_launcher(workshop.life.read.as_fd()).map_err(io::Error::other)
     })?;
     steps.step("no new privileges", || rustix::thread::set_no_new_privs(true).map_err(io::Error::from))?;
-    steps.step("resource limits", || plan.rlimits.iter().try_for_each(set_rlimit))?;
     before_exec.reached();
     let kept = [workshop.null.as_fd(), gear.pipes.log.as_fd(), gear.pipes.log.as_fd(), gear.pipes.control.as_fd()];
     let moved = steps.step("descriptors", || lay_out(proof, &kept, &[*report, workshop.init.as_fd()]))?;
     let [moved_report, init] = moved[..] else { return Err(failure("descriptors", &io::Error::from_raw_os_error(libc::EBADF))) };
     *report = moved_report;
+    // After the descriptors: until they are in place, they have numbers as high as a launcher of many containers has.
+    steps.step("resource limits", || plan.rlimits.iter().try_for_each(set_rlimit))?;
     // Signals that the launcher blocks would stay blocked across the exec.
     steps.step("signals", || SigSet::empty().thread_set_mask())?;
     // Last, so that the filter need not allow anything above; only the exec is left.
