@@ -99,6 +99,17 @@ fn descriptors_are_three_and_stdin_is_empty() {
 }
 
 #[test]
+fn stdin_is_of_the_containers_own_dev() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let seen = lines(&launcher.build(), "cat /proc/self/fdinfo/0 /proc/self/mountinfo");
+    let mount = seen.iter().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+    let found = seen.iter().find(|line| line.starts_with(&format!("{mount} "))).expect("a mount of the container's");
+    assert_eq!(found.split(' ').nth(4), Some("/dev"));
+}
+
+#[test]
 fn what_is_described_is_what_runs() {
     let Some(()) = privileged() else { return };
     let host = Host::new();

@@ -70,6 +70,7 @@ fn a_launch_takes_its_steps_in_their_order() {
             "host name",
             "root",
             "attach trees",
+            "null",
             "user namespace",
             "ids",
             "capabilities",
