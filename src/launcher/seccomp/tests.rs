@@ -263,6 +263,15 @@ fn what_the_issue_forbids_is_refused() {
     let family = refusal(libc::EAFNOSUPPORT);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_VSOCK as u64, 1, 0, 0, 0, 0]), family);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_INET as u64, 1, libc::IPPROTO_SCTP as u64, 0, 0, 0]), family);
+    for domain in [libc::AF_INET, libc::AF_INET6] {
+        // SOCK_DCCP, with and without SOCK_CLOEXEC: protocol 0 is DCCP.
+        for kind in [6, 6 | libc::SOCK_CLOEXEC as u64] {
+            assert_eq!(verdict(libc::SYS_socket, [domain as u64, kind, 0, 0, 0, 0]), family);
+        }
+        let stream = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+        assert_eq!(verdict(libc::SYS_socket, [domain as u64, stream, 0, 0, 0, 0]), ALLOW);
+    }
+    assert_eq!(verdict(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_SEQPACKET as u64, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, libc::NETLINK_NETFILTER as u64, 0, 0, 0]), family);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_personality, [0x0400_0000, 0, 0, 0, 0, 0]), eperm);

@@ -34,9 +34,11 @@ use Arg::{NoneOf, OneOf, WithoutBits};
 const NEW_NAMESPACES: u32 =
     (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) as u32;
 
-const INTERNET_AND_UNIX: &[u32] = &[AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
+const INTERNET: &[u32] = &[AF_INET as u32, AF_INET6 as u32];
 /// The others load kernel modules on request (SCTP, DCCP) or are young (MPTCP: Go tries it and goes on).
 const TCP_AND_UDP: &[u32] = &[0, IPPROTO_TCP as u32, IPPROTO_UDP as u32];
+/// In every type beyond SOCK_RAW: 0 means a protocol that the type decides, and SOCK_DCCP (6) loads DCCP so (CVE-2017-6074).
+const RARE_TYPES: u32 = 0b1100;
 
 /// Each with its caller; the others are securebits, capabilities, filters, and what checkpoints need.
 const PRCTL_OPTIONS: &[u32] = &[
@@ -83,7 +85,8 @@ pub const CONDITIONS: &[Condition] = &[
     Condition {
         call: call(calls![SYS_socket]),
         any: &[
-            &[Test(0, OneOf(INTERNET_AND_UNIX)), Test(2, OneOf(TCP_AND_UDP))],
+            &[Test(0, OneOf(INTERNET)), Test(1, WithoutBits(RARE_TYPES)), Test(2, OneOf(TCP_AND_UDP))],
+            &[Test(0, OneOf(&[AF_UNIX as u32])), Test(2, OneOf(&[0]))],
             // NETLINK_ROUTE alone; the others are doors of the firewall, of audit, of crypto modules.
             &[Test(0, OneOf(&[AF_NETLINK as u32])), Test(2, OneOf(&[NETLINK_ROUTE as u32]))],
         ],
