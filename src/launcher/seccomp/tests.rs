@@ -274,6 +274,10 @@ fn what_the_issue_forbids_is_refused() {
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_SEQPACKET as u64, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, libc::NETLINK_NETFILTER as u64, 0, 0, 0]), family);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0, 0, 0, 0]), ALLOW);
+    let (map, huge) = ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, libc::MAP_HUGETLB as u64);
+    assert_eq!(verdict(libc::SYS_mmap, [0, 4096, 3, map, u64::MAX, 0]), ALLOW);
+    assert_eq!(verdict(libc::SYS_mmap, [0, 4096, 3, map | huge, u64::MAX, 0]), refusal(libc::ENOMEM));
+    assert_eq!(verdict(libc::SYS_memfd_create, [0, libc::MFD_HUGETLB.into(), 0, 0, 0, 0]), refusal(libc::EINVAL));
     assert_eq!(verdict(libc::SYS_personality, [0x0400_0000, 0, 0, 0, 0, 0]), eperm);
 }
 

@@ -65,6 +65,10 @@ const TERMINAL_TRICKS: &[u32] = &[TIOCSTI as u32, TIOCLINUX as u32, TIOCSETD];
 /// asm-generic/ioctls.h; missing in `libc`.
 const TIOCSETD: u32 = 0x5423;
 
+/// Pages that the administrator has set aside for somebody; no limit of ours counts them, and anybody may map them.
+const HUGE_MAP: u32 = MAP_HUGETLB as u32;
+const HUGE_FILE: u32 = MFD_HUGETLB;
+
 const fn call(one: &'static [Call]) -> Call {
     one[0]
 }
@@ -110,6 +114,18 @@ pub const CONDITIONS: &[Condition] = &[
         any: &[&[Test(1, NoneOf(TERMINAL_TRICKS))]],
         otherwise: EPERM,
         why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input",
+    },
+    Condition {
+        call: call(calls![SYS_mmap]),
+        any: &[&[Test(3, WithoutBits(HUGE_MAP))]],
+        otherwise: ENOMEM,
+        why: "glibc's loader and malloc, every runtime; but not of huge pages, where the JVM goes on with small ones",
+    },
+    Condition {
+        call: call(calls![SYS_memfd_create]),
+        any: &[&[Test(1, WithoutBits(HUGE_FILE))]],
+        otherwise: EINVAL,
+        why: ".NET 7 and later map code pages twice; libffi's closures for Python's ctypes",
     },
     Condition {
         call: call(calls![SYS_personality]),
