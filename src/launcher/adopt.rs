@@ -1,7 +1,7 @@
 //! Takes over the tree that `unpack` left in `staging/<id>/tree`: checks it, owns it, renames it to `code/<sha256>`.
 //!
 //! Root handles a hostile tree here, so nothing in it is ever followed, and everything is checked before the first change.
-//! `unpack` is dead by now (the supervisor has reaped it), so nothing changes between the two. The last rename is what makes
+//! `unpack` is dead by now: only then does the supervisor make `staging/<id>` root's. So nothing changes between the two. The last rename is what makes
 //! the code exist; whatever is cut short before it leaves files in `staging/` only, which the supervisor sweeps.
 
 use std::ffi::{CStr, CString, OsStr};
@@ -41,6 +41,8 @@ pub enum AdoptError {
 pub enum Refusal {
     #[error("there is no staged tree {0}")]
     NoTree(StagingId),
+    #[error("unpack may still be at work in {0}")]
+    NotHandedOver(StagingId),
     #[error("the zip is not sealed")]
     NotSealed,
     #[error("the zip has {0} bytes: at most {MAX_ZIP} are allowed")]
@@ -81,7 +83,7 @@ fn failed_io(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Er
     move |source| AdoptError::Call { call, path, source }
 }
 
-/// Whatever comes of it, `staging/<staging>` is gone afterwards.
+/// Whatever comes of it, `staging/<staging>` is gone afterwards, unless `unpack` may still be at work in it.
 pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
     let name = staging.to_string();
     let directory = match beneath(&store.staging, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
@@ -89,6 +91,9 @@ pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Resu
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
         Err(error) => return Err(failed_io("open staging", name)(error)),
     };
+    if rustix::fs::fstat(&directory).map_err(failed("stat", &name))?.st_uid != 0 {
+        return Err(AdoptError::Refused(Refusal::NotHandedOver(staging)));
+    }
     let adopted = adopt_from(store, &directory, staging, code, zip);
     // What is left was refused, or has been adopted before under this digest.
     let removed = remove(&store.staging, &name);
@@ -106,8 +111,9 @@ fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip
     walk.check()?;
     let name = code.to_string();
     if statat(&store.code, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-        // Another function has the same zip. What is there is never replaced.
-        return Ok(());
+        // Another function has the same zip. What is there is never replaced; but whoever brought it may have been killed
+        // before the name was on the disk.
+        return fsync(&store.code).map_err(failed("fsync", "code"));
     }
     kill_point!("adopt-before-chown");
     walk.own(store.owner)?;
@@ -185,7 +191,7 @@ impl Zip {
         let copy = openat(staging, ZIP, flags, Mode::from_raw_mode(0o600)).map_err(failed("create", ZIP))?;
         let mut copy = File::from(copy);
         self.each_piece(|piece| copy.write_all(piece).map_err(failed_io("copy", ZIP)))?;
-        // The directory was unpack's own; the file is readable for the server (GetFunction).
+        // Readable for the server (GetFunction).
         fchmod(&copy, Mode::from_raw_mode(0o644)).map_err(failed("chmod", ZIP))?;
         fchown(&copy, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).map_err(|errno| failed_io("chown", ZIP)(errno.into()))
     }

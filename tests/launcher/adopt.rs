@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln::code::Digest;
@@ -58,6 +58,26 @@ fn adopted_code_is_the_owners_readable_for_all_and_can_be_run() {
         .flatten()
         .filter(|entry| entry.path() != host.path(&format!("state/code/{}", host.code)));
     assert_eq!(left.count() + fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
+}
+
+/// A server that was taken over may order it while unpack still writes.
+#[test]
+fn what_unpack_may_still_write_to_is_not_adopted() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    stage(&host, 1, |_| ());
+    let staging = host.path(&format!("state/staging/{}", StagingId(1)));
+    lchown(&staging, Some(host.unpacker()), Some(host.unpacker())).unwrap();
+    for handed_over in [false, true] {
+        if handed_over {
+            lchown(&staging, Some(0), Some(0)).unwrap();
+        }
+        let (code, order) = (Digest::of(ZIP), launcher.next_order());
+        launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code }, &[sealed(ZIP).as_fd()]);
+        let adopted = launcher.answer(order).0 == Report::Adopted { order };
+        assert_eq!((adopted, staging.exists()), (handed_over, !handed_over));
+    }
 }
 
 #[test]

@@ -316,6 +316,8 @@ pub fn stage(host: &Host, staging: u128, fill: impl FnOnce(&Path)) {
     fs::create_dir_all(&tree).unwrap();
     fill(&tree);
     own_as(&directory, host.unpacker());
+    // As the supervisor does, when unpack has ended.
+    lchown(&directory, Some(0), Some(0)).unwrap();
 }
 
 fn staged(host: &Host, launcher: &mut Launcher, staging: u128, fill: impl FnOnce(&Path)) -> OrderId {
