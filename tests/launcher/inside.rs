@@ -128,9 +128,13 @@ fn what_is_described_is_what_runs() {
     let seen = lines(&container, "cat /proc/self/mountinfo /proc/self/limits /proc/self/uid_map /proc/sys/kernel/hostname");
     compare_mounts(&spec, &seen);
     assert_eq!(seen.last().unwrap(), spec["hostname"].as_str().unwrap());
-    for (name, kind) in
-        [("Max open files", "RLIMIT_NOFILE"), ("Max core file size", "RLIMIT_CORE"), ("Max locked memory", "RLIMIT_MEMLOCK")]
-    {
+    for (name, kind) in [
+        ("Max open files", "RLIMIT_NOFILE"),
+        ("Max core file size", "RLIMIT_CORE"),
+        ("Max locked memory", "RLIMIT_MEMLOCK"),
+        ("Max realtime priority", "RLIMIT_RTPRIO"),
+        ("Max nice priority", "RLIMIT_NICE"),
+    ] {
         let limits = spec["process"]["rlimits"].as_array().unwrap().iter().find(|limit| limit["type"] == kind).unwrap();
         let line = seen.iter().find(|line| line.starts_with(name)).unwrap();
         let found: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();
