@@ -258,6 +258,10 @@ fn what_the_issue_forbids_is_refused() {
     assert_eq!(verdict(libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0, 0, 0]), eperm);
     // TIOCSTI in the low half is TIOCSTI to the kernel, whatever the upper half says (CVE-2019-10063).
     assert_eq!(verdict(libc::SYS_ioctl, [0, 1 << 40 | libc::TIOCSTI, 0, 0, 0, 0]), eperm);
+    // br_ioctl_call() and the VLAN hook load `bridge` and `8021q` before they ask for any capability.
+    for module in [0x8940, 0x8982, 0x89a0] {
+        assert_eq!(verdict(libc::SYS_ioctl, [0, module, 0, 0, 0, 0]), eperm, "{module:#x}");
+    }
     assert_eq!(verdict(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as u64, 0, 0, 0, 0, 0]), refusal(libc::EINVAL));
     assert_eq!(verdict(libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, 2, 0, 0, 0, 0]), refusal(libc::EINVAL));
     let family = refusal(libc::EAFNOSUPPORT);

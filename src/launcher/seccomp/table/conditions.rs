@@ -60,10 +60,25 @@ const PRCTL_OPTIONS: &[u32] = &[
 ];
 
 /// What forges a terminal's input (CVE-2017-5226, and for TIOCLINUX CVE-2023-28100), and what loads a kernel module for
-/// any line discipline that it is asked for (CVE-2017-2636, CVE-2023-6546).
-const TERMINAL_TRICKS: &[u32] = &[TIOCSTI as u32, TIOCLINUX as u32, TIOCSETD];
-/// asm-generic/ioctls.h; missing in `libc`.
+/// whoever asks: for any line discipline (CVE-2017-2636, CVE-2023-6546), and by any socket for bridges and VLANs.
+const TRICKS: &[u32] = &[
+    TIOCSTI as u32,
+    TIOCLINUX as u32,
+    TIOCSETD,
+    SIOCGIFBR,
+    SIOCGIFBR + 1, // SIOCSIFBR
+    SIOCGIFVLAN,
+    SIOCGIFVLAN + 1, // SIOCSIFVLAN
+    SIOCBRADDBR,
+    SIOCBRADDBR + 1, // SIOCBRDELBR
+    SIOCBRADDBR + 2, // SIOCBRADDIF
+    SIOCBRADDBR + 3, // SIOCBRDELIF
+];
+/// asm-generic/ioctls.h and linux/sockios.h; missing in `libc`.
 const TIOCSETD: u32 = 0x5423;
+const SIOCGIFBR: u32 = 0x8940;
+const SIOCGIFVLAN: u32 = 0x8982;
+const SIOCBRADDBR: u32 = 0x89a0;
 
 /// Pages that the administrator has set aside for somebody; no limit of ours counts them, and anybody may map them.
 const HUGE_MAP: u32 = MAP_HUGETLB as u32;
@@ -111,9 +126,9 @@ pub const CONDITIONS: &[Condition] = &[
     },
     Condition {
         call: call(calls![SYS_ioctl]),
-        any: &[&[Test(1, NoneOf(TERMINAL_TRICKS))]],
+        any: &[&[Test(1, NoneOf(TRICKS))]],
         otherwise: EPERM,
-        why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input",
+        why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input or loads modules",
     },
     Condition {
         call: call(calls![SYS_mmap]),
