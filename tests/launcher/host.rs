@@ -50,6 +50,8 @@ pub struct Host {
     pub instance: String,
     /// Further lines of the configuration.
     pub settings: &'static str,
+    /// Descriptors that its launchers have beside those they need.
+    pub descriptors: usize,
     first_id: u32,
     pub tree: TreeId,
     pub code: Digest,
@@ -68,7 +70,8 @@ impl Host {
         let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
         let parents = Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap();
         fs::write(dir.path().join("run/cgroups"), parents.record()).unwrap();
-        let mut host = Self { dir, instance, settings: "", first_id, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
+        let (tree, code) = (TreeId(Digest::of(b"")), Digest::of(b"code"));
+        let mut host = Self { dir, instance, settings: "", descriptors: 0, first_id, tree, code };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);
         host
@@ -134,7 +137,9 @@ impl Host {
         // High numbers, so that the shell can put them at 4 and 5.
         let inheritable = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD(50)).unwrap();
         let (l, s) = (inheritable(&life_read), inheritable(&theirs));
-        let script = format!("exec 3<\"$0\" 4<&{l} 5<&{s} {l}<&- {s}<&-; exec \"$@\"");
+        let free = (6..).filter(|at| ![l, s].contains(at)).take(self.descriptors);
+        let more = free.map(|at| format!("exec {at}</dev/null; ")).collect::<String>();
+        let script = format!("{more}exec 3<\"$0\" 4<&{l} 5<&{s} {l}<&- {s}<&-; exec \"$@\"");
         let mut command = Command::new("bash");
         command.args(["-c", &script]).arg(&config).arg(kilnd);
         command.args(["launcher", "--number", &number.to_string(), "--slot", "0"]).stdin(Stdio::null());

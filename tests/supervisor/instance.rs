@@ -114,6 +114,10 @@ impl Instance {
 
     pub fn launch(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.launch_with_log(log);
+    }
+
+    pub fn launch_with_log(&mut self, log: fs::File) {
         self.child = Some(self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
