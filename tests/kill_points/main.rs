@@ -97,10 +97,9 @@ fn run_cell(cell: &str, victim: &str) -> bool {
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o777)).expect("open the test's socket");
     instance.set_vars(vec![("KILN_KILL_POINT".into(), cell.into()), ("KILN_KILL_SOCKET".into(), socket.display().to_string())]);
     instance.launch();
-    assert!(
-        Snapshot::of(&instance).since(&before).iter().any(|line| line.starts_with("process")),
-        "the diff can see an instance"
-    );
+    eventually("the diff can see an instance", || {
+        Snapshot::of(&instance).since(&before).iter().any(|line| line.starts_with("process"))
+    });
 
     let supervisor = instance.supervisor_pid();
     let (sender, arrived) = mpsc::channel();

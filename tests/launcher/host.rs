@@ -25,6 +25,11 @@ use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::pipe2;
 
+#[path = "../engine/host/scope.rs"]
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod scope;
+use scope::Scope;
+
 /// R of the tests, and the first id of their range. Each host has a piece of it: tests run side by side.
 pub const OWNER: u32 = 1_879_048_192;
 const FIRST_ID: u32 = 1_880_000_000;
@@ -55,6 +60,17 @@ pub struct Host {
     first_id: u32,
     pub tree: TreeId,
     pub code: Digest,
+    /// Last, since it holds the launchers' cgroups.
+    _scope: Option<Scope>,
+}
+
+/// Where the supervisor would have its launchers make cgroups.
+fn parents(scope: Option<&Scope>) -> Hierarchies {
+    let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+    match scope {
+        Some(scope) => Hierarchies::from_record(&format!("unified {}\n", scope.directory.display())).unwrap(),
+        None => Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap(),
+    }
 }
 
 impl Host {
@@ -67,11 +83,10 @@ impl Host {
             fs::create_dir_all(dir.path().join(below)).unwrap();
         }
         fs::write(dir.path().join("runtimes/owner"), OWNER.to_string()).unwrap();
-        let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
-        let parents = Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap();
-        fs::write(dir.path().join("run/cgroups"), parents.record()).unwrap();
+        let scope = scope::unified().then(scope::Scope::new);
+        fs::write(dir.path().join("run/cgroups"), parents(scope.as_ref()).record()).unwrap();
         let (tree, code) = (TreeId(Digest::of(b"")), Digest::of(b"code"));
-        let mut host = Self { dir, instance, settings: "", descriptors: 0, first_id, tree, code };
+        let mut host = Self { dir, instance, settings: "", descriptors: 0, first_id, tree, code, _scope: scope };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);
         host

@@ -32,6 +32,10 @@ pub fn ready() -> bool {
     false
 }
 
+#[path = "../engine/host/scope.rs"]
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod scope;
+
 pub struct Instance {
     pub name: String,
     pub first_id: u32,
@@ -107,7 +111,7 @@ impl Instance {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kilnd"));
+        let mut command = scope::command(env!("CARGO_BIN_EXE_kilnd"));
         command.arg("--config").arg(self.path("kiln.toml")).env("NOTIFY_SOCKET", self.path("notify")).stdin(Stdio::null());
         command
     }

@@ -5,12 +5,13 @@
 
 pub mod client;
 pub mod code;
+pub mod scope;
 pub mod snapshot;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -128,7 +129,7 @@ impl Instance {
     pub fn launch(&mut self) {
         assert!(self.supervisor.is_none(), "this instance already runs");
         let log = File::options().create(true).append(true).open(self.dir.path().join("kilnd.log")).unwrap();
-        let child = kilnd()
+        let child = scope::command(env!("CARGO_BIN_EXE_kilnd"))
             .args(["supervisor", "--config"])
             .arg(self.config_path())
             .envs(self.options.vars.iter().cloned())
@@ -317,18 +318,6 @@ impl Instance {
             }
         }
     }
-}
-
-/// kilnd, in a cgroup that it may call its own. On a unified host processes and children of one group exclude each
-/// other, so it cannot share this test's: systemd gives it a scope (and systemd-run becomes kilnd, with the same pid).
-fn kilnd() -> Command {
-    let program = env!("CARGO_BIN_EXE_kilnd");
-    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("systemd-run");
-    command.args(["--quiet", "--scope", "--collect", "--property=Delegate=yes", program]);
-    command
 }
 
 /// SIGKILL.
