@@ -94,9 +94,15 @@ pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Resu
     if rustix::fs::fstat(&directory).map_err(failed("stat", &name))?.st_uid != 0 {
         return Err(AdoptError::Refused(Refusal::NotHandedOver(staging)));
     }
+    // Ours alone: another launcher that was told to adopt the same finds nothing. It would remove what we adopt.
+    let taken = format!("adopt-{name}");
+    match renameat(&store.staging, &*name, &store.staging, &*taken) {
+        Err(Errno::NOENT) => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
+        renamed => renamed.map_err(failed("rename", &name))?,
+    }
     let adopted = adopt_from(store, &directory, staging, code, zip);
     // What is left was refused, or has been adopted before under this digest.
-    let removed = remove(&store.staging, &name);
+    let removed = remove(&store.staging, &taken);
     adopted.and(removed)
 }
 
