@@ -137,6 +137,8 @@ fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip
 /// Removes `code/<code>` and its zip. Renamed first, so that a tree half removed never bears its name.
 pub fn forget(store: &Store, code: Digest) -> Result<(), AdoptError> {
     let (name, gone) = (code.to_string(), format!("forget-{code}"));
+    // What an earlier one could not remove would be in the way.
+    remove(&store.staging, &gone)?;
     let absent = |done: Result<(), Errno>| if done == Err(Errno::NOENT) { Ok(()) } else { done };
     absent(renameat(&store.code, &*name, &store.staging, &*gone)).map_err(failed("rename", &name))?;
     let zip = format!("{code}.zip");
