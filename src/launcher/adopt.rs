@@ -94,9 +94,15 @@ pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Resu
     if rustix::fs::fstat(&directory).map_err(failed("stat", &name))?.st_uid != 0 {
         return Err(AdoptError::Refused(Refusal::NotHandedOver(staging)));
     }
+    // Ours alone: another launcher that was told to adopt the same finds nothing. It would remove what we adopt.
+    let taken = format!("adopt-{name}");
+    match renameat(&store.staging, &*name, &store.staging, &*taken) {
+        Err(Errno::NOENT) => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
+        renamed => renamed.map_err(failed("rename", &name))?,
+    }
     let adopted = adopt_from(store, &directory, staging, code, zip);
     // What is left was refused, or has been adopted before under this digest.
-    let removed = remove(&store.staging, &name);
+    let removed = remove(&store.staging, &taken);
     adopted.and(removed)
 }
 
@@ -131,6 +137,8 @@ fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip
 /// Removes `code/<code>` and its zip. Renamed first, so that a tree half removed never bears its name.
 pub fn forget(store: &Store, code: Digest) -> Result<(), AdoptError> {
     let (name, gone) = (code.to_string(), format!("forget-{code}"));
+    // What an earlier one could not remove would be in the way.
+    remove(&store.staging, &gone)?;
     let absent = |done: Result<(), Errno>| if done == Err(Errno::NOENT) { Ok(()) } else { done };
     absent(renameat(&store.code, &*name, &store.staging, &*gone)).map_err(failed("rename", &name))?;
     let zip = format!("{code}.zip");

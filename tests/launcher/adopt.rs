@@ -50,6 +50,8 @@ fn adopted_code_is_the_owners_readable_for_all_and_can_be_run() {
     launcher.send(&Order::ForgetCode { order, code }, &[]);
     assert!(matches!(launcher.answer(order).0, Report::Refused { .. }));
     launcher.end(container.id);
+    // As if an earlier removal had been cut short, and the code had come again.
+    fs::create_dir_all(host.path(&format!("state/staging/forget-{code}/rest"))).unwrap();
     let order = launcher.next_order();
     launcher.send(&Order::ForgetCode { order, code }, &[]);
     assert_eq!(launcher.answer(order).0, Report::Forgotten { order });
@@ -77,6 +79,32 @@ fn what_unpack_may_still_write_to_is_not_adopted() {
         launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code }, &[sealed(ZIP).as_fd()]);
         let adopted = launcher.answer(order).0 == Report::Adopted { order };
         assert_eq!((adopted, staging.exists()), (handed_over, !handed_over));
+    }
+}
+
+/// A server that was taken over may order it of all launchers at once.
+#[test]
+fn one_tree_is_adopted_by_one_launcher() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launchers = [host.launcher(1), host.launcher(2)];
+    for round in 0..20 {
+        stage(&host, round, |tree| (0..200).for_each(|file| fs::write(tree.join(file.to_string()), "").unwrap()));
+        let zips = [1, 2].map(|zip| format!("zip {zip} of {round}"));
+        let orders = launchers.each_mut().map(|launcher| launcher.next_order());
+        for ((launcher, zip), order) in launchers.iter().zip(&zips).zip(orders) {
+            let code = Digest::of(zip.as_bytes());
+            launcher.send(&Order::AdoptCode { order, staging: StagingId(round), code }, &[sealed(zip.as_bytes()).as_fd()]);
+        }
+        let mut adopted = 0;
+        for ((launcher, zip), order) in launchers.iter_mut().zip(&zips).zip(orders) {
+            if launcher.answer(order).0 == (Report::Adopted { order }) {
+                adopted += 1;
+                let tree = host.path(&format!("state/code/{}", Digest::of(zip.as_bytes())));
+                assert_eq!(fs::read_dir(tree).unwrap().count(), 200, "round {round}");
+            }
+        }
+        assert_eq!(adopted, 1, "round {round}");
     }
 }
 
