@@ -269,6 +269,8 @@ impl Drop for Instance {
             let _ = child.kill();
             let _ = child.wait();
         }
+        let left = snapshot::cgroups(&format!("kiln-{}-", self.name));
+        assert!(left.is_empty() || std::thread::panicking(), "left: {left:?}\n{}", self.log());
         if std::thread::panicking() {
             eprintln!("---- kilnd's log of {} ----\n{}", self.name, self.log());
         }
