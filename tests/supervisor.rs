@@ -41,6 +41,20 @@ fn two_instances_run_side_by_side_and_leave_nothing() {
 }
 
 #[test]
+fn a_log_that_nothing_can_be_written_to_ends_nobody() {
+    if !ready() {
+        return;
+    }
+    let mut instance = Instance::prepare();
+    instance.launch_with_log(fs::File::options().write(true).open("/dev/full").unwrap());
+    instance.await_ready();
+    assert!(instance.ask().starts_with("HTTP/1.1 404"), "it answers");
+    instance.signal(Signal::SIGTERM);
+    assert_eq!(instance.notified(), "STOPPING=1");
+    assert_eq!(instance.wait().code(), Some(0));
+}
+
+#[test]
 fn directories_and_sockets_have_their_owners() {
     if !ready() {
         return;

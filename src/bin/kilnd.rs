@@ -74,5 +74,7 @@ fn log() {
         .with_env_var("KILN_LOG")
         .from_env_lossy();
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    // It would tell that a line could not be written by `eprintln!`, which panics then: a full disk must not end us.
+    let quiet = tracing_subscriber::fmt().log_internal_errors(false);
+    quiet.with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::code::Digest;
 use crate::runtime::RuntimeName;
 
-pub use limits::{Memory, NotALimit, Timeout, TmpSize};
+pub use limits::{CPU_PERIOD, Memory, NotALimit, Timeout, TmpSize};
 pub use name::{FunctionName, NotAName};
 
 /// A function as stored: what an environment is made from.

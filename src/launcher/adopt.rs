@@ -1,14 +1,15 @@
 //! Takes over the tree that `unpack` left in `staging/<id>/tree`: checks it, owns it, renames it to `code/<sha256>`.
 //!
 //! Root handles a hostile tree here, so nothing in it is ever followed, and everything is checked before the first change.
-//! `unpack` is dead by now (the supervisor has reaped it), so nothing changes between the two. The last rename is what makes
+//! `unpack` is dead by now: only then does the supervisor make `staging/<id>` root's. So nothing changes between the two. The last rename is what makes
 //! the code exist; whatever is cut short before it leaves files in `staging/` only, which the supervisor sweeps.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AtFlags as NixAtFlags, FcntlArg, SealFlag, fcntl};
@@ -40,6 +41,8 @@ pub enum AdoptError {
 pub enum Refusal {
     #[error("there is no staged tree {0}")]
     NoTree(StagingId),
+    #[error("unpack may still be at work in {0}")]
+    NotHandedOver(StagingId),
     #[error("the zip is not sealed")]
     NotSealed,
     #[error("the zip has {0} bytes: at most {MAX_ZIP} are allowed")]
@@ -80,7 +83,7 @@ fn failed_io(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Er
     move |source| AdoptError::Call { call, path, source }
 }
 
-/// Whatever comes of it, `staging/<staging>` is gone afterwards.
+/// Whatever comes of it, `staging/<staging>` is gone afterwards, unless `unpack` may still be at work in it.
 pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
     let name = staging.to_string();
     let directory = match beneath(&store.staging, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
@@ -88,6 +91,9 @@ pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Resu
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
         Err(error) => return Err(failed_io("open staging", name)(error)),
     };
+    if rustix::fs::fstat(&directory).map_err(failed("stat", &name))?.st_uid != 0 {
+        return Err(AdoptError::Refused(Refusal::NotHandedOver(staging)));
+    }
     let adopted = adopt_from(store, &directory, staging, code, zip);
     // What is left was refused, or has been adopted before under this digest.
     let removed = remove(&store.staging, &name);
@@ -105,8 +111,9 @@ fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip
     walk.check()?;
     let name = code.to_string();
     if statat(&store.code, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-        // Another function has the same zip. What is there is never replaced.
-        return Ok(());
+        // Another function has the same zip. What is there is never replaced; but whoever brought it may have been killed
+        // before the name was on the disk.
+        return fsync(&store.code).map_err(failed("fsync", "code"));
     }
     kill_point!("adopt-before-chown");
     walk.own(store.owner)?;
@@ -136,14 +143,15 @@ fn remove(staging: &OwnedFd, name: &str) -> Result<(), AdoptError> {
     tree::remove(staging.as_fd(), name).map_err(failed_io("remove staging", name))
 }
 
-/// A zip whose content is what its name says and cannot change any more.
+/// A zip whose content is what its name says and cannot change any more. Read by position: the offset is the server's to
+/// move, as long as it holds the same file.
 struct Zip {
     file: File,
     length: u64,
 }
 
 impl Zip {
-    fn check(mut file: File, wanted: Digest) -> Result<Self, AdoptError> {
+    fn check(file: File, wanted: Digest) -> Result<Self, AdoptError> {
         let needed = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
         // Anything but a memfd answers EINVAL.
         let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
@@ -154,19 +162,27 @@ impl Zip {
         if length > MAX_ZIP {
             return Err(AdoptError::Refused(Refusal::ZipTooLarge(length)));
         }
-        io::Seek::rewind(&mut file).map_err(failed_io("rewind", ZIP))?;
-        let (mut hash, mut piece) = (Sha256::new(), vec![0; 256 << 10]);
-        loop {
-            match file.read(&mut piece).map_err(failed_io("read", ZIP))? {
-                0 => break,
-                length => hash.update(&piece[..length]),
-            }
-        }
+        let (zip, mut hash) = (Self { file, length }, Sha256::new());
+        zip.each_piece(|piece| {
+            hash.update(piece);
+            Ok(())
+        })?;
         let found = Digest::from_bytes(hash.finalize().into());
-        if found == wanted { Ok(Self { file, length }) } else { Err(AdoptError::Refused(Refusal::OtherZip { found, wanted })) }
+        if found == wanted { Ok(zip) } else { Err(AdoptError::Refused(Refusal::OtherZip { found, wanted })) }
     }
 
-    fn copy_to(mut self, staging: &OwnedFd) -> Result<(), AdoptError> {
+    fn each_piece(&self, mut act: impl FnMut(&[u8]) -> Result<(), AdoptError>) -> Result<(), AdoptError> {
+        const PIECE: u64 = 256 << 10;
+        let mut piece = vec![0; PIECE as usize];
+        for at in (0..self.length).step_by(PIECE as usize) {
+            let piece = &mut piece[..PIECE.min(self.length - at) as usize];
+            self.file.read_exact_at(piece, at).map_err(failed_io("read", ZIP))?;
+            act(piece)?;
+        }
+        Ok(())
+    }
+
+    fn copy_to(self, staging: &OwnedFd) -> Result<(), AdoptError> {
         match unlinkat(staging, ZIP, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed("unlink", ZIP)(errno)),
@@ -174,15 +190,10 @@ impl Zip {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let copy = openat(staging, ZIP, flags, Mode::from_raw_mode(0o600)).map_err(failed("create", ZIP))?;
         let mut copy = File::from(copy);
-        io::Seek::rewind(&mut self.file).map_err(failed_io("rewind", ZIP))?;
-        let copied = io::copy(&mut self.file, &mut copy).map_err(failed_io("copy", ZIP))?;
-        if copied != self.length {
-            return Err(failed("copy", ZIP)(Errno::IO));
-        }
-        // The directory was unpack's own; the file is readable for the server (GetFunction).
+        self.each_piece(|piece| copy.write_all(piece).map_err(failed_io("copy", ZIP)))?;
+        // Readable for the server (GetFunction).
         fchmod(&copy, Mode::from_raw_mode(0o644)).map_err(failed("chmod", ZIP))?;
-        fchown(&copy, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).map_err(|errno| failed_io("chown", ZIP)(errno.into()))?;
-        copy.flush().map_err(failed_io("flush", ZIP))
+        fchown(&copy, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).map_err(|errno| failed_io("chown", ZIP)(errno.into()))
     }
 }
 

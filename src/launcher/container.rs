@@ -212,6 +212,12 @@ pub fn attach_trees(prepared: &Prepared) -> Result<(), ContainerError> {
     })
 }
 
+/// Child: what the function reads from, by a descriptor that nobody else has.
+pub fn open_null() -> Result<File, ContainerError> {
+    let open = File::options().read(true).write(true).open("/dev/null");
+    open.map_err(|source| ContainerError::Make { path: "an open /dev/null".into(), source })
+}
+
 /// Makes `root` the only file system of this namespace: the old root comes to lie upon it, and is taken off
 /// (pivot_root(2), `.` `.`).
 fn become_root(root: &OwnedFd) -> Result<(), ContainerError> {

@@ -16,6 +16,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,6 @@ pub struct Workshop {
     pub store: Store,
     /// kiln-init (O_PATH).
     pub init: OwnedFd,
-    pub null: File,
     pub life: LifePipe,
     pub filter: Vec<Instruction>,
     pub instance: String,
@@ -221,6 +221,9 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
     // Past this line the host's files are gone: failures leave only through the pipe.
     steps.step("root", || container::enter_root(gear.prepared))?;
     steps.step("attach trees", || container::attach_trees(gear.prepared))?;
+    // Not the launcher's: that is the host's file, which could be watched (inotify), and one offset and lock for all.
+    // Never dropped: once the descriptors are laid out, its number is another's.
+    let null = ManuallyDrop::new(steps.step("null", container::open_null)?);
     // Last of the namespaces, so that all others belong to the host's user namespace.
     steps.step("user namespace", || identity::enter_user_namespace(&seat.user_namespace))?;
     before_ids.reached();
@@ -234,12 +237,13 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
         identity::die_with_launcher(workshop.life.read.as_fd()).map_err(io::Error::other)
     })?;
     steps.step("no new privileges", || rustix::thread::set_no_new_privs(true).map_err(io::Error::from))?;
-    steps.step("resource limits", || plan.rlimits.iter().try_for_each(set_rlimit))?;
     before_exec.reached();
-    let kept = [workshop.null.as_fd(), gear.pipes.log.as_fd(), gear.pipes.log.as_fd(), gear.pipes.control.as_fd()];
+    let kept = [null.as_fd(), gear.pipes.log.as_fd(), gear.pipes.log.as_fd(), gear.pipes.control.as_fd()];
     let moved = steps.step("descriptors", || lay_out(proof, &kept, &[*report, workshop.init.as_fd()]))?;
     let [moved_report, init] = moved[..] else { return Err(failure("descriptors", &io::Error::from_raw_os_error(libc::EBADF))) };
     *report = moved_report;
+    // After the descriptors: until they are in place, they have numbers as high as a launcher of many containers has.
+    steps.step("resource limits", || plan.rlimits.iter().try_for_each(set_rlimit))?;
     // Signals that the launcher blocks would stay blocked across the exec.
     steps.step("signals", || SigSet::empty().thread_set_mask())?;
     // Last, so that the filter need not allow anything above; only the exec is left.

@@ -30,7 +30,7 @@ pub mod steps;
 pub mod stock;
 pub mod store;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -128,7 +128,6 @@ fn workshop(alone: SingleThreaded, config: &Config, number: u32, slot: u32) -> a
         trees: container::Trees::open(&config.run_dir.join("trees"), owner)?,
         store: Store::open(&config.state_dir, &config.runtimes_dir, owner)?,
         init: open_init()?,
-        null: File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?,
         life: LifePipe { read, write },
         filter: seccomp::filter(),
         instance: config.instance.clone(),

@@ -13,15 +13,15 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::function::{Function, FunctionName};
-use crate::invocation::{Answer, FunctionFailure, Invocation, LogType, Outcome, Refusal};
+use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
-    Environment, INIT_LIMIT, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
+    Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Recent};
@@ -82,7 +82,14 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Refusal> {
         let (caller, answer) = oneshot::channel();
         let running = Running::begin(self.clone())?;
-        tokio::spawn(async move { running.0.run(invocation, Caller(Some(caller))).await });
+        tokio::spawn(async move {
+            let (dispatch, name) = (&running.0, invocation.function.clone());
+            dispatch.run(invocation, Caller(Some(caller))).await;
+            // Deleted meanwhile: what ran until now has written once more.
+            if dispatch.0.functions.function(&name).is_none() {
+                dispatch.0.recent.forget(&name);
+            }
+        });
         answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
     }
 
@@ -92,10 +99,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Err(refusal) => return caller.hears(Err(refusal)),
         };
         let warm = matches!(turn, Turn::Warm(_));
-        let start = SystemTime::now();
         let (mut lease, run) = match self.environment(&function, turn).await {
             Ok(ready) => ready,
-            Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, start, caller).await,
+            Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
         let (environment, grow) = lease.parts();
         let outcome = match environment.invoke(&invocation, run, &grow).await {
@@ -116,7 +122,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let (environment, grow) = lease.parts();
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
-        let row = row(&invocation, &function, &outcome, start, settled.took, lease.peak(), lease.init_to_report());
+        let row = row(&invocation, &function, &outcome, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
         lease.output().platform(&lines::end(invocation.request));
@@ -133,10 +139,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         loop {
             let function = self.function(&invocation.function)?;
             let want = Want { function: function.name.clone(), stamp: function.stamp, memory: function.memory, until };
-            let turn = self.0.pool.acquire(want).await.map_err(|why| {
-                info!(request = %invocation.request, function = %function.name, missing = %why, "invocation throttled");
-                Refusal::Throttled(why)
-            })?;
+            let turn = self.0.pool.acquire(want).await.map_err(Refusal::Throttled)?;
             if self.function(&invocation.function)?.stamp == function.stamp {
                 return Ok((function, turn));
             }
@@ -159,7 +162,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Turn::Warm(lease) => return Ok((lease, Run::begin(limit))),
             Turn::Cold(permit) => permit,
         };
-        let first = match self.start(function, &permit, INIT_LIMIT).await {
+        let first = match self.start(function, &permit, None).await {
             Ok(environment) => return Ok((permit.install(environment), Run::begin(limit))),
             Err(failure) => failure,
         };
@@ -167,7 +170,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(limit);
-        match self.start(function, &permit, limit).await {
+        match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
@@ -183,16 +186,20 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         &self,
         function: &Arc<Function>,
         permit: &Permit<Environment>,
-        limit: Duration,
+        inside: Option<Run>,
     ) -> Result<Environment, InitFailure> {
         let (pool, slot) = (self.0.pool.clone(), permit.slot());
-        self.0.starter.start(function, limit, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
+        self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
     fn log_init(&self, function: &Function, failure: &InitFailure, phase: Phase) {
         let line = lines::init_report(failure.took, phase, &failure.cause);
         self.0.recent.append(&function.name, line.as_bytes());
-        info!(function = %function.name, cause = %failure.cause.text(), ?phase, "init failed");
+        let (function, cause) = (&function.name, failure.cause.text());
+        match failure.cause {
+            Cause::Sandbox { .. } => warn!(%function, cause, ?phase, "an environment could not be built"),
+            _ => info!(%function, cause, ?phase, "init failed"),
+        }
     }
 
     /// Both inits failed: the invocation ends with the second one's error.
@@ -202,7 +209,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         function: &Function,
         failure: InitFailure,
         run: Run,
-        start: SystemTime,
         mut caller: Caller,
     ) {
         let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
@@ -215,7 +221,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         if let Some(cause) = outcome.cause() {
             journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
         }
-        let row = row(invocation, function, &outcome, start, took, failure.peak, None);
+        let row = row(invocation, function, &outcome, run.start, took, failure.peak, None);
         self.enter(&row).await;
         journal.write(lines::end(invocation.request).as_bytes());
         journal.write(lines::report(&row).as_bytes());

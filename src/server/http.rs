@@ -5,7 +5,10 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,9 +20,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
 use tracing::{debug, warn};
 
 use crate::sys::peer;
@@ -31,6 +36,9 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 /// For a request's head, and for the next request on a connection that is kept open.
 const HEADER_TIME: Duration = Duration::from_secs(30);
+/// A caller that takes nothing of its answer for so long will not take it. Its connection, one of a bounded number, would
+/// be held for ever.
+const WRITE_TIME: Duration = Duration::from_secs(60);
 /// For what is left of a body that nobody wants.
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 /// After an error of accept(2) (no descriptors left, as a rule) before the next try.
@@ -78,7 +86,7 @@ pub async fn serve(name: &'static str, listener: UnixListener, door: Arc<impl Do
             }
             Err(error) => {
                 warn!(door = name, %error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -110,7 +118,7 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
         .header_read_timeout(HEADER_TIME)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Timed { stream, stuck: None }), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -125,7 +133,59 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
     }
 }
 
-fn identify(stream: &UnixStream) -> std::io::Result<Peer> {
+/// A connection whose writes end in time.
+struct Timed {
+    stream: UnixStream,
+    /// Runs while a write cannot go on.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timed {
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.written(cx, written)
+    }
+}
+
+fn identify(stream: &UnixStream) -> io::Result<Peer> {
     let credentials = stream.peer_cred()?;
     let mut groups = peer::groups(stream)?;
     groups.push(credentials.gid());
@@ -172,5 +232,46 @@ async fn discard(head: &Parts, mut body: Incoming) {
     // Whoever waits for "100 Continue" has sent nothing yet, and would begin to if we read.
     if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
         let _ = tokio::time::timeout(DISCARD_TIME, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const LARGE: usize = 8 << 20;
+
+    struct Talkative;
+
+    impl Door for Talkative {
+        async fn answer(&self, _: &Peer, _: &Parts, _: &mut Incoming) -> Response<Full<Bytes>> {
+            Response::new(Full::from(vec![b'x'; LARGE]))
+        }
+    }
+
+    async fn asked(reads_after: Duration) -> Vec<u8> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("door.sock");
+        let (_stop, stopping) = watch::channel(false);
+        let door = tokio::spawn(serve("door", UnixListener::bind(&path).unwrap(), Arc::new(Talkative), stopping));
+        let mut caller = UnixStream::connect(&path).await.unwrap();
+        caller.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        sleep(reads_after).await;
+        let mut answer = Vec::new();
+        caller.read_to_end(&mut answer).await.unwrap();
+        door.abort();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_does_not_read_its_answer_loses_its_connection() {
+        assert!(asked(WRITE_TIME + Duration::from_secs(1)).await.len() < LARGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_reads_late_has_its_answer() {
+        assert!(asked(WRITE_TIME - Duration::from_secs(1)).await.len() > LARGE);
     }
 }

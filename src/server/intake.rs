@@ -168,7 +168,9 @@ impl Intake {
                     warn!(%code, why, "unused code could not be removed");
                 }
             }
-            self.leaving.came.notified().await;
+            if lock(&self.leaving.codes).is_empty() {
+                self.leaving.came.notified().await;
+            }
             // What an environment still runs is looked at again and again; a pause also gathers what comes together.
             while !lock(&self.leaving.codes).is_empty() {
                 tokio::time::sleep(SWEEP).await;
@@ -399,6 +401,25 @@ mod tests {
         assert!(!house.hands.orders().iter().any(|order| order.starts_with("forget")));
         drop(environment);
         house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
+        sweep.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn code_that_is_run_longer_than_other_code_goes_in_the_end() {
+        let house = house().await;
+        let (short, long) = (house.create("a", b"short").await, house.create("b", b"long").await);
+        let environments = (short.clone(), long.clone());
+        house.delete(short).await;
+        house.delete(long).await;
+        let sweep = house.sweep();
+        // Its first look is over when only what still runs is left.
+        while lock(&house.intake.leaving.codes).len() > 2 {
+            tokio::task::yield_now().await;
+        }
+        drop(environments.0);
+        house.hands.until(&format!("forget {}", Digest::of(b"short"))).await;
+        drop(environments.1);
+        house.hands.until(&format!("forget {}", Digest::of(b"long"))).await;
         sweep.abort();
     }
 

@@ -99,6 +99,12 @@ pub fn step_aside(hierarchies: &Hierarchies) -> Result<(), GroupsError> {
     {
         return Err(GroupsError::ControllerMissing { controller, group: parent.clone() });
     }
+    // The hierarchy's real root alone has no type, and may hold processes beside groups with controllers. Looked at before
+    // anything is made, so that a refusal leaves nothing; whoever comes later makes the last write fail.
+    let is_root = !parent.join("cgroup.type").exists();
+    if let Some(pid) = another_in(parent)?.filter(|_| !is_root) {
+        return Err(GroupsError::NotAlone { pid, group: parent.clone() });
+    }
     let own = parent.join(OWN_GROUP);
     if let Err(source) = fs::create_dir(&own).or_else(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Ok(()),
@@ -107,22 +113,34 @@ pub fn step_aside(hierarchies: &Hierarchies) -> Result<(), GroupsError> {
         return Err(GroupsError::Write { file: own, value: "mkdir".into(), source });
     }
     write(own.join("cgroup.procs"), "0")?;
-    // The hierarchy's real root alone has no type, and may hold processes beside groups with controllers.
-    let is_root = !parent.join("cgroup.type").exists();
-    let left = read(&parent.join("cgroup.procs"))?;
-    if let Some(pid) = left.lines().next().filter(|_| !is_root) {
-        return Err(GroupsError::NotAlone { pid: pid.to_owned(), group: parent.clone() });
-    }
     let enable: Vec<String> = Controller::UNIFIED.iter().map(|controller| format!("+{controller}")).collect();
     write(parent.join("cgroup.subtree_control"), &enable.join(" "))
 }
 
+/// A process in `group` itself that is not this one.
+fn another_in(group: &Path) -> Result<Option<String>, GroupsError> {
+    let own = std::process::id().to_string();
+    Ok(read(&group.join("cgroup.procs"))?.lines().find(|pid| **pid != own).map(str::to_owned))
+}
+
+/// Whether nobody else has a process or a group below `parent`.
+fn is_alone(parent: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name() != OWN_GROUP {
+            return Ok(false);
+        }
+    }
+    Ok(another_in(&parent.join(OWN_GROUP)).is_ok_and(|another| another.is_none()))
+}
+
 /// At a clean stop: leaves the groups as they were found, as far as others let us.
 pub fn step_back(run_dir: &Path, hierarchies: &Hierarchies) {
-    if hierarchies.layout() == CgroupLayout::Unified {
-        let parent = &hierarchies.unified;
+    let parent = &hierarchies.unified;
+    // Another instance may have been started in the same group, and at the root everybody was: whoever takes the controllers
+    // away takes the limits of all groups there, and the kernel lets us. Then it is theirs to clean.
+    if hierarchies.layout() == CgroupLayout::Unified && is_alone(parent).unwrap_or(false) {
         let disable: Vec<String> = Controller::UNIFIED.iter().map(|controller| format!("-{controller}")).collect();
-        // Each fails where another instance or systemd uses the same group; then it is theirs to clean.
         let _ = write(parent.join("cgroup.subtree_control"), &disable.join(" "))
             .and_then(|()| write(parent.join("cgroup.procs"), "0"))
             .map(|()| fs::remove_dir(parent.join(OWN_GROUP)));
@@ -130,4 +148,43 @@ pub fn step_back(run_dir: &Path, hierarchies: &Hierarchies) {
     let _ = umount(&private_mount(run_dir));
     let _ = fs::remove_dir(private_mount(run_dir));
     let _ = fs::remove_file(record_path(run_dir));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that behaves like our parent on a unified host, as far as it is written to.
+    fn unified(files: &[(&str, &str)]) -> (tempfile::TempDir, Hierarchies) {
+        let parent = tempfile::tempdir().unwrap();
+        fs::create_dir(parent.path().join(OWN_GROUP)).unwrap();
+        for (name, content) in files {
+            fs::write(parent.path().join(name), content).unwrap();
+        }
+        let hierarchies = Hierarchies { unified: parent.path().to_owned(), v1: vec![] };
+        (parent, hierarchies)
+    }
+
+    #[test]
+    fn a_group_with_somebody_else_in_it_is_left_as_it_was() {
+        let files = [("cgroup.controllers", "cpu memory pids\n"), ("cgroup.type", "domain\n"), ("cgroup.procs", "1\n")];
+        let (parent, hierarchies) = unified(&files);
+        fs::remove_dir(parent.path().join(OWN_GROUP)).unwrap();
+        assert!(matches!(step_aside(&hierarchies), Err(GroupsError::NotAlone { pid, .. }) if pid == "1"));
+        assert!(!parent.path().join(OWN_GROUP).exists());
+    }
+
+    #[test]
+    fn controllers_that_another_one_needs_stay() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let own = std::process::id().to_string();
+        for (procs, other_group, taken) in [(&*own, None, true), (&*own, Some("kiln-b-1-1"), false), ("1", None, false)] {
+            let (parent, hierarchies) = unified(&[("cgroup.subtree_control", "cpu memory pids"), ("cgroup.procs", "")]);
+            fs::write(parent.path().join(OWN_GROUP).join("cgroup.procs"), procs).unwrap();
+            other_group.iter().for_each(|name| fs::create_dir(parent.path().join(name)).unwrap());
+            step_back(run_dir.path(), &hierarchies);
+            let left = fs::read_to_string(parent.path().join("cgroup.subtree_control")).unwrap();
+            assert_eq!(left.contains("-memory"), taken, "{procs} {other_group:?}");
+        }
+    }
 }

@@ -142,10 +142,19 @@ impl Unpacking {
         if let Err(what) = end_all_of(running.uid) {
             result = Unpacked::Failed { what };
         }
+        if let (Unpacked::Done { .. }, Err(what)) = (&result, self.hand_over(running.staging)) {
+            result = Unpacked::Failed { what };
+        }
         if !matches!(result, Unpacked::Done { .. }) {
             self.remove(running.staging);
         }
         Some((running.order, result))
+    }
+
+    /// Root's now: the sign for a launcher that nobody writes there any more, whatever the server says.
+    fn hand_over(&self, staging: StagingId) -> Result<(), String> {
+        let handed = chown(self.directory.join(staging.to_string()), Some(0), Some(0));
+        handed.map_err(|error| format!("hand the tree over: {error}"))
     }
 
     /// Kills who is over time; its end is reported like any other.

@@ -4,11 +4,11 @@
 //! (MSG_TRUNC) or that lost descriptors (MSG_CTRUNC: near RLIMIT_NOFILE the kernel drops them silently) is an error.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 use crate::wire::{MAX_DESCRIPTORS, MAX_MESSAGE};
 
@@ -40,31 +40,26 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Packet>> {
     let mut bytes = vec![0; MAX_MESSAGE];
     // Room for one descriptor more than is allowed, so that one too many is seen rather than cut.
-    let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS + 1]);
-    let (length, flags, descriptors) = {
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-        let mut descriptors = Vec::new();
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = part {
-                // SAFETY: the kernel has just put these numbers into our descriptor table for this message;
-                // nothing else knows them, so each is owned exactly once.
-                descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    // Taken out of a packet that was cut, too: they are ours to close.
+    let mut descriptors = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            descriptors.extend(rights);
         }
-        (message.bytes, message.flags, descriptors)
-    };
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
+    }
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a packet over 64 KiB, or one that carries or lost too many descriptors",
         ));
     }
-    if length == 0 && descriptors.is_empty() {
+    if message.bytes == 0 && descriptors.is_empty() {
         return Ok(None);
     }
-    bytes.truncate(length);
+    bytes.truncate(message.bytes);
     Ok(Some(Packet { bytes, descriptors }))
 }
 
@@ -84,13 +79,20 @@ mod tests {
     }
 
     #[test]
-    fn seventeen_descriptors_are_refused_on_both_sides() {
-        let (a, b) = pair().unwrap();
-        let many = vec![a.as_fd(); 17];
-        assert!(send(a.as_fd(), b"x", &many).is_err());
-        let raw: Vec<RawFd> = many.iter().map(AsRawFd::as_raw_fd).collect();
-        sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(b"x")], &[ControlMessage::ScmRights(&raw)], MsgFlags::empty(), None).unwrap();
-        assert_eq!(receive(b.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    fn seventeen_descriptors_are_refused_on_both_sides_and_so_are_more_than_there_is_room_for() {
+        for count in [17, 100] {
+            let (a, b) = pair().unwrap();
+            let (pipe, end) = nix::unistd::pipe().unwrap();
+            let many = vec![end.as_fd(); count];
+            assert!(send(a.as_fd(), b"x", &many).is_err());
+            let raw: Vec<RawFd> = many.iter().map(AsRawFd::as_raw_fd).collect();
+            let rights = [ControlMessage::ScmRights(&raw)];
+            sendmsg::<()>(a.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).unwrap();
+            assert_eq!(receive(b.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData, "{count}");
+            drop(end);
+            let mut looked = [nix::poll::PollFd::new(pipe.as_fd(), nix::poll::PollFlags::POLLIN)];
+            assert_eq!(nix::poll::poll(&mut looked, nix::poll::PollTimeout::ZERO).unwrap(), 1, "none of {count} is left open");
+        }
     }
 
     #[test]

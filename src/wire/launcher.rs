@@ -138,10 +138,16 @@ pub enum Handle {
     CpuQuota,
     /// v2: `cpu.max.burst`; v1: `cpu.cfs_burst_us`; open for writing. Absent where the kernel has none.
     CpuBurst,
+    /// v2: `cpu.weight`; v1: `cpu.shares`; open for writing.
+    CpuWeight,
     /// v1 only: directories (O_PATH) of the memory and cpuacct hierarchies. On unified hosts `CgroupDir` serves.
     MemoryDir,
     CpuacctDir,
 }
+
+/// What one CPU's worth of memory weighs, as `cpu.shares` (v1) and `cpu.weight` (v2) have it by default.
+pub const ONE_CPU_V1: u64 = 1024;
+pub const ONE_CPU_V2: u64 = 100;
 
 /// Where limits and statistics are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,10 @@
 //! Code on its way from staging into a container, and out again.
 
 use std::fs;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln::code::Digest;
 use kiln::wire::init::STARTED;
@@ -58,6 +60,26 @@ fn adopted_code_is_the_owners_readable_for_all_and_can_be_run() {
     assert_eq!(left.count() + fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
 }
 
+/// A server that was taken over may order it while unpack still writes.
+#[test]
+fn what_unpack_may_still_write_to_is_not_adopted() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    stage(&host, 1, |_| ());
+    let staging = host.path(&format!("state/staging/{}", StagingId(1)));
+    lchown(&staging, Some(host.unpacker()), Some(host.unpacker())).unwrap();
+    for handed_over in [false, true] {
+        if handed_over {
+            lchown(&staging, Some(0), Some(0)).unwrap();
+        }
+        let (code, order) = (Digest::of(ZIP), launcher.next_order());
+        launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code }, &[sealed(ZIP).as_fd()]);
+        let adopted = launcher.answer(order).0 == Report::Adopted { order };
+        assert_eq!((adopted, staging.exists()), (handed_over, !handed_over));
+    }
+}
+
 #[test]
 fn code_that_is_there_is_never_replaced() {
     let Some(()) = privileged() else { return };
@@ -72,6 +94,31 @@ fn code_that_is_there_is_never_replaced() {
     }
     assert_eq!(fs::read_to_string(host.path(&format!("state/code/{code}/file"))).unwrap(), "first");
     assert_eq!(fs::read_dir(host.path("state/staging")).unwrap().count(), 0);
+}
+
+/// A server that was taken over holds the zip too: what is hashed must be what is stored, and reading it must end.
+#[test]
+fn a_zip_whose_offset_is_moved_all_the_time_is_adopted_as_it_is() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    stage(&host, 1, |tree| fs::write(tree.join("file"), "").unwrap());
+    let content: Vec<u8> = (0..4 << 20).map(|at: u32| (at >> 8) as u8).collect();
+    let (zip, code, order) = (sealed(&content), Digest::of(&content), launcher.next_order());
+    let done = AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                (&zip).seek(SeekFrom::Start(7)).unwrap();
+            }
+        });
+        launcher.send(&Order::AdoptCode { order, staging: StagingId(1), code }, &[zip.as_fd()]);
+        let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| launcher.answer(order).0));
+        done.store(true, Ordering::Relaxed);
+        answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert_eq!(report, Report::Adopted { order });
+    assert!(fs::read(host.path(&format!("state/code/{code}.zip"))).unwrap() == content);
 }
 
 #[test]

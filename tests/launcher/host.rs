@@ -25,6 +25,11 @@ use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::pipe2;
 
+#[path = "../engine/host/scope.rs"]
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod scope;
+use scope::Scope;
+
 /// R of the tests, and the first id of their range. Each host has a piece of it: tests run side by side.
 pub const OWNER: u32 = 1_879_048_192;
 const FIRST_ID: u32 = 1_880_000_000;
@@ -50,9 +55,22 @@ pub struct Host {
     pub instance: String,
     /// Further lines of the configuration.
     pub settings: &'static str,
+    /// Descriptors that its launchers have beside those they need.
+    pub descriptors: usize,
     first_id: u32,
     pub tree: TreeId,
     pub code: Digest,
+    /// Last, since it holds the launchers' cgroups.
+    _scope: Option<Scope>,
+}
+
+/// Where the supervisor would have its launchers make cgroups.
+fn parents(scope: Option<&Scope>) -> Hierarchies {
+    let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+    match scope {
+        Some(scope) => Hierarchies::from_record(&format!("unified {}\n", scope.directory.display())).unwrap(),
+        None => Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap(),
+    }
 }
 
 impl Host {
@@ -65,10 +83,10 @@ impl Host {
             fs::create_dir_all(dir.path().join(below)).unwrap();
         }
         fs::write(dir.path().join("runtimes/owner"), OWNER.to_string()).unwrap();
-        let proc = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
-        let parents = Hierarchies::detect(&proc("mountinfo"), &proc("cgroup")).unwrap();
-        fs::write(dir.path().join("run/cgroups"), parents.record()).unwrap();
-        let mut host = Self { dir, instance, settings: "", first_id, tree: TreeId(Digest::of(b"")), code: Digest::of(b"code") };
+        let scope = scope::unified().then(scope::Scope::new);
+        fs::write(dir.path().join("run/cgroups"), parents(scope.as_ref()).record()).unwrap();
+        let (tree, code) = (TreeId(Digest::of(b"")), Digest::of(b"code"));
+        let mut host = Self { dir, instance, settings: "", descriptors: 0, first_id, tree, code, _scope: scope };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);
         host
@@ -134,7 +152,9 @@ impl Host {
         // High numbers, so that the shell can put them at 4 and 5.
         let inheritable = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD(50)).unwrap();
         let (l, s) = (inheritable(&life_read), inheritable(&theirs));
-        let script = format!("exec 3<\"$0\" 4<&{l} 5<&{s} {l}<&- {s}<&-; exec \"$@\"");
+        let free = (6..).filter(|at| ![l, s].contains(at)).take(self.descriptors);
+        let more = free.map(|at| format!("exec {at}</dev/null; ")).collect::<String>();
+        let script = format!("{more}exec 3<\"$0\" 4<&{l} 5<&{s} {l}<&- {s}<&-; exec \"$@\"");
         let mut command = Command::new("bash");
         command.args(["-c", &script]).arg(&config).arg(kilnd);
         command.args(["launcher", "--number", &number.to_string(), "--slot", "0"]).stdin(Stdio::null());
@@ -414,8 +434,8 @@ pub fn readable(fd: &OwnedFd) -> bool {
 }
 
 /// A sealed zip, as the server hands it over. (Its content is nobody's business here.)
-pub fn sealed(bytes: &[u8]) -> OwnedFd {
-    kiln::sys::memfd::sealed(c"zip", bytes).unwrap()
+pub fn sealed(bytes: &[u8]) -> File {
+    File::from(kiln::sys::memfd::sealed(c"zip", bytes).unwrap())
 }
 
 const _: () = assert!(CONTROL_FD == 3);

@@ -99,6 +99,17 @@ fn descriptors_are_three_and_stdin_is_empty() {
 }
 
 #[test]
+fn stdin_is_of_the_containers_own_dev() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let seen = lines(&launcher.build(), "cat /proc/self/fdinfo/0 /proc/self/mountinfo");
+    let mount = seen.iter().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+    let found = seen.iter().find(|line| line.starts_with(&format!("{mount} "))).expect("a mount of the container's");
+    assert_eq!(found.split(' ').nth(4), Some("/dev"));
+}
+
+#[test]
 fn what_is_described_is_what_runs() {
     let Some(()) = privileged() else { return };
     let host = Host::new();
@@ -117,9 +128,13 @@ fn what_is_described_is_what_runs() {
     let seen = lines(&container, "cat /proc/self/mountinfo /proc/self/limits /proc/self/uid_map /proc/sys/kernel/hostname");
     compare_mounts(&spec, &seen);
     assert_eq!(seen.last().unwrap(), spec["hostname"].as_str().unwrap());
-    for (name, kind) in
-        [("Max open files", "RLIMIT_NOFILE"), ("Max core file size", "RLIMIT_CORE"), ("Max locked memory", "RLIMIT_MEMLOCK")]
-    {
+    for (name, kind) in [
+        ("Max open files", "RLIMIT_NOFILE"),
+        ("Max core file size", "RLIMIT_CORE"),
+        ("Max locked memory", "RLIMIT_MEMLOCK"),
+        ("Max realtime priority", "RLIMIT_RTPRIO"),
+        ("Max nice priority", "RLIMIT_NICE"),
+    ] {
         let limits = spec["process"]["rlimits"].as_array().unwrap().iter().find(|limit| limit["type"] == kind).unwrap();
         let line = seen.iter().find(|line| line.starts_with(name)).unwrap();
         let found: Vec<_> = line[name.len()..].split_whitespace().take(2).collect();

@@ -70,19 +70,32 @@ fn a_launch_takes_its_steps_in_their_order() {
             "host name",
             "root",
             "attach trees",
+            "null",
             "user namespace",
             "ids",
             "capabilities",
             "die with the launcher",
             "no new privileges",
-            "resource limits",
             "descriptors",
+            "resource limits",
             "signals",
             "seccomp",
             "cpu weight",
             "pidfd",
         ]
     );
+}
+
+/// As one has that is the parent of some thousand containers.
+#[test]
+fn a_launcher_with_more_descriptors_than_a_function_may_have_builds() {
+    let Some(()) = privileged() else { return };
+    let mut host = Host::new();
+    host.descriptors = 1100;
+    let mut launcher = host.launcher(1);
+    let container = launcher.build();
+    container.run("exit 0");
+    assert_eq!(container.init_says().0, STARTED);
 }
 
 #[test]

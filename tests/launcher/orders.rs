@@ -39,6 +39,14 @@ const ROWS: &[Row] = &[
         },
         "descriptors",
     ),
+    (
+        "more descriptors than there is room for",
+        |_, launcher| {
+            let order = wire::encode(&Order::Build(launcher.build_order())).unwrap();
+            unreadable(launcher, &order, 100)
+        },
+        "descriptors",
+    ),
     ("memory below the least", |_, launcher| with_memory(launcher, 127), "decode"),
     ("memory beyond all bounds", |_, launcher| with_memory(launcher, u32::MAX), "decode"),
     (
@@ -308,6 +316,8 @@ pub fn stage(host: &Host, staging: u128, fill: impl FnOnce(&Path)) {
     fs::create_dir_all(&tree).unwrap();
     fill(&tree);
     own_as(&directory, host.unpacker());
+    // As the supervisor does, when unpack has ended.
+    lchown(&directory, Some(0), Some(0)).unwrap();
 }
 
 fn staged(host: &Host, launcher: &mut Launcher, staging: u128, fill: impl FnOnce(&Path)) -> OrderId {

@@ -25,6 +25,10 @@ pub fn ready() -> bool {
     eyes::can_run(eyes::lacking())
 }
 
+#[path = "../engine/host/scope.rs"]
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod scope;
+
 pub struct Instance {
     pub name: String,
     pub first_id: u32,
@@ -100,13 +104,17 @@ impl Instance {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kilnd"));
+        let mut command = scope::command(env!("CARGO_BIN_EXE_kilnd"));
         command.arg("--config").arg(self.path("kiln.toml")).env("NOTIFY_SOCKET", self.path("notify")).stdin(Stdio::null());
         command
     }
 
     pub fn launch(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.launch_with_log(log);
+    }
+
+    pub fn launch_with_log(&mut self, log: fs::File) {
         self.child = Some(self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 

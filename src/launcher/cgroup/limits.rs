@@ -15,9 +15,9 @@ use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 
 use super::{CgroupError, Groups};
-use crate::function::{Memory, TmpSize};
+use crate::function::{CPU_PERIOD, Memory, TmpSize};
 use crate::hierarchy::Controller;
-use crate::wire::launcher::CgroupLayout;
+use crate::wire::launcher::{CgroupLayout, ONE_CPU_V1, ONE_CPU_V2};
 
 /// What the kernel is told about one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,30 +30,26 @@ pub struct Limits {
     /// 1,780. When init is over the server writes the share.
     pub cpu_quota: Duration,
     pub cpu_burst: Duration,
-    /// Version 1's weight: 1024 for one CPU's worth of memory.
+    /// Version 1's weight, likewise at first: one CPU's, [`ONE_CPU_V1`], at least.
     pub cpu_shares: u64,
-    /// Version 2's: 100 for the same.
+    /// Version 2's.
     pub cpu_weight: u64,
 }
 
 /// Lambda's 1,024 processes and threads, and kiln-init.
 const PIDS_MAX: u32 = 1025;
-/// Shorter ones cost latency: a 128 MB function with 12 ms of work takes 141 ms with 20, 43 with 100.
-const CPU_PERIOD: Duration = Duration::from_millis(100);
 
 impl Limits {
     pub fn of(memory: Memory, tmp: TmpSize) -> Self {
-        let share = memory.cpu_quota(CPU_PERIOD);
-        let quota = share.max(CPU_PERIOD);
-        let part = |whole: u128| (whole * share.as_micros() / CPU_PERIOD.as_micros()) as u64;
+        let quota = memory.cpu_quota().max(CPU_PERIOD);
         Self {
             memory_max: memory.bytes() + tmp.bytes(),
             pids_max: PIDS_MAX,
             cpu_period: CPU_PERIOD,
             cpu_quota: quota,
             cpu_burst: quota,
-            cpu_shares: part(1024).max(2),
-            cpu_weight: part(100).clamp(1, 10_000),
+            cpu_shares: memory.cpu_weight(ONE_CPU_V1).max(ONE_CPU_V1),
+            cpu_weight: memory.cpu_weight(ONE_CPU_V2).max(ONE_CPU_V2),
         }
     }
 }
@@ -165,11 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn init_has_one_cpu_at_least_and_weights_are_in_proportion() {
+    fn init_has_one_cpu_at_least() {
         let (small, large) = (limits(128), limits(3008));
         assert_eq!([small.cpu_quota, large.cpu_quota].map(|quota| quota.as_micros()), [100_000, 170_039]);
-        assert_eq!([small.cpu_shares, large.cpu_shares], [74, 1741]);
-        assert_eq!([small.cpu_weight, large.cpu_weight], [7, 170]);
+        assert_eq!([small.cpu_shares, large.cpu_shares], [1024, 1741]);
+        assert_eq!([small.cpu_weight, large.cpu_weight], [100, 170]);
     }
 
     #[test]

@@ -124,12 +124,13 @@ impl Groups {
             (Handle::CgroupKill, unified("cgroup.kill")?),
             (Handle::CgroupFreeze, unified("cgroup.freeze")?),
         ];
-        let (quota, burst) = match self.layout() {
-            CgroupLayout::Unified => ("cpu.max", "cpu.max.burst"),
-            CgroupLayout::Split => ("cpu.cfs_quota_us", "cpu.cfs_burst_us"),
+        let (quota, burst, weight) = match self.layout() {
+            CgroupLayout::Unified => ("cpu.max", "cpu.max.burst", "cpu.weight"),
+            CgroupLayout::Split => ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu.shares"),
         };
         let cpu = self.of(Controller::Cpu);
         handles.push((Handle::CpuQuota, open_for_writing(cpu.join(quota))?.into()));
+        handles.push((Handle::CpuWeight, open_for_writing(cpu.join(weight))?.into()));
         if cpu.join(burst).exists() {
             handles.push((Handle::CpuBurst, open_for_writing(cpu.join(burst))?.into()));
         }
@@ -249,7 +250,7 @@ mod tests {
         groups.weigh(&limits()).unwrap();
         let found = ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cpu.max", "cpu.max.burst", "cpu.weight"]
             .map(|file| read(group.join(file)));
-        assert_eq!(found, ["805306368", "0", "1", "1025", "100000 100000", "100000", "14"]);
+        assert_eq!(found, ["805306368", "0", "1", "1025", "100000 100000", "100000", "100"]);
     }
 
     #[test]
@@ -264,7 +265,7 @@ mod tests {
         assert_eq!(read(memory.join("memory.limit_in_bytes")), "805306368");
         assert_eq!(read(memory.join("memory.memsw.limit_in_bytes")), "805306368");
         assert_eq!(read(pids.join("pids.max")), "1025");
-        assert_eq!(read(cpu.join("cpu.shares")), "148");
+        assert_eq!(read(cpu.join("cpu.shares")), "1024");
         assert_eq!(read(cpu.join("cpu.cfs_quota_us")), "100000");
         assert!(!memory.join("memory.oom.group").exists());
     }

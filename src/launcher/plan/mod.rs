@@ -132,6 +132,9 @@ fn rlimits() -> Vec<Rlimit> {
         Rlimit { resource: Resource::RLIMIT_STACK, soft: Some(STACK), hard: None },
         both(Resource::RLIMIT_CORE, 0),
         both(Resource::RLIMIT_MEMLOCK, 65_536),
+        // Whoever started us may have more (a unit's LimitRTPRIO=, a shell's limits.conf): no function outruns the host.
+        both(Resource::RLIMIT_RTPRIO, 0),
+        both(Resource::RLIMIT_NICE, 0),
     ]
 }
 

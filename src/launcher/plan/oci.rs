@@ -61,6 +61,8 @@ fn rlimit(limit: &Rlimit) -> Option<Result<PosixRlimit, OciSpecError>> {
         Resource::RLIMIT_STACK => PosixRlimitType::RlimitStack,
         Resource::RLIMIT_CORE => PosixRlimitType::RlimitCore,
         Resource::RLIMIT_MEMLOCK => PosixRlimitType::RlimitMemlock,
+        Resource::RLIMIT_RTPRIO => PosixRlimitType::RlimitRtprio,
+        Resource::RLIMIT_NICE => PosixRlimitType::RlimitNice,
         _ => return None,
     };
     let value = |limit: Option<u64>| limit.unwrap_or(RLIM_INFINITY);

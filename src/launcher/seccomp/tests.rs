@@ -258,13 +258,30 @@ fn what_the_issue_forbids_is_refused() {
     assert_eq!(verdict(libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0, 0, 0]), eperm);
     // TIOCSTI in the low half is TIOCSTI to the kernel, whatever the upper half says (CVE-2019-10063).
     assert_eq!(verdict(libc::SYS_ioctl, [0, 1 << 40 | libc::TIOCSTI, 0, 0, 0, 0]), eperm);
+    // br_ioctl_call() and the VLAN hook load `bridge` and `8021q` before they ask for any capability.
+    for module in [0x8940, 0x8982, 0x89a0] {
+        assert_eq!(verdict(libc::SYS_ioctl, [0, module, 0, 0, 0, 0]), eperm, "{module:#x}");
+    }
     assert_eq!(verdict(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as u64, 0, 0, 0, 0, 0]), refusal(libc::EINVAL));
     assert_eq!(verdict(libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, 2, 0, 0, 0, 0]), refusal(libc::EINVAL));
     let family = refusal(libc::EAFNOSUPPORT);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_VSOCK as u64, 1, 0, 0, 0, 0]), family);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_INET as u64, 1, libc::IPPROTO_SCTP as u64, 0, 0, 0]), family);
+    for domain in [libc::AF_INET, libc::AF_INET6] {
+        // SOCK_DCCP, with and without SOCK_CLOEXEC: protocol 0 is DCCP.
+        for kind in [6, 6 | libc::SOCK_CLOEXEC as u64] {
+            assert_eq!(verdict(libc::SYS_socket, [domain as u64, kind, 0, 0, 0, 0]), family);
+        }
+        let stream = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+        assert_eq!(verdict(libc::SYS_socket, [domain as u64, stream, 0, 0, 0, 0]), ALLOW);
+    }
+    assert_eq!(verdict(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_SEQPACKET as u64, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, libc::NETLINK_NETFILTER as u64, 0, 0, 0]), family);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0, 0, 0, 0]), ALLOW);
+    let (map, huge) = ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, libc::MAP_HUGETLB as u64);
+    assert_eq!(verdict(libc::SYS_mmap, [0, 4096, 3, map, u64::MAX, 0]), ALLOW);
+    assert_eq!(verdict(libc::SYS_mmap, [0, 4096, 3, map | huge, u64::MAX, 0]), refusal(libc::ENOMEM));
+    assert_eq!(verdict(libc::SYS_memfd_create, [0, libc::MFD_HUGETLB.into(), 0, 0, 0, 0]), refusal(libc::EINVAL));
     assert_eq!(verdict(libc::SYS_personality, [0x0400_0000, 0, 0, 0, 0, 0]), eperm);
 }
 

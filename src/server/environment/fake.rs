@@ -13,6 +13,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -23,7 +24,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
-use super::freeze::Cgroup;
+use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
 use super::watch::{readable, set_nonblocking};
 use crate::invocation::ProcessEnd;
@@ -56,6 +57,7 @@ struct Shared {
     trace: Mutex<Vec<String>>,
     lost: Mutex<Vec<watch::Sender<Option<Lost>>>>,
     fail_next: AtomicU32,
+    takes: Mutex<Duration>,
 }
 
 impl FakeLauncher {
@@ -69,6 +71,7 @@ impl FakeLauncher {
             trace: Mutex::default(),
             lost: Mutex::default(),
             fail_next: AtomicU32::new(0),
+            takes: Mutex::default(),
         }))
     }
 
@@ -97,6 +100,11 @@ impl FakeLauncher {
         self.0.fail_next.store(builds, Ordering::SeqCst);
     }
 
+    /// From now on a build takes so long.
+    pub fn take(&self, time: Duration) {
+        *self.0.takes.lock().unwrap() = time;
+    }
+
     /// The launcher dies, and its containers with it.
     pub fn die(&self) {
         for lost in self.0.lost.lock().unwrap().drain(..) {
@@ -115,11 +123,14 @@ impl Launcher for FakeLauncher {
         if fail.is_ok() {
             return Err(StepFailure { step: "mount".into(), what: "mount overlay".into(), errno: libc::ENODEV }.into());
         }
+        let takes = *self.0.takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
         let number = self.0.built.fetch_add(1, Ordering::SeqCst) + 1;
         let (kill, killed) = pipe();
         let (freeze, frozen) = pipe();
         let (quota, quotas) = pipe();
         let (burst, bursts) = pipe();
+        let (weight, weights) = pipe();
         let (init_life, init) = life();
         let (log, log_read) = {
             let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
@@ -137,11 +148,11 @@ impl Launcher for FakeLauncher {
         )?;
         let (tell_lost, lost) = watch::channel(None);
         self.0.lost.lock().unwrap().push(tell_lost.clone());
-        let cgroup = Arc::new(Cgroup::new(CgroupLayout::Unified, kill, freeze, quota, Some(burst)));
+        let cgroup = Arc::new(Cgroup::new(CgroupLayout::Unified, kill, freeze, CpuFiles { quota, burst: Some(burst), weight }));
         let launcher = self.clone();
         let end = End::new(cgroup.clone(), move || launcher.note(number, "clear"));
 
-        for (pipe, name) in [(quotas, "quota"), (bursts, "burst")] {
+        for (pipe, name) in [(quotas, "quota"), (bursts, "burst"), (weights, "weight")] {
             let launcher = self.clone();
             tokio::spawn(each_write(pipe, move |value| launcher.note(number, &format!("{name} {value}"))));
         }

@@ -5,15 +5,11 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use tracing::warn;
 
-use crate::function::Memory;
-use crate::wire::launcher::CgroupLayout;
-
-/// The scheduler's period. A shorter one triples latency (20 ms, measured).
-const CPU_PERIOD: Duration = Duration::from_millis(100);
+use crate::function::{CPU_PERIOD, Memory};
+use crate::wire::launcher::{CgroupLayout, ONE_CPU_V1, ONE_CPU_V2};
 
 /// The open control files of one container's cgroups.
 pub struct Cgroup {
@@ -22,11 +18,27 @@ pub struct Cgroup {
     freeze: File,
     quota: File,
     burst: Option<File>,
+    weight: File,
+}
+
+/// Where a container's CPU time is set.
+pub struct CpuFiles {
+    pub quota: OwnedFd,
+    /// Absent where the kernel has none.
+    pub burst: Option<OwnedFd>,
+    pub weight: OwnedFd,
 }
 
 impl Cgroup {
-    pub fn new(layout: CgroupLayout, kill: OwnedFd, freeze: OwnedFd, quota: OwnedFd, burst: Option<OwnedFd>) -> Self {
-        Self { layout, kill: kill.into(), freeze: freeze.into(), quota: quota.into(), burst: burst.map(File::from) }
+    pub fn new(layout: CgroupLayout, kill: OwnedFd, freeze: OwnedFd, cpu: CpuFiles) -> Self {
+        Self {
+            layout,
+            kill: kill.into(),
+            freeze: freeze.into(),
+            quota: cpu.quota.into(),
+            burst: cpu.burst.map(File::from),
+            weight: cpu.weight.into(),
+        }
     }
 
     /// Ends every process of the container, frozen or not.
@@ -51,14 +63,16 @@ impl Cgroup {
     /// From the speed of the init phase to what the function's memory buys. Downwards, the burst has to go
     /// first: a burst above the quota is EINVAL.
     pub fn slow_down(&self, memory: Memory) -> io::Result<()> {
-        let quota = memory.cpu_quota(CPU_PERIOD).as_micros();
+        let quota = memory.cpu_quota().as_micros();
         if let Some(burst) = &self.burst {
             write(burst, &quota.to_string())?;
         }
-        match self.layout {
-            CgroupLayout::Unified => write(&self.quota, &format!("{quota} {}", CPU_PERIOD.as_micros())),
-            CgroupLayout::Split => write(&self.quota, &quota.to_string()),
-        }
+        let (quota, weight) = match self.layout {
+            CgroupLayout::Unified => (format!("{quota} {}", CPU_PERIOD.as_micros()), memory.cpu_weight(ONE_CPU_V2)),
+            CgroupLayout::Split => (quota.to_string(), memory.cpu_weight(ONE_CPU_V1)),
+        };
+        write(&self.quota, &quota)?;
+        write(&self.weight, &weight.to_string())
     }
 }
 

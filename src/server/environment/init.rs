@@ -17,7 +17,7 @@ use super::recipes::Recipes;
 use super::vars;
 use super::wall::Wall;
 use super::watch::{Control, Pulse, set_nonblocking, watch};
-use super::{Environment, Facts, Grow, Perform};
+use super::{Environment, Facts, Grow, Perform, Run};
 use crate::config::Config;
 use crate::function::Function;
 use crate::invocation::Cause;
@@ -56,11 +56,12 @@ impl<L: Launcher> Starter<L> {
         Self { launcher, recipes, region: config.region.clone(), sink }
     }
 
-    /// Builds a container and initialises it, within `limit`. `died` is called if it ends by itself later.
+    /// Builds a container and initialises it: within [`INIT_LIMIT`] from when it is built, or, `inside` of an invocation,
+    /// within that one's time. `died` is called if it ends by itself later.
     pub async fn start(
         &self,
         function: &Arc<Function>,
-        limit: Duration,
+        inside: Option<Run>,
         grow: Grow<'_>,
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, InitFailure> {
@@ -74,6 +75,7 @@ impl<L: Launcher> Starter<L> {
         crate::kill_point!("before-start");
         let (recipe, container) = self.build(function).await.map_err(our_fault)?;
         let built = Instant::now();
+        let (until, limit) = inside.map_or((built + INIT_LIMIT, INIT_LIMIT), |run| (run.until(), run.limit));
         let candidates = recipe.command_lines(function.memory);
         let mut environment = self.assemble(function, &candidates, container, died).map_err(our_fault)?;
         let message = self.start_message(function, &recipe, &candidates).map_err(our_fault)?;
@@ -81,7 +83,7 @@ impl<L: Launcher> Starter<L> {
         crate::kill_point!("init-running");
 
         let desk = environment.desk.clone();
-        let said = environment.perform(desk.init(), began + limit, limit, grow).await;
+        let said = environment.perform(desk.init(), until, limit, grow).await;
         environment.init = built.elapsed();
         let (cause, body) = match said {
             Perform::Done(Init::Ready) => match environment.cgroup.slow_down(function.memory) {
@@ -92,6 +94,7 @@ impl<L: Launcher> Starter<L> {
             Perform::Trouble(cause) => (cause, None),
         };
         environment.kill();
+        environment.output.drain();
         Err(InitFailure { cause, body, took: environment.init, peak: environment.wall.peak() })
     }
 

@@ -1,10 +1,12 @@
 //! One invocation in one environment: the event in, the answer out, and back to rest.
 
+use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{Environment, Grow, Perform};
 use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome};
@@ -15,16 +17,18 @@ use crate::server::runtime_api::{AfterWrite, Event, Reply};
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     pub began: Instant,
+    /// The same moment, as clocks on the wall show it.
+    pub start: SystemTime,
     /// The function's timeout.
     pub limit: Duration,
 }
 
 impl Run {
     pub fn begin(limit: Duration) -> Self {
-        Self { began: Instant::now(), limit }
+        Self { began: Instant::now(), start: SystemTime::now(), limit }
     }
 
-    fn until(&self) -> Instant {
+    pub(super) fn until(&self) -> Instant {
         self.began + self.limit
     }
 }
@@ -123,13 +127,14 @@ impl Environment {
 
     /// The last look at the wall, then the freeze. `None`: not fit to be used again.
     fn rest(&mut self, grow: Grow<'_>) -> Option<Frozen> {
-        let (sample, verdict) = self.wall.sample().ok()?;
+        let unfit = |error: &io::Error| warn!(container = self.facts.container, %error, "an environment could not be rested");
+        let (sample, verdict) = self.wall.sample().inspect_err(unfit).ok()?;
         self.facts.used.store(sample.used, std::sync::atomic::Ordering::Relaxed);
         if self.judge(verdict, grow).is_some() {
             return None;
         }
         crate::kill_point!("before-freeze");
-        self.cgroup.freeze().ok()?;
+        self.cgroup.freeze().inspect_err(unfit).ok()?;
         Some(Frozen { memory: sample.current, tmp: sample.tmp })
     }
 }

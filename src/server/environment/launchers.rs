@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
-use super::freeze::Cgroup;
+use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
 use super::watch::{readable, set_nonblocking};
 use crate::code::Digest;
@@ -161,14 +161,17 @@ impl Launchers {
         let parts = (|| {
             let kill = take(Handle::CgroupKill, "no cgroup.kill")?;
             let freeze = take(Handle::CgroupFreeze, "no cgroup.freeze")?;
-            let quota = take(Handle::CpuQuota, "no CPU quota")?;
-            let burst = take(Handle::CpuBurst, "").ok();
+            let cpu = CpuFiles {
+                quota: take(Handle::CpuQuota, "no CPU quota")?,
+                burst: take(Handle::CpuBurst, "").ok(),
+                weight: take(Handle::CpuWeight, "no CPU weight")?,
+            };
             let memory = match layout {
                 CgroupLayout::Unified => take(Handle::CgroupDir, "no cgroup")?,
                 CgroupLayout::Split => take(Handle::MemoryDir, "no memory cgroup")?,
             };
             let gauge = Gauge::open(layout, memory, take(Handle::Tmp, "no /tmp")?)?;
-            Ok::<_, LaunchError>((Arc::new(Cgroup::new(layout, kill, freeze, quota, burst)), gauge))
+            Ok::<_, LaunchError>((Arc::new(Cgroup::new(layout, kill, freeze, cpu)), gauge))
         })();
         let (cgroup, gauge) = parts.inspect_err(|_| self.clear(link, id))?;
         // From here on, dropping `end` is what clears the container away.

@@ -68,6 +68,7 @@ impl Far {
             Handle::CgroupKill,
             Handle::CgroupFreeze,
             Handle::CpuQuota,
+            Handle::CpuWeight,
         ];
         let descriptors: Vec<BorrowedFd<'_>> = handles
             .iter()

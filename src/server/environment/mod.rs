@@ -47,7 +47,7 @@ use crate::server::logs::Output;
 use crate::server::runtime_api::Desk;
 
 pub use container::{Container, LaunchError, Launcher, Plan};
-pub use init::{INIT_LIMIT, InitFailure, Starter};
+pub use init::{InitFailure, Starter};
 pub use invoke::{Frozen, Invoked, Run, Settled};
 pub use launchers::Launchers;
 pub use wall::max_memory_used_mib;
@@ -185,7 +185,7 @@ impl Environment {
         }
     }
 
-    fn cause_of(&self, ended: Option<Ended>) -> Cause {
+    fn cause_of(&mut self, ended: Option<Ended>) -> Cause {
         match ended {
             Some(Ended::Runtime(ProcessEnd::Killed { signal: libc::SIGKILL, .. })) if self.wall.kernel_killed() => {
                 Cause::OutOfMemory

@@ -85,9 +85,14 @@ impl Wall {
         self.sample_at(current)
     }
 
-    /// Whether the kernel's own wall was hit.
-    pub fn kernel_killed(&self) -> bool {
-        self.gauge.kills().is_ok_and(|kills| kills > self.kills)
+    /// Whether the kernel's own wall was hit. It stands at memory and /tmp together: the memory was full, whatever the
+    /// last look has seen of it.
+    pub fn kernel_killed(&mut self) -> bool {
+        let killed = self.gauge.kills().is_ok_and(|kills| kills > self.kills);
+        if killed {
+            self.peak = self.limit;
+        }
+        killed
     }
 
     /// What was in use at the most, in bytes.
@@ -98,7 +103,7 @@ impl Wall {
     fn sample_at(&mut self, current: u64) -> io::Result<(Sample, Verdict)> {
         let (file, shmem) = self.gauge.file_and_shmem()?;
         let tmp = self.gauge.tmp()?;
-        let sample = Sample { current, used: used(current, file, shmem, tmp), tmp };
+        let sample = sample([current, self.gauge.current()?], file, shmem, tmp);
         self.peak = self.peak.max(sample.used.min(self.limit));
         let verdict = if sample.used > self.limit { Verdict::OutOfMemory } else { Verdict::Tmp(tmp) };
         Ok((sample, verdict))
@@ -111,10 +116,13 @@ pub fn max_memory_used_mib(peak: u64) -> u64 {
 }
 
 /// What counts against the function's memory: all but page cache (which the kernel takes back by itself; `file`
-/// includes `shmem`, which it cannot take back) and but /tmp. The four numbers are not read at one instant, so none of
-/// the differences may be trusted to be positive.
-fn used(current: u64, file: u64, shmem: u64, tmp: u64) -> u64 {
-    current.saturating_sub(file.saturating_sub(shmem)).saturating_sub(tmp)
+/// includes `shmem`, which it cannot take back) and but /tmp. The numbers are not read at one instant, so none of
+/// the differences may be trusted to be positive. `current` is read before and after the others: what was freed in
+/// between (a file deleted from /tmp) is in the first, and in nothing that is subtracted.
+fn sample(current: [u64; 2], file: u64, shmem: u64, tmp: u64) -> Sample {
+    let current = current[0].min(current[1]);
+    let used = current.saturating_sub(file.saturating_sub(shmem)).saturating_sub(tmp);
+    Sample { current, used, tmp }
 }
 
 impl Gauge {
@@ -179,7 +187,15 @@ mod tests {
     #[test]
     fn tmp_and_page_cache_do_not_count_and_heap_and_shared_memory_do() {
         let (heap, cache, shm, tmp) = (100 * MIB, 50 * MIB, 7 * MIB, 300 * MIB);
-        assert_eq!(used(heap + cache + shm + tmp, cache + shm + tmp, shm + tmp, tmp), heap + shm);
+        let all = heap + cache + shm + tmp;
+        assert_eq!(sample([all, all], cache + shm + tmp, shm + tmp, tmp).used, heap + shm);
+    }
+
+    #[test]
+    fn what_is_deleted_from_tmp_during_a_look_is_not_the_functions_memory() {
+        let (heap, tmp) = (50 * MIB, 300 * MIB);
+        assert_eq!(sample([heap + tmp, heap], 0, 0, 0).used, heap);
+        assert_eq!(sample([heap + tmp, heap], tmp, tmp, 0).used, heap);
     }
 
     #[test]
@@ -196,9 +212,9 @@ mod tests {
     proptest! {
         /// The numbers are read one after the other while the function runs: no mix of them may wrap around.
         #[test]
-        fn no_mix_of_numbers_is_more_than_everything(numbers: [u64; 4]) {
-            let [current, file, shmem, tmp] = numbers;
-            prop_assert!(used(current, file, shmem, tmp) <= current);
+        fn no_mix_of_numbers_is_more_than_everything(numbers: [u64; 5]) {
+            let [before, after, file, shmem, tmp] = numbers;
+            prop_assert!(sample([before, after], file, shmem, tmp).used <= before.min(after));
         }
 
         /// Numbers that fit together, as of a function that rests: what is used is heap and shared memory, exactly, whatever
@@ -207,7 +223,7 @@ mod tests {
         fn what_fits_together_is_counted_exactly(parts in proptest::array::uniform4(0..1u64 << 40)) {
             let [heap, cache, shared, tmp] = parts;
             let (current, shmem) = (heap + cache + shared + tmp, shared + tmp);
-            prop_assert_eq!(used(current, cache + shmem, shmem, tmp), heap + shared);
+            prop_assert_eq!(sample([current; 2], cache + shmem, shmem, tmp).used, heap + shared);
         }
 
         /// Half a MiB is the most that rounding takes or gives.

@@ -138,6 +138,7 @@ impl<E: Pooled> Pool<E> {
             if !idle {
                 return (None, Vec::new());
             }
+            inner.facts.remove(&slot);
             (inner.idle.remove(&slot), inner.core.remove(slot, now))
         });
         if ended.is_some() {

@@ -144,6 +144,7 @@ async fn a_death_that_is_told_frees_the_slot_at_once() {
     shop.pool.died(slot);
     assert_eq!(shop.pool.snapshot().environments.len(), 0);
     assert_eq!(shop.thrown_away(), 1);
+    assert!(shop.pool.0.lock().facts.is_empty(), "nothing of it is kept");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,12 +8,13 @@ pub mod code;
 #[path = "../../eyes/mod.rs"]
 #[allow(dead_code)] // serves several test programs; each uses its part
 mod eyes;
+pub mod scope;
 pub mod snapshot;
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ impl Instance {
     pub fn launch(&mut self) {
         assert!(self.supervisor.is_none(), "this instance already runs");
         let log = File::options().create(true).append(true).open(self.dir.path().join("kilnd.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_kilnd"))
+        let child = scope::command(env!("CARGO_BIN_EXE_kilnd"))
             .args(["supervisor", "--config"])
             .arg(self.config_path())
             .envs(self.options.vars.iter().cloned())

@@ -34,9 +34,11 @@ use Arg::{NoneOf, OneOf, WithoutBits};
 const NEW_NAMESPACES: u32 =
     (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) as u32;
 
-const INTERNET_AND_UNIX: &[u32] = &[AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
+const INTERNET: &[u32] = &[AF_INET as u32, AF_INET6 as u32];
 /// The others load kernel modules on request (SCTP, DCCP) or are young (MPTCP: Go tries it and goes on).
 const TCP_AND_UDP: &[u32] = &[0, IPPROTO_TCP as u32, IPPROTO_UDP as u32];
+/// In every type beyond SOCK_RAW: 0 means a protocol that the type decides, and SOCK_DCCP (6) loads DCCP so (CVE-2017-6074).
+const RARE_TYPES: u32 = 0b1100;
 
 /// Each with its caller; the others are securebits, capabilities, filters, and what checkpoints need.
 const PRCTL_OPTIONS: &[u32] = &[
@@ -58,10 +60,29 @@ const PRCTL_OPTIONS: &[u32] = &[
 ];
 
 /// What forges a terminal's input (CVE-2017-5226, and for TIOCLINUX CVE-2023-28100), and what loads a kernel module for
-/// any line discipline that it is asked for (CVE-2017-2636, CVE-2023-6546).
-const TERMINAL_TRICKS: &[u32] = &[TIOCSTI as u32, TIOCLINUX as u32, TIOCSETD];
-/// asm-generic/ioctls.h; missing in `libc`.
+/// whoever asks: for any line discipline (CVE-2017-2636, CVE-2023-6546), and by any socket for bridges and VLANs.
+const TRICKS: &[u32] = &[
+    TIOCSTI as u32,
+    TIOCLINUX as u32,
+    TIOCSETD,
+    SIOCGIFBR,
+    SIOCGIFBR + 1, // SIOCSIFBR
+    SIOCGIFVLAN,
+    SIOCGIFVLAN + 1, // SIOCSIFVLAN
+    SIOCBRADDBR,
+    SIOCBRADDBR + 1, // SIOCBRDELBR
+    SIOCBRADDBR + 2, // SIOCBRADDIF
+    SIOCBRADDBR + 3, // SIOCBRDELIF
+];
+/// asm-generic/ioctls.h and linux/sockios.h; missing in `libc`.
 const TIOCSETD: u32 = 0x5423;
+const SIOCGIFBR: u32 = 0x8940;
+const SIOCGIFVLAN: u32 = 0x8982;
+const SIOCBRADDBR: u32 = 0x89a0;
+
+/// Pages that the administrator has set aside for somebody; no limit of ours counts them, and anybody may map them.
+const HUGE_MAP: u32 = MAP_HUGETLB as u32;
+const HUGE_FILE: u32 = MFD_HUGETLB;
 
 const fn call(one: &'static [Call]) -> Call {
     one[0]
@@ -83,7 +104,8 @@ pub const CONDITIONS: &[Condition] = &[
     Condition {
         call: call(calls![SYS_socket]),
         any: &[
-            &[Test(0, OneOf(INTERNET_AND_UNIX)), Test(2, OneOf(TCP_AND_UDP))],
+            &[Test(0, OneOf(INTERNET)), Test(1, WithoutBits(RARE_TYPES)), Test(2, OneOf(TCP_AND_UDP))],
+            &[Test(0, OneOf(&[AF_UNIX as u32])), Test(2, OneOf(&[0]))],
             // NETLINK_ROUTE alone; the others are doors of the firewall, of audit, of crypto modules.
             &[Test(0, OneOf(&[AF_NETLINK as u32])), Test(2, OneOf(&[NETLINK_ROUTE as u32]))],
         ],
@@ -104,9 +126,21 @@ pub const CONDITIONS: &[Condition] = &[
     },
     Condition {
         call: call(calls![SYS_ioctl]),
-        any: &[&[Test(1, NoneOf(TERMINAL_TRICKS))]],
+        any: &[&[Test(1, NoneOf(TRICKS))]],
         otherwise: EPERM,
-        why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input",
+        why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input or loads modules",
+    },
+    Condition {
+        call: call(calls![SYS_mmap]),
+        any: &[&[Test(3, WithoutBits(HUGE_MAP))]],
+        otherwise: ENOMEM,
+        why: "glibc's loader and malloc, every runtime; but not of huge pages, where the JVM goes on with small ones",
+    },
+    Condition {
+        call: call(calls![SYS_memfd_create]),
+        any: &[&[Test(1, WithoutBits(HUGE_FILE))]],
+        otherwise: EINVAL,
+        why: ".NET 7 and later map code pages twice; libffi's closures for Python's ctypes",
     },
     Condition {
         call: call(calls![SYS_personality]),

@@ -6,7 +6,7 @@ use super::{Row, calls};
 
 pub const ROWS: &[Row] = &[
     Row {
-        calls: calls![SYS_mmap, SYS_munmap, SYS_mprotect],
+        calls: calls![SYS_munmap, SYS_mprotect],
         why: "glibc's loader and malloc; JITs (V8, the JVM, .NET) make their code pages so, hence no test of PROT_EXEC",
     },
     Row { calls: calls![SYS_brk, SYS_mremap, SYS_madvise], why: "glibc malloc grows, moves and gives back its heap" },
@@ -25,7 +25,6 @@ pub const ROWS: &[Row] = &[
         why: "V8 of Node 20 and later guards its code pages by keys",
     },
     Row { calls: calls![SYS_membarrier], why: ".NET's FlushProcessWriteBuffers, the JVM's UseSystemMemoryBarrier" },
-    Row { calls: calls![SYS_memfd_create], why: ".NET 7 and later map code pages twice; libffi's closures for Python's ctypes" },
     Row {
         calls: calls![SYS_shmget, SYS_shmat, SYS_shmctl],
         why: "PostgreSQL's start-up lock, the JVM's UseSHM; in the container's IPC namespace",

@@ -117,6 +117,7 @@ async fn the_outer_wall_is_out_of_memory() {
     let (body, log) = house.tail().await;
     assert_eq!(body, error("Runtime.ExitError", &format!("{EXITED}signal: killed")));
     assert!(log.ends_with("Status: error\tError Type: Runtime.OutOfMemory\n"), "{log}");
+    assert!(log.contains("Memory Size: 128 MB\tMax Memory Used: 128 MB\t"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,6 +173,16 @@ async fn an_init_error_is_tried_again_in_a_new_container_and_is_the_callers_verb
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_failed_init_are_in_the_log() {
+    let house = House::new(|mut inside: Inside| async move {
+        inside.print("cannot find module");
+        Word::Exited(1 << 8)
+    });
+    house.tail().await;
+    assert_eq!(house.log().matches("cannot find module\nINIT_REPORT ").count(), 2, "{}", house.log());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_init_that_hangs_has_ten_seconds_and_then_the_functions_timeout() {
     let house = House::new(|_inside| std::future::pending());
     let began = Instant::now();
@@ -182,6 +193,18 @@ async fn an_init_that_hangs_has_ten_seconds_and_then_the_functions_timeout() {
     assert!(house.log().contains("INIT_REPORT Init Duration: 10000"), "{}", house.log());
     assert!(house.log().contains("\tPhase: init\tStatus: timeout\n"), "{}", house.log());
     assert_eq!(house.dispatch.snapshot().environments, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ten_seconds_of_an_init_begin_when_its_container_is_there() {
+    let house = House::new(|inside| async {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        echo(inside).await
+    });
+    house.launcher.take(Duration::from_secs(4));
+    let (body, log) = house.tail().await;
+    assert!(body == "{}" && log.contains("Init Duration: 9"), "{log}");
+    assert_eq!(house.launcher.built(), 1, "no second try");
 }
 
 #[tokio::test(start_paused = true)]

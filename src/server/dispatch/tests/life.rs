@@ -18,11 +18,25 @@ async fn a_warm_environment_is_frozen_and_lent_again_and_reports_no_init() {
     assert_eq!(trace[..3], ["1 thaw", "1 freeze", "1 thaw"], "{trace:?}");
 }
 
+/// On the real clock: the books' times are those of the wall.
+#[tokio::test]
+async fn an_invocation_starts_in_the_books_when_its_init_is_over() {
+    let house = House::new(|inside| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        echo(inside).await
+    });
+    let asked = SystemTime::now();
+    house.tail().await;
+    let start = house.books.rows.lock().unwrap()[0].start;
+    assert!(start.duration_since(asked).unwrap() >= Duration::from_millis(300));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_cpu_is_full_until_the_init_is_over_and_burst_goes_first() {
     let house = House::new(echo);
     house.tail().await;
     house.launcher.saw("1 quota 7235 100000").await;
+    house.launcher.saw("1 weight 7").await;
     let trace = house.launcher.trace();
     let cpu: Vec<_> = trace.iter().filter(|what| what.contains("burst") || what.contains("quota")).collect();
     assert_eq!(cpu, ["1 burst 7235", "1 quota 7235 100000"]);
@@ -128,6 +142,27 @@ async fn a_new_stamp_never_meets_an_old_environment() {
     assert_eq!(house.tail().await.0, "2");
     house.store(3);
     assert_eq!(house.count(SeenState::Idle), 0, "idle ones of old stamps go at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_of_a_function_that_is_deleted_while_it_runs_goes_with_it() {
+    let house = House::new(|inside| {
+        once(inside, async |inside, id| {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            inside.print("still here\n");
+            inside.respond(&id, b"1").await;
+            inside.next().await;
+            Word::Nothing
+        })
+    });
+    let ((body, log), ()) = tokio::join!(house.tail(), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        house.registry.0.lock().unwrap().remove(&name());
+        house.dispatch.function_changed(&name());
+    });
+    assert!(body == "1" && log.contains("still here\nEND"), "what runs finishes: {log}");
+    house.settled().await;
+    assert_eq!(house.log(), "");
 }
 
 #[tokio::test(start_paused = true)]
