@@ -1,11 +1,14 @@
 //! The probe's broken HTTP against the real Runtime API: each case, the statuses it gets, and that the environment
 //! goes on with the next event as if nothing had been.
 
-use std::path::{Path, PathBuf};
+#[path = "probe/built.rs"]
+mod built;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use built::built_probe;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use kiln::invocation::RequestId;
@@ -128,12 +131,4 @@ impl Drop for Function {
         let _ = self.runtime.kill();
         let _ = self.runtime.wait();
     }
-}
-
-/// `cargo test` builds examples beside the tests; `cargo test --test hostile` alone does not.
-fn built_probe() -> PathBuf {
-    let this = std::env::current_exe().expect("this test's path");
-    let probe = this.parent().and_then(Path::parent).expect("target/debug").join("examples/probe");
-    assert!(probe.exists(), "{} is missing: run `cargo build --example probe` first", probe.display());
-    probe
 }

@@ -2,17 +2,20 @@
 //!
 //! It runs here as a plain process against a Runtime API of a few lines, which hands out one event at a time.
 
+#[path = "probe/built.rs"]
+mod built;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use std::{fs, thread};
 
+use built::built_probe;
 use serde_json::{Value, json};
 
 /// No answer takes longer, or the test fails.
@@ -218,12 +221,4 @@ fn serve(connection: TcpStream, events: &(Mutex<VecDeque<Vec<u8>>>, Condvar), sa
         let reply = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", content.len());
         let _ = reader.get_mut().write_all(&[reply.as_bytes(), &content].concat());
     }
-}
-
-/// `cargo test` builds examples beside the tests; `cargo test --test probe_itself` alone does not.
-fn built_probe() -> PathBuf {
-    let this = std::env::current_exe().expect("this test's path");
-    let probe = this.parent().and_then(Path::parent).expect("target/debug").join("examples/probe");
-    assert!(probe.exists(), "{} is missing: run `cargo build --example probe` first", probe.display());
-    probe
 }

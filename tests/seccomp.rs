@@ -2,6 +2,9 @@
 //!
 //! Needs no root. As root the probe runs as `nobody`, since a capability would change what calls answer.
 
+#[path = "probe/built.rs"]
+mod built;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -11,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use built::built_probe;
 use kiln::launcher::seccomp::table::{self, Arg, CONDITIONS, PAST_EVERY_FILTER, Test};
 use kiln::launcher::seccomp::{Instruction, filter};
 use serde_json::Value;
@@ -175,14 +179,6 @@ fn probe(what: &str, filter: Filter) -> Value {
     let output = run(&mut command, filter);
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {} {}", output.status, String::from_utf8_lossy(&output.stderr)))
-}
-
-/// `cargo test` builds examples beside the tests; `cargo test --test seccomp` alone does not.
-fn built_probe() -> PathBuf {
-    let this = std::env::current_exe().expect("this test's path");
-    let probe = this.parent().and_then(Path::parent).expect("target/debug").join("examples/probe");
-    assert!(probe.exists(), "{} is missing: run `cargo build --example probe` first", probe.display());
-    probe
 }
 
 /// Runs with no_new_privs, and with the filter or without, so that the two differ in nothing else.

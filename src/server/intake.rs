@@ -12,18 +12,18 @@
 //! there is one gate: code is not forgotten while somebody is about to store a row that names it.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::{Mutex as Gate, Notify, OwnedMutexGuard, Semaphore, watch};
 use tracing::{info, warn};
 
 use crate::code::Digest;
 use crate::function::Function;
 use crate::registry::{Promise, Registry, RegistryError};
+use crate::sys::memfd::sealed;
 use crate::wire::launcher::StagingId;
 use crate::wire::supervisor::{Unpacked, ZipRefusal};
 
@@ -128,7 +128,7 @@ impl Intake {
     }
 
     async fn bring_in(&self, code: Digest, zip: Vec<u8>) -> Result<(), IntakeError> {
-        let zip = tokio::task::spawn_blocking(move || sealed(&zip)).await.map_err(io::Error::from)??;
+        let zip = tokio::task::spawn_blocking(move || sealed(c"zip", &zip)).await.map_err(io::Error::from)??;
         let zip = Arc::new(zip);
         let staging = StagingId(uuid::Uuid::new_v4().as_u128());
         crate::kill_point!("intake-before-unpack");
@@ -210,15 +210,6 @@ impl Intake {
     fn gate(&self, code: Digest) -> Arc<Gate<Presence>> {
         lock(&self.gates).entry(code).or_default().clone()
     }
-}
-
-/// The zip where nobody can change it any more, as a descriptor to pass on.
-fn sealed(zip: &[u8]) -> io::Result<OwnedFd> {
-    let memfd = rustix::fs::memfd_create("zip", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = std::fs::File::from(memfd);
-    file.write_all(zip)?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-    Ok(file.into())
 }
 
 // A poisoned lock: a panic aborts the process, so nobody has ever seen one.
@@ -443,15 +434,5 @@ mod tests {
             tokio::task::yield_now().await;
         }
         sweep.abort();
-    }
-
-    #[test]
-    fn a_sealed_zip_cannot_be_changed() {
-        use std::os::unix::fs::FileExt;
-        let file = std::fs::File::from(sealed(b"zip").unwrap());
-        assert!(file.write_at(b"x", 0).is_err() && file.set_len(0).is_err());
-        let mut bytes = [0; 3];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        assert_eq!(&bytes, b"zip");
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod descriptor;
 pub mod interface;
+pub mod memfd;
 pub mod mount;
 pub mod packet;
 pub mod peer;

@@ -233,8 +233,16 @@ fn an_init_that_hangs_is_tried_twice_and_reported() {
     let answer = instance.invoke("f", &json!({}));
     let took = begin.elapsed().as_secs_f64();
     assert!((12.0..14.0).contains(&took), "10 s of init and 2 s of invocation, not {took}");
-    assert!(answer.text().contains("Task timed out after 2.00 seconds"), "{}", answer.text());
-    assert_eq!(answer.report("Status").as_deref(), Some("timeout"));
+    let case = Case {
+        name: "an init that hangs",
+        settings: Value::Null,
+        event: Value::Null,
+        payload: r#"{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: <id> Error: Task timed out after 2.00 seconds"}"#,
+        lines: &["<time> <id> Task timed out after 2.00 seconds"],
+        status: "timeout",
+        error_type: None,
+    };
+    check(&case, &answer);
 }
 
 #[test]
@@ -268,9 +276,37 @@ fn a_bad_bootstrap_is_named() {
     for (name, zip, text) in rows {
         instance.create(name, "provided.al2023", "x", &zip, json!({}));
         let answer = instance.invoke(name, &json!({}));
+        let line = format!("RequestId: {} Error: {text}", answer.request_id());
+        assert_eq!(answer.text(), format!(r#"{{"errorType":"Runtime.InvalidEntrypoint","errorMessage":"{line}"}}"#), "{name}");
+        let log = answer.log();
+        for wanted in [line.as_str(), "Runtime.InvalidEntrypoint"] {
+            assert!(log.lines().any(|line| line == wanted), "{name}: no line {wanted:?} in\n{log}");
+        }
+        assert_eq!(answer.report("Error Type").as_deref(), Some("Runtime.InvalidEntrypoint"), "{name}\n{log}");
+        assert_eq!(answer.report("Status").as_deref(), Some("error"), "{name}\n{log}");
+    }
+}
+
+/// Found out by the runtime, which says so itself and ends.
+#[test]
+fn no_such_handler_is_named() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    let zip = code::zip(&[("index.js", 0o644, b"exports.handler = async () => 1;")]);
+    let rows = [
+        ("index.nope", "Runtime.HandlerNotFound", "index.nope is undefined or not exported"),
+        ("nope.handler", "Runtime.ImportModuleError", "Error: Cannot find module '/var/task/nope'"),
+    ];
+    for (handler, kind, message) in rows {
+        let name = function_name(handler);
+        instance.create(&name, "nodejs8.10", handler, &zip, json!({ "Timeout": 10 }));
+        let answer = instance.invoke(&name, &json!({}));
         let body = answer.json();
-        assert_eq!(body["errorType"], "Runtime.InvalidEntrypoint", "{name}: {body}");
-        assert_eq!(body["errorMessage"], format!("RequestId: {} Error: {text}", answer.request_id()), "{name}");
-        assert_eq!(answer.report("Error Type").as_deref(), Some("Runtime.InvalidEntrypoint"), "{name}\n{}", answer.log());
+        assert_eq!((&body["errorType"], &body["errorMessage"]), (&json!(kind), &json!(message)), "{handler}");
+        assert_eq!(answer.header("x-amz-function-error"), Some("Unhandled"), "{handler}");
+        assert_eq!(answer.report("Status").as_deref(), Some("error"), "{handler}\n{}", answer.log());
+        assert_eq!(answer.report("Error Type").as_deref(), Some(kind), "{handler}\n{}", answer.log());
     }
 }

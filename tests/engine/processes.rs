@@ -81,4 +81,8 @@ fn every_process_dies_with_its_parent() {
     assert!(all.len() >= 2);
     instance.kill_supervisor();
     host::eventually("they are gone", || all.iter().all(|pid| host::snapshot::process(*pid).is_none()));
+    // Whose cgroups nobody removes but the next start.
+    instance.launch();
+    instance.await_ready();
+    assert!(instance.stop().success());
 }

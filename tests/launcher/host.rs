@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
@@ -435,14 +435,7 @@ pub fn readable(fd: &OwnedFd) -> bool {
 
 /// A sealed zip, as the server hands it over. (Its content is nobody's business here.)
 pub fn sealed(bytes: &[u8]) -> File {
-    use nix::fcntl::SealFlag;
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-
-    let mut file = File::from(memfd_create(c"zip", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
-    file.write_all(bytes).unwrap();
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-    file
+    File::from(kiln::sys::memfd::sealed(c"zip", bytes).unwrap())
 }
 
 const _: () = assert!(CONTROL_FD == 3);

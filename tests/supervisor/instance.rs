@@ -1,35 +1,28 @@
 //! An instance of Kiln with its own directories, name and ids, and with no runtime: these tests run no function.
 
+#[path = "../eyes/mod.rs"]
+mod eyes;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use eyes::PATIENCE;
+pub use eyes::{cgroup_mounts, eventually};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User};
-
-/// The longest that any single wait may take: a busy machine, or an emulated one.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use nix::unistd::Pid;
 
 /// The smallest range that is allowed, so that many fit.
 pub const ID_COUNT: u32 = 4096;
 
-/// `false` prints why; where it counts, it panics instead.
+#[track_caller]
 pub fn ready() -> bool {
-    let missing = if !nix::unistd::geteuid().is_root() {
-        "root"
-    } else if !matches!(User::from_name("kiln"), Ok(Some(_))) {
-        "the user kiln: scripts/users"
-    } else {
-        return true;
-    };
-    assert!(std::env::var_os("KILN_TESTS_MUST_RUN").is_none(), "this test must run here, but needs {missing}");
-    eprintln!("SKIP: needs {missing}");
-    false
+    eyes::can_run(eyes::lacking())
 }
 
 #[path = "../engine/host/scope.rs"]
@@ -190,7 +183,7 @@ impl Instance {
 
     /// Directories of this instance in all cgroup hierarchies.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        cgroup_mounts().iter().flat_map(|mount| groups_below(mount, &format!("kiln-{}-", self.name))).collect()
+        eyes::cgroups(&format!("kiln-{}-", self.name))
     }
 }
 
@@ -215,16 +208,6 @@ impl Drop for Instance {
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log());
         }
-    }
-}
-
-/// Polls until `done`; the sleep is the pace of looking, it decides nothing.
-#[track_caller]
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -257,21 +240,4 @@ pub fn is_alive(pid: u32) -> bool {
 
 pub fn end(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid as i32), signal).unwrap();
-}
-
-pub fn cgroup_mounts() -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
-    points.map(PathBuf::from).collect()
-}
-
-fn groups_below(directory: &Path, prefix: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            found.push(entry.path());
-        }
-        found.extend(groups_below(&entry.path(), prefix));
-    }
-    found
 }

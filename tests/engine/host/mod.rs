@@ -5,6 +5,9 @@
 
 pub mod client;
 pub mod code;
+#[path = "../../eyes/mod.rs"]
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod eyes;
 pub mod scope;
 pub mod snapshot;
 
@@ -20,9 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-
-/// The longest that any single wait of a test may take; a test machine under emulation is 30 times slower.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use eyes::{PATIENCE, eventually};
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
@@ -30,20 +31,11 @@ pub fn runtimes_dir() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/runtimes"), PathBuf::from)
 }
 
-/// Whether this host can run the engine. Says why not; where it counts, a skip is a failure.
+/// Whether this host can run the engine.
+#[track_caller]
 pub fn ready() -> bool {
-    let missing = if !nix::unistd::geteuid().is_root() {
-        "root"
-    } else if !runtimes_dir().join("provided.al2023.toml").exists() {
-        "the runtimes: scripts/build-runtimes"
-    } else if !matches!(nix::unistd::User::from_name("kiln"), Ok(Some(_))) {
-        "the user kiln: scripts/users"
-    } else {
-        return true;
-    };
-    assert!(std::env::var_os("KILN_TESTS_MUST_RUN").is_none(), "this test must run here, but needs {missing}");
-    eprintln!("SKIP: needs {missing}");
-    false
+    let built = runtimes_dir().join("provided.al2023.toml").exists();
+    eyes::can_run(eyes::lacking().or((!built).then_some("the runtimes: scripts/build-runtimes")))
 }
 
 /// One running kilnd and its directories.
@@ -278,19 +270,11 @@ impl Drop for Instance {
             let _ = child.kill();
             let _ = child.wait();
         }
+        let left = snapshot::cgroups(&format!("kiln-{}-", self.name));
+        assert!(left.is_empty() || std::thread::panicking(), "left: {left:?}\n{}", self.log());
         if std::thread::panicking() {
             eprintln!("---- kilnd's log of {} ----\n{}", self.name, self.log());
         }
-    }
-}
-
-/// Polls until `done`, without a fixed sleep deciding anything; fails after [`PATIENCE`].
-#[track_caller]
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5)); // the pace of looking, not the time to wait
     }
 }
 

@@ -86,25 +86,7 @@ pub fn process(pid: u32) -> Option<Process> {
 
 /// Paths of cgroups whose name begins so, in every mounted hierarchy.
 pub fn cgroups(prefix: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for line in mounts.lines().filter(|line| line.contains(" - cgroup")) {
-        if let Some(point) = line.split(' ').nth(4) {
-            groups_below(Path::new(point), prefix, &mut found);
-        }
-    }
-    found
-}
-
-fn groups_below(dir: &Path, prefix: &str, found: &mut Vec<String>) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if entry.file_name().to_string_lossy().starts_with(prefix) {
-                found.push(entry.path().display().to_string());
-            }
-            groups_below(&entry.path(), prefix, found);
-        }
-    }
+    super::eyes::cgroups(prefix).into_iter().map(|group| group.display().to_string()).collect()
 }
 
 /// Network namespaces that processes live in or hold open, other than this test's own.
