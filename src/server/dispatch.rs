@@ -126,7 +126,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         crate::kill_point!("before-meter");
         self.enter(&row).await;
         lease.output().platform(&lines::end(invocation.request));
-        lease.output().platform(&lines::report(&row));
+        lease.output().platform(&lines::report(&row, outcome.cause()));
         let log_tail = lease.output().end();
         crate::kill_point!("before-give-back");
         self.give_back(lease, &function.name, settled);
@@ -224,7 +224,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let row = row(invocation, function, &outcome, run.start, took, failure.peak, None);
         self.enter(&row).await;
         journal.write(lines::end(invocation.request).as_bytes());
-        journal.write(lines::report(&row).as_bytes());
+        journal.write(lines::report(&row, outcome.cause()).as_bytes());
         caller.hears(Ok(Answer { outcome, log_tail: journal.end() }));
     }
 

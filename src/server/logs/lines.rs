@@ -23,7 +23,8 @@ pub fn end(request: RequestId) -> String {
     format!("END RequestId: {request}\n")
 }
 
-pub fn report(row: &Row) -> String {
+/// An error that the runtime itself reported is the handler's affair: there the books know of it, and the line does not.
+pub fn report(row: &Row, cause: Option<&Cause>) -> String {
     let mut line = format!(
         "REPORT RequestId: {}\tDuration: {} ms\tBilled Duration: {} ms\tMemory Size: {} MB\tMax Memory Used: {} MB\t",
         row.request,
@@ -36,8 +37,8 @@ pub fn report(row: &Row) -> String {
     if let Some(init) = row.init {
         let _ = write!(line, "Init Duration: {} ms\t", ms(init));
     }
-    if let Some(error_type) = &row.error_type {
-        let _ = write!(line, "{}", status(error_type));
+    if let Some(cause) = cause.filter(|cause| !matches!(cause, Cause::Reported { .. })) {
+        let _ = write!(line, "{}", status(cause.report_type()));
     }
     line.push('\n');
     line
@@ -104,7 +105,7 @@ mod tests {
     fn a_warm_report_has_no_init_duration_and_ends_with_a_tab() {
         let row = row();
         assert_eq!(
-            report(&row),
+            report(&row, None),
             format!(
                 "REPORT RequestId: {}\tDuration: 3.01 ms\tBilled Duration: 100 ms\tMemory Size: 128 MB\tMax Memory Used: 36 MB\t\n",
                 row.request
@@ -114,15 +115,16 @@ mod tests {
 
     #[test]
     fn a_cold_report_has_an_init_duration() {
-        let line = report(&Row { init: Some(Duration::from_micros(110_099)), ..row() });
+        let line = report(&Row { init: Some(Duration::from_micros(110_099)), ..row() }, None);
         assert!(line.ends_with("\tMax Memory Used: 36 MB\tInit Duration: 110.10 ms\t\n"), "{line}");
     }
 
     #[test]
     fn a_failure_is_a_status_and_a_timeout_is_one_of_its_own() {
-        let line = |error: &str| report(&Row { error_type: Some(error.into()), ..row() });
-        assert!(line("Runtime.OutOfMemory").ends_with(" MB\tStatus: error\tError Type: Runtime.OutOfMemory\n"));
-        assert!(line("Sandbox.Timedout").ends_with(" MB\tStatus: timeout\n"));
+        let line = |cause| report(&row(), Some(&cause));
+        assert!(line(Cause::OutOfMemory).ends_with(" MB\tStatus: error\tError Type: Runtime.OutOfMemory\n"));
+        assert!(line(Cause::Timeout(Duration::from_secs(3))).ends_with(" MB\tStatus: timeout\n"));
+        assert!(line(Cause::Reported { error_type: "Runtime.Unknown".into() }).ends_with(" MB\t\n"));
     }
 
     #[test]
