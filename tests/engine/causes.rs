@@ -239,7 +239,7 @@ fn an_init_that_hangs_is_tried_twice_and_reported() {
         event: Value::Null,
         payload: r#"{"errorType":"Sandbox.Timedout","errorMessage":"RequestId: <id> Error: Task timed out after 2.00 seconds"}"#,
         lines: &["<time> <id> Task timed out after 2.00 seconds"],
-        status: "timeout",
+        status: Some("timeout"),
         error_type: None,
     };
     check(&case, &answer);

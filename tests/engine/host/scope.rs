@@ -34,7 +34,7 @@ impl Scope {
     pub fn new() -> Self {
         // The scope's own process moves out of the way first, then enables what its siblings-to-be need.
         let script = "own=$(sed -n 's/^0:://p' /proc/self/cgroup); cd \"/sys/fs/cgroup$own\"; mkdir supervisor
-            echo $$ > supervisor/cgroup.procs; echo '+cpu +memory +pids' > cgroup.subtree_control; pwd; exec 1>&-; exec cat";
+            echo $$ > supervisor/cgroup.procs; echo '+cpu +memory +pids' > cgroup.subtree_control; pwd; exec cat > /dev/null";
         let mut command = command("bash");
         let mut keeper =
             command.args(["-euc", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start a scope");
