@@ -128,6 +128,16 @@ impl Intake {
     }
 
     async fn bring_in(&self, code: Digest, zip: Vec<u8>) -> Result<(), IntakeError> {
+        // First, so that nothing of it is ever on the disk without a note; and a disk without room for a note gets no tree.
+        self.registry.expect_code(code).await?;
+        let brought = self.unpack_and_adopt(code, zip).await;
+        if brought.is_err() {
+            self.leaving.add(code, Weak::new());
+        }
+        brought
+    }
+
+    async fn unpack_and_adopt(&self, code: Digest, zip: Vec<u8>) -> Result<(), IntakeError> {
         let zip = tokio::task::spawn_blocking(move || sealed(c"zip", &zip)).await.map_err(io::Error::from)??;
         let zip = Arc::new(zip);
         let staging = StagingId(uuid::Uuid::new_v4().as_u128());
@@ -137,14 +147,8 @@ impl Intake {
             Unpacked::Refused(why) => return Err(IntakeError::Zip(why)),
             Unpacked::Failed { what } => return Err(IntakeError::Unpack(what)),
         }
-        // Before the code is there, so that it is never there without a note.
-        self.registry.expect_code(code).await?;
         crate::kill_point!("intake-before-adopt");
-        let adopted = self.hands.adopt(staging, code, zip).await.map_err(IntakeError::Adopt);
-        if adopted.is_err() {
-            self.leaving.add(code, Weak::new());
-        }
-        adopted
+        self.hands.adopt(staging, code, zip).await.map_err(IntakeError::Adopt)
     }
 
     /// The registry names `function`'s code no more, or not for this function. It goes once nobody runs it.
@@ -342,12 +346,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_zip_at_fault_leaves_no_note_of_its_code() {
+    async fn a_zip_at_fault_is_noted_and_its_note_goes() {
         let house = house().await;
         *lock(&house.hands.refuse) = Some(Unpacked::Refused(ZipRefusal::BadName));
         let refused = house.intake.keep(b"zip".to_vec()).await;
         assert!(matches!(refused, Err(IntakeError::Zip(ZipRefusal::BadName))));
-        assert!(house.registry.unused_codes().await.unwrap().is_empty());
+        assert_eq!(house.registry.unused_codes().await.unwrap(), [Digest::of(b"zip")], "noted before it was unpacked");
+        let sweep = house.sweep();
+        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
+        while !house.registry.unused_codes().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        sweep.abort();
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::de::IgnoredAny;
@@ -16,7 +16,7 @@ use super::route::Named;
 use super::target::{LATEST, Target};
 use super::validation::Validation;
 use super::{Answer, Api, INVOKE_BODY_TIME, body_error};
-use crate::invocation::{Invocation, LogType, Outcome, RequestId};
+use crate::invocation::{Invocation, LogType, Outcome, Refusal, RequestId, Throttle};
 use crate::server::http::read_body;
 
 /// Lambda's limit for a synchronous payload.
@@ -42,9 +42,14 @@ impl Api {
         if !known {
             return Err(ApiError::no_function(&target.arn_resolved(&self.home)));
         }
+        let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+        let Some(room) = self.payloads.room(announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD)).await else {
+            info!(request_id = %id, function = %target.name, "invocation refused: no room for its payload");
+            return Err(ApiError::refused(Refusal::Throttled(Throttle::Memory), &target.arn_resolved(&self.home)));
+        };
         let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await;
         let payload = payload.map_err(|error| body_error(error, Kind::RequestTooLarge, MAX_PAYLOAD, "InvokeFunction"))?;
-        let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { payload };
+        let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { room.hold(payload) };
         check_json(&payload)?;
         match wanted.invocation_type {
             InvocationType::RequestResponse => {}

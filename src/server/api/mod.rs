@@ -13,6 +13,7 @@
 mod error;
 mod invoke;
 mod manage;
+mod payloads;
 mod route;
 mod settings;
 mod shown;
@@ -34,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::error::{ApiError, Kind};
 use self::manage::Changing;
+use self::payloads::Payloads;
 use self::route::Operation;
 use self::target::{Home, Target};
 use super::http::{BodyError, Door, Peer, read_body};
@@ -79,6 +81,7 @@ pub struct Api {
     engine: Arc<dyn Engine>,
     changing: Changing,
     code_requests: Arc<Semaphore>,
+    payloads: Payloads,
 }
 
 impl Api {
@@ -99,6 +102,7 @@ impl Api {
             engine,
             changing: Changing::default(),
             code_requests: Arc::new(Semaphore::new(CODE_REQUESTS)),
+            payloads: Payloads::new(config.capacity_wait()),
         }
     }
 
