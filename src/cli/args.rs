@@ -218,7 +218,7 @@ pub struct Code {
 
 #[derive(Debug, Args)]
 pub struct Settings {
-    /// Memory in MB: 128 to 3008 in steps of 64 [default at creation: 128]
+    /// Memory in MB: 128 to 3008 in steps of 64; with `profile = "current"` 128 to 10240 [default at creation: 128]
     #[arg(long, value_name = "MB")]
     pub memory: Option<u32>,
     /// Seconds that an invocation may take: 1 to 900 [default at creation: 3]

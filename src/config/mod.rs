@@ -13,7 +13,7 @@ use std::{fmt, fs, io};
 use serde::{Deserialize, Serialize};
 
 use self::reading::Fault;
-use crate::function::Memory;
+use crate::function::{Memory, Profile};
 
 /// Where `kilnd` looks without `--config`.
 pub const DEFAULT_PATH: &str = "/etc/kiln/kiln.toml";
@@ -45,6 +45,8 @@ pub struct Config {
     /// ARNs need a region and an account.
     pub region: String,
     pub account: String,
+    /// Whose limits and billing hold: Lambda's of 2018, or today's.
+    pub profile: Profile,
     /// First host uid (and gid) of the range that containers and `unpack` use; no other user may own one of them.
     pub first_id: u32,
     pub id_count: u32,
@@ -76,6 +78,8 @@ impl Default for Config {
             admin_group: "kiln-admin".into(),
             region: "us-east-1".into(),
             account: "000000000000".into(),
+            // What the documentation that Kiln is measured by describes.
+            profile: Profile::Of2018,
             // Above every range that distributions, systemd (1879048191 and below) or subuid hand out;
             // 1879048192 itself is R, the owner of the trees.
             first_id: 1_879_113_728,
@@ -245,6 +249,15 @@ mod tests {
         let text = Config::read(file.path()).unwrap_err().to_string();
         let at = |place: &str| format!("\n  {}:{place}: ", file.path().display());
         assert!(text.contains(&at("1:1")) && text.contains("did you mean `idle_s`?") && text.contains(&at("2:11")), "{text}");
+    }
+
+    #[test]
+    fn a_profile_is_one_of_two() {
+        let profile = |text: &str| toml::from_str::<Config>(&format!("profile = {text}")).map(|config| config.profile);
+        assert_eq!(profile("'2018'").unwrap(), Profile::Of2018);
+        assert_eq!(profile("'current'").unwrap(), Profile::Current);
+        let error = profile("'2019'").unwrap_err().to_string();
+        assert!(error.contains("`2018` or `current`"), "{error}");
     }
 
     #[test]
