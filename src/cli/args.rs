@@ -94,7 +94,7 @@ The result goes to stdout, the log (with --log) to stderr.",
 const POOL_HELP: &str = help!(
     "  kiln pool
   kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
-    json: "  budget_mib, charged_mib, concurrency, in_flight, starting, waiting, environments: a list of
+    json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, waiting, environments: a list of
   { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib, peak_mib, invocations, container }"
 );
 
