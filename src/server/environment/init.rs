@@ -172,7 +172,7 @@ enum StartError {
 }
 
 /// START, as `wire::init` has it. `None` if it does not fit, or a word has a NUL.
-fn encode_start(candidates: &[Vec<String>], vars: &[(String, String)]) -> Option<Vec<u8>> {
+pub fn encode_start(candidates: &[Vec<String>], vars: &[(String, String)]) -> Option<Vec<u8>> {
     let mut message = vec![init::START, u8::try_from(candidates.len()).ok()?];
     message.extend(u16::try_from(vars.len()).ok()?.to_le_bytes());
     for line in candidates {
