@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import threading
 import time
 import urllib.parse
@@ -291,3 +292,24 @@ def a_large_zip_comes_after_100_continue(kiln):
             client.invoke(FunctionName="nope", Payload=io.BytesIO(payload))
     finally:
         client.meta.events.unregister("before-call.lambda.Invoke", unique_id="expect")
+
+
+@check
+def a_body_is_waited_for_where_it_is_wanted_and_only_there(kiln):
+    # As the AWS CLI and curl do with large bodies, byte by byte: nothing of the body goes out before the server's word.
+    kiln.create("f")
+    for name, status, more in [("f", b"HTTP/1.1 100 Continue", b"HTTP/1.1 200 OK"), ("nope", b"HTTP/1.1 404 Not Found", None)]:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(30)
+            connection.connect(kiln.path)
+            connection.sendall(f"POST /2015-03-31/functions/{name}/invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                               "13\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n".encode())
+            answer = connection.makefile("rb")
+            equal(answer.readline().strip(), status)
+            if more:
+                equal(answer.readline(), b"\r\n")
+                connection.sendall(b'{"do":"echo"}')
+                equal(answer.readline().strip(), more)
+                assert answer.read().endswith(b'{"do":"echo"}')
+            else:
+                assert b"100 Continue" not in answer.read()
