@@ -220,6 +220,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         });
         let mut journal = Journal::new(function.name.clone(), self.0.recent.clone());
         journal.begin(lines::start(invocation.request, "$LATEST"));
+        journal.quote(&failure.said);
         if let Some(cause) = outcome.cause() {
             journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
         }

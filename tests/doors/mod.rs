@@ -80,6 +80,7 @@ impl House {
         let mut config = Config { profile, ..Config::default() };
         (config.run_dir, config.runtimes_dir) = (directory.path().to_owned(), runtimes);
         config.state_dir = directory.path().join("state");
+        config.instance = "test".into();
 
         let fakes = Arc::new(Fakes::default());
         let (stop, stopping) = watch::channel(false);
@@ -151,7 +152,7 @@ async fn serve(
     let intake = Arc::new(Intake::new(fakes.clone(), registry.clone()));
     let seen = fakes.clone();
     let api = Api::new(config, admin_group, registry, intake, fakes);
-    let control = Control::new("test".into(), move || seen.snapshot.lock().unwrap().clone());
+    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.
