@@ -149,6 +149,30 @@ fn sockets_that_nobody_listens_on_are_told_from_no_sockets() {
 }
 
 #[test]
+fn a_kilnd_whose_queue_is_full_does_not_hold_up_the_doctor() {
+    let home = premises("");
+    let run = home.path().join("run");
+    fs::create_dir(&run).unwrap();
+    // Nobody accepts, and there is room for one.
+    let _listeners = ["kiln.sock", "control.sock"].map(|name| {
+        let listener = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let address = nix::sys::socket::UnixAddr::new(&run.join(name)).unwrap();
+        nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &address).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        (listener, std::os::unix::net::UnixStream::connect(run.join(name)).unwrap())
+    });
+    let out = says(&doctor(home.path()).output().unwrap(), 1);
+    assert_broken(&out, "kiln.sock", "its queue is full", "kilnd's log");
+    assert_broken(&out, "control.sock", "its queue is full", "kilnd's log");
+}
+
+#[test]
 fn a_running_kilnd_tells_its_own_configuration_and_a_file_that_differs_is_named() {
     let house = House::open();
     let run = house.run_dir().to_str().unwrap();

@@ -1,4 +1,5 @@
-//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts.
+//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts. `doctor`
+//! and `config` look at the host itself, and need no kilnd.
 //!
 //! Runs as whoever called it, with their rights and no others: what they may do is decided at the sockets.
 //! Results go to stdout, everything said about them to stderr.
