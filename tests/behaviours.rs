@@ -133,9 +133,10 @@ fn behaves(name: &str) {
 }
 
 type Asked = Result<(), String>;
+type Row = (&'static str, fn(&Bench) -> Asked);
 
 /// What a function relies upon → how it is asked.
-const ROWS: &[(&str, fn(&Bench) -> Asked)] = &[
+const ROWS: &[Row] = &[
     ("an event comes back as it went", echo),
     ("unicode goes through unchanged", unicode),
     ("six megabytes go in and out", six_megabytes),
