@@ -156,6 +156,13 @@ fn a_runtime_is_added_used_without_a_restart_verified_and_pruned() {
     };
     ended(&add("provided.al2023", &[]), 0);
     let instance = Instance::start_with(Options { runtimes_dir: Some(runtimes.path().into()), ..Options::default() });
+    // Without being told: that of the kilnd that runs, or of a configuration.
+    let (run, config) = (instance.run_dir(), instance.config_path());
+    for words in [["--run", run.to_str().unwrap()], ["--config", config.to_str().unwrap()]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        let (out, _) = ended(&command.args(["runtime", "list", "--json"]).args(words).output().unwrap(), 0);
+        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["runtimes_dir"], json!(runtimes.path()), "{words:?}");
+    }
     let create = |name: &str| {
         let body = json!({
             "FunctionName": name, "Runtime": "mine1.0", "Handler": "x", "Role": "arn:aws:iam::000000000000:role/test",
