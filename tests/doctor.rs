@@ -47,7 +47,7 @@ fn doctor(home: &Path) -> Command {
 fn line<'a>(out: &'a str, check: &str) -> [&'a str; 2] {
     let lines: Vec<&str> = out.lines().collect();
     let named = |line: &&str| line.get(10..).is_some_and(|rest| rest.split_whitespace().next() == Some(check));
-    let at = lines.iter().position(|line| named(line)).unwrap_or_else(|| panic!("no line about {check}:\n{out}"));
+    let at = lines.iter().position(named).unwrap_or_else(|| panic!("no line about {check}:\n{out}"));
     [lines[at], lines.get(at + 1).copied().unwrap_or_default()]
 }
 

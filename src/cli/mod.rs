@@ -15,6 +15,7 @@ mod invoke;
 mod output;
 mod package;
 mod pool;
+mod runtime;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Function(command) => function::execute(&client, command, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Pool => pool::execute(&client, as_json).await,
+        Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
     }
 }
 
