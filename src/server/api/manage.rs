@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Kind};
 use super::invoke::empty;
+use super::layers::check_unpacked;
 use super::route::Named;
 use super::settings::{Checked, Settings};
 use super::shown::{Phase, configuration};
@@ -37,7 +38,7 @@ const DEFAULT_TIMEOUT_S: u32 = 3;
 /// Where code comes from: `Code` in CreateFunction, the body itself in UpdateFunctionCode.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Source<'a> {
+pub(super) struct Source<'a> {
     #[serde(borrow)]
     zip_file: Option<Text<'a>>,
     s3_bucket: Option<String>,
@@ -95,10 +96,12 @@ impl Api {
         if !given {
             validation.null("code");
         }
-        let checked = settings.check(validation, &self.runtimes_dir)?;
+        let mut checked = settings.check(validation, &self.runtimes_dir)?;
+        let layers = checked.layers.take().unwrap_or_default();
         // The constraints hold, so there is a name, and there is code.
         let (Some(name), Some(zip)) = (name, zip) else { return Err(Kind::Service.with("a name was lost")) };
         let mut draft = new_draft(&name, checked)?;
+        draft.layers = self.layer_uses(&layers)?;
         let zip = zip?;
 
         let _only = self.changing.enter(&name).ok_or_else(|| ApiError::exists(name.as_str()))?;
@@ -106,7 +109,8 @@ impl Api {
             return Err(ApiError::exists(name.as_str()));
         }
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        (draft.function.code, draft.code_size) = (kept.code, kept.size);
+        (draft.function.code, draft.code_size, draft.unpacked) = (kept.code, kept.size, kept.unpacked);
+        check_unpacked(draft.unpacked, &draft.layers)?;
         let arn = self.home.arn(name.as_str());
         crate::kill_point!("before-row");
         let record = self.registry.create(draft).await.map_err(|error| self.registry_failed(error, &arn))?;
@@ -119,12 +123,20 @@ impl Api {
     pub(super) fn get_function(&self, named: &Named) -> Answer {
         let (target, record) = self.find(named)?;
         let shown = configuration(&record, target.arn_as_asked(&self.home), Phase::Ready, &self.home, &self.runtimes_dir);
-        let location = format!("file://{}/code/{}.zip", self.state_dir.display(), record.function.code);
+        let location = self.location(&record.function.code);
         let mut body = json!({ "Configuration": shown, "Code": { "RepositoryType": "S3", "Location": location } });
+        if let Some(reserved) = record.reserved_concurrency {
+            body["Concurrency"] = json!({ "ReservedConcurrentExecutions": reserved });
+        }
         if !record.tags.is_empty() {
             body["Tags"] = json!(record.tags);
         }
         Ok(json_response(StatusCode::OK, &body))
+    }
+
+    /// Where the zip of some code is.
+    pub(super) fn location(&self, code: &Digest) -> String {
+        format!("file://{}/code/{code}.zip", self.state_dir.display())
     }
 
     pub(super) fn get_function_configuration(&self, named: &Named) -> Answer {
@@ -179,9 +191,11 @@ impl Api {
             return Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready));
         }
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        let (code, size) = (kept.code, kept.size);
+        let (code, size, unpacked) = (kept.code, kept.size, kept.unpacked);
+        let layers = self.registry.record(&target.name).map(|record| record.layers.clone()).unwrap_or_default();
+        check_unpacked(unpacked, &layers)?;
         crate::kill_point!("before-row");
-        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size) = (code, size);
+        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size, draft.unpacked) = (code, size, unpacked);
         let record = self.change(&target, expected, change).await?;
         crate::kill_point!("after-row");
         drop(kept);
@@ -198,7 +212,17 @@ impl Api {
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
-        let record = self.change(&target, expected, move |draft| checked.apply(draft)).await?;
+        let layers = checked.layers.take().map(|arns| self.layer_uses(&arns)).transpose()?;
+        if let (Some(layers), Some(record)) = (&layers, self.registry.record(&target.name)) {
+            check_unpacked(record.unpacked, layers)?;
+        }
+        let change = move |draft: &mut Draft| {
+            checked.apply(draft);
+            if let Some(layers) = layers {
+                draft.layers = layers;
+            }
+        };
+        let record = self.change(&target, expected, change).await?;
         info!(function = %target.name, "function has a new configuration");
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
     }
@@ -255,7 +279,7 @@ impl Api {
         Ok(record)
     }
 
-    fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
+    pub(super) fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
         if let RegistryError::Database(error) = &error {
             warn!(%error, "the registry could not be written");
         }
@@ -268,7 +292,7 @@ impl Api {
 }
 
 impl Source<'_> {
-    fn zip(self) -> Result<Vec<u8>, ApiError> {
+    pub(super) fn zip(self) -> Result<Vec<u8>, ApiError> {
         if self.image_uri.is_some() {
             return Err(
                 Kind::InvalidParameterValue.with("Please don't provide ImageUri when updating a function with packageType Zip.")
@@ -310,20 +334,21 @@ fn new_draft(name: &FunctionName, checked: Checked) -> Result<Draft, ApiError> {
         layers: Vec::new(),
         stamp: Stamp(0),
     };
-    let mut draft = Draft { function, role: String::new(), description: String::new(), code_size: 0, tags: BTreeMap::new() };
+    let (role, description, layers, tags) = (String::new(), String::new(), Vec::new(), BTreeMap::new());
+    let mut draft = Draft { function, role, description, code_size: 0, unpacked: 0, layers, tags };
     checked.apply(&mut draft);
     Ok(draft)
 }
 
 /// What a body that is not what the operation takes is told: no JSON at all, or JSON of another shape.
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => Kind::Serialization.with(error.to_string()),
         _ => Kind::InvalidRequestContent.with(format!("Could not parse request body into json: {error}")),
     })
 }
 
-fn refused_code(error: IntakeError) -> ApiError {
+pub(super) fn refused_code(error: IntakeError) -> ApiError {
     match error {
         IntakeError::Zip(ZipRefusal::TooLarge) => {
             Kind::InvalidParameterValue.with("Unzipped size must be smaller than 262144000 bytes")

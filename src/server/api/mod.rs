@@ -6,12 +6,14 @@
 //! at all may invoke them.
 //!
 //! ```text
-//! request ─ route ─▶ Operation ─ role ─▶ target ─▶ manage ─▶ intake, registry
+//! request ─ route ─▶ Operation ─ role ─▶ target ─▶ manage, layers, concurrency ─▶ intake, registry
 //!                                          └──────▶ invoke ─▶ Engine (dispatch)
 //! ```
 
+mod concurrency;
 mod error;
 mod invoke;
+mod layers;
 mod manage;
 mod payloads;
 mod route;
@@ -82,6 +84,8 @@ pub struct Api {
     changing: Changing,
     code_requests: Arc<Semaphore>,
     payloads: Payloads,
+    /// The account's bound on invocations at once.
+    concurrency: u32,
 }
 
 impl Api {
@@ -103,6 +107,7 @@ impl Api {
             changing: Changing::default(),
             code_requests: Arc::new(Semaphore::new(CODE_REQUESTS)),
             payloads: Payloads::new(config.capacity_wait()),
+            concurrency: config.concurrency,
         }
     }
 
@@ -140,6 +145,15 @@ impl Api {
                 let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
                 to_its_end(api.delete_function(target)).await
             }
+            Operation::PutFunctionConcurrency(named) => {
+                let body = settings_body(body, "PutFunctionConcurrency").await?;
+                to_its_end(async move { api.put_function_concurrency(&named, &body).await }).await
+            }
+            Operation::GetFunctionConcurrency(named) => self.get_function_concurrency(&named),
+            Operation::DeleteFunctionConcurrency(named) => {
+                to_its_end(async move { api.delete_function_concurrency(&named).await }).await
+            }
+            Operation::Layers(operation) => self.layers(operation, body).await,
         }
     }
 

@@ -3,6 +3,7 @@
 use hyper::{Method, Uri};
 
 use super::error::{ApiError, Kind};
+use super::layers::LayerOperation;
 
 /// An operation and what its path says. Texts are percent-decoded and otherwise as the caller wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub enum Operation {
     UpdateFunctionConfiguration(Named),
     DeleteFunction(Named),
     Invoke(Named),
+    PutFunctionConcurrency(Named),
+    GetFunctionConcurrency(Named),
+    DeleteFunctionConcurrency(Named),
+    Layers(LayerOperation),
 }
 
 /// A function in the path, and the query's `Qualifier`.
@@ -42,9 +47,14 @@ impl Operation {
             ("PUT", ["2015-03-31", "functions", name, "configuration"]) => Self::UpdateFunctionConfiguration(named(name)?),
             ("PUT", ["2015-03-31", "functions", name, "code"]) => Self::UpdateFunctionCode(named(name)?),
             ("POST", ["2015-03-31", "functions", name, "invocations"]) => Self::Invoke(named(name)?),
+            ("PUT", ["2017-10-31", "functions", name, "concurrency"]) => Self::PutFunctionConcurrency(named(name)?),
+            ("DELETE", ["2017-10-31", "functions", name, "concurrency"]) => Self::DeleteFunctionConcurrency(named(name)?),
+            ("GET", ["2019-09-30", "functions", name, "concurrency"]) => Self::GetFunctionConcurrency(named(name)?),
+            (method, ["2018-10-31", "layers", rest @ ..]) => Self::Layers(LayerOperation::parse(method, path, rest, &query)?),
             (
                 _,
-                ["2015-03-31", "functions"]
+                ["2017-10-31" | "2019-09-30", "functions", _, "concurrency"]
+                | ["2015-03-31", "functions"]
                 | ["2015-03-31", "functions", _]
                 | ["2015-03-31", "functions", _, "configuration" | "code" | "invocations"],
             ) => return Err(Kind::MethodNotAllowed.with(format!("{method} is not an operation on {path}"))),
@@ -64,6 +74,10 @@ impl Operation {
             Self::UpdateFunctionConfiguration(_) => "UpdateFunctionConfiguration",
             Self::DeleteFunction(_) => "DeleteFunction",
             Self::Invoke(_) => "InvokeFunction",
+            Self::PutFunctionConcurrency(_) => "PutFunctionConcurrency",
+            Self::GetFunctionConcurrency(_) => "GetFunctionConcurrency",
+            Self::DeleteFunctionConcurrency(_) => "DeleteFunctionConcurrency",
+            Self::Layers(operation) => operation.name(),
         }
     }
 }
