@@ -27,7 +27,29 @@ const UPDATE_EXAMPLES: &str = "\
 Examples:
   kiln function update hello --dir examples/node-tutorial
   kiln function update hello --memory 1024 --timeout 60
-  kiln function update hello --env TABLE=orders     (replaces all variables)";
+  kiln function update hello --env TABLE=orders     (replaces all variables)
+  kiln function update hello --layer tools:1        (replaces all layers)";
+
+const CONCURRENCY_EXAMPLES: &str = "\
+A reserve is the function's own: nobody else can use it up, and the function never runs more at once.
+
+Examples:
+  kiln function concurrency hello               (shows it)
+  kiln function concurrency hello --reserve 5
+  kiln function concurrency hello --reserve 0   (switches the function off)
+  kiln function concurrency hello --none        (removes the reserve)";
+
+const LAYER_EXAMPLES: &str = "\
+A layer is a zip that functions see below /opt: bin/ is on PATH, lib/ on LD_LIBRARY_PATH, nodejs/node_modules/ and
+python/ are where those languages look for libraries. Each publishing makes a new version, which never changes.
+
+Examples:
+  kiln layer publish tools --dir tools/
+  kiln layer publish lodash --zip lodash.zip --runtime nodejs22.x --description 'lodash 4.17'
+  kiln function update hello --layer tools:1 --layer lodash:1
+  kiln layer list
+  kiln layer list tools
+  kiln layer delete tools:1                     (functions that have it keep it)";
 
 const INVOKE_EXAMPLES: &str = "\
 The result goes to stdout, the log (with --log) to stderr.
@@ -60,6 +82,9 @@ pub enum Command {
     /// Run a function and print what it returns
     #[command(after_help = INVOKE_EXAMPLES)]
     Invoke(Invoke),
+    /// Publish, show and delete layers: what functions share below /opt
+    #[command(subcommand, after_help = LAYER_EXAMPLES)]
+    Layer(LayerCommand),
     /// Show every execution environment
     #[command(after_help = EXIT_CODES)]
     Pool,
@@ -67,6 +92,9 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum FunctionCommand {
+    /// Show or set how many invocations at once are the function's own
+    #[command(after_help = CONCURRENCY_EXAMPLES)]
+    Concurrency(Concurrency),
     /// Make a function from a zip or a directory
     #[command(after_help = CREATE_EXAMPLES)]
     Create(Create),
@@ -85,6 +113,62 @@ pub enum FunctionCommand {
         /// Name or ARN
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Concurrency {
+    /// Name or ARN
+    pub name: String,
+    /// Invocations at once that are kept for the function, and bound it; 0 switches it off
+    #[arg(long, value_name = "N", conflicts_with = "none")]
+    pub reserve: Option<u32>,
+    /// Remove the reserve: share with all others what nobody has reserved
+    #[arg(long)]
+    pub none: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LayerCommand {
+    /// Make the next version of a layer from a zip or a directory
+    #[command(after_help = LAYER_EXAMPLES)]
+    Publish(Publish),
+    /// Show all layers with their latest version, or all versions of one
+    List {
+        /// Name or ARN of one layer
+        name: Option<String>,
+    },
+    /// Show one version of a layer
+    Get {
+        /// NAME:VERSION or the version's ARN
+        #[arg(value_name = "NAME:VERSION")]
+        layer: String,
+    },
+    /// Delete one version of a layer; functions that have it keep it
+    Delete {
+        /// NAME:VERSION or the version's ARN
+        #[arg(value_name = "NAME:VERSION")]
+        layer: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// 1 to 140 of a-z, A-Z, 0-9, - and _
+    pub name: String,
+    #[command(flatten)]
+    pub code: Code,
+    /// What the layer holds
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Its licence: an SPDX name, an address, or the text
+    #[arg(long, value_name = "TEXT")]
+    pub license: Option<String>,
+    /// A runtime that it is made for; give it once for each
+    #[arg(long, value_name = "NAME")]
+    pub runtime: Vec<String>,
+    /// An architecture that it is made for: x86_64 or arm64
+    #[arg(long, value_name = "NAME")]
+    pub architecture: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +212,9 @@ pub struct Settings {
     /// An environment variable; give it once for each
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
+    /// A layer's version, seen below /opt; give it once for each, at most five: a later one covers files of an earlier one
+    #[arg(long, value_name = "NAME:VERSION|ARN")]
+    pub layer: Vec<String>,
     /// What the function is for
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
@@ -151,6 +238,9 @@ pub struct Update {
     pub handler: Option<String>,
     #[command(flatten)]
     pub settings: Settings,
+    /// Remove all layers
+    #[arg(long, conflicts_with = "layer")]
+    pub no_layers: bool,
     /// Another role
     #[arg(long, value_name = "ARN")]
     pub role: Option<String>,

@@ -5,9 +5,11 @@
 
 mod args;
 mod client;
+mod concurrency;
 mod failure;
 mod function;
 mod invoke;
+mod layer;
 mod output;
 mod package;
 mod pool;
@@ -44,6 +46,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
     let client = Client::new(&arguments.run);
     match arguments.command {
         Command::Function(command) => function::execute(&client, command, arguments.json).await,
+        Command::Layer(command) => layer::execute(&client, command, arguments.json).await,
         Command::Invoke(command) => invoke::execute(&client, command, arguments.json).await,
         Command::Pool => pool::execute(&client, arguments.json).await,
     }
