@@ -38,8 +38,8 @@ pub async fn arns(client: &Client, layers: &[String]) -> Result<Vec<Value>, Fail
 }
 
 async fn publish(client: &Client, publish: Publish, as_json: bool) -> Result<(), Failure> {
-    let zip = package::read(publish.code.zip.as_deref(), publish.code.dir.as_deref())?;
-    let zip = zip.ok_or_else(|| Failure::Usage("give the layer's content with --zip or --dir".into()))?;
+    let zip = package::read(&publish.code)?;
+    let zip = zip.ok_or_else(|| Failure::Usage("give the layer's content with --zip, --dir or --file".into()))?;
     let mut body = json!({ "Content": { "ZipFile": STANDARD.encode(zip) } });
     for (member, text) in [("Description", publish.description), ("LicenseInfo", publish.license)] {
         if let Some(text) = text {

@@ -14,4 +14,5 @@ mod layers;
 mod life;
 mod limits;
 mod processes;
+mod roles;
 mod runtimes;

@@ -8,13 +8,16 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::info;
 
+use super::download::location;
 use super::error::{ApiError, Kind};
 use super::invoke::empty;
 use super::manage::{Source, parse, refused_code};
+use super::route::Page;
 use super::settings::MAX_DESCRIPTION;
 use super::shown::timestamp;
 use super::target::{Home, is_region};
@@ -55,12 +58,6 @@ pub enum LayerOperation {
 pub struct Filter {
     runtime: Option<String>,
     architecture: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    marker: Option<String>,
-    max_items: Option<String>,
 }
 
 impl LayerOperation {
@@ -144,17 +141,18 @@ struct Content {
 }
 
 impl Api {
-    pub(super) async fn layers(&self, operation: LayerOperation, body: &mut Incoming) -> Answer {
+    pub(super) async fn layers(&self, operation: LayerOperation, headers: &HeaderMap, body: &mut Incoming) -> Answer {
         let api = self.clone();
         match operation {
             LayerOperation::Publish { layer } => {
                 let name = self.layer_name(&layer)?;
                 let (body, permit) = self.code_body(body, "PublishLayerVersion").await?;
-                to_its_end(holding(permit, api.publish_layer_version(name, body))).await
+                let headers = headers.clone();
+                to_its_end(holding(permit, api.publish_layer_version(name, headers, body))).await
             }
             LayerOperation::Get { layer, version } => {
                 let (name, version) = (self.layer_name(&layer)?, version_number(&version)?);
-                self.show_layer(&name, version)
+                self.show_layer(&name, version, headers)
             }
             LayerOperation::GetByArn { arn } => {
                 let Some(found) = LayerArn::parse(&arn) else {
@@ -164,7 +162,7 @@ impl Api {
                 if !found.is_at(&self.home) {
                     return Err(no_layer());
                 }
-                self.show_layer(&found.name, found.version)
+                self.show_layer(&found.name, found.version, headers)
             }
             LayerOperation::List { filter, page } => self.list_layers(&filter, &page),
             LayerOperation::ListVersions { layer, filter, page } => {
@@ -177,7 +175,7 @@ impl Api {
         }
     }
 
-    async fn publish_layer_version(self, name: LayerName, body: Bytes) -> Answer {
+    async fn publish_layer_version(self, name: LayerName, headers: HeaderMap, body: Bytes) -> Answer {
         // Tens of megabytes of JSON and base64 would hold up every other caller.
         let parsed = tokio::task::spawn_blocking(move || {
             let mut publish: Publish = parse(&body)?;
@@ -226,19 +224,19 @@ impl Api {
         crate::kill_point!("after-row");
         drop(kept);
         info!(layer = %layer.name, version = layer.version, code = %layer.code, "layer published");
-        Ok(json_response(StatusCode::CREATED, &self.shown(&layer)))
+        Ok(json_response(StatusCode::CREATED, &self.shown(&layer, &headers)))
     }
 
-    fn show_layer(&self, name: &LayerName, version: u64) -> Answer {
+    fn show_layer(&self, name: &LayerName, version: u64, headers: &HeaderMap) -> Answer {
         let layer = self.registry.layer(name, version).ok_or_else(no_layer)?;
-        Ok(json_response(StatusCode::OK, &self.shown(&layer)))
+        Ok(json_response(StatusCode::OK, &self.shown(&layer, headers)))
     }
 
     /// Each layer once, with the latest of its versions that pass.
     fn list_layers(&self, filter: &Filter, page: &Page) -> Answer {
         filter.check()?;
-        let limit = page.limit()?;
-        let after = page.after(|text| LayerName::parse(text).ok())?;
+        let most = limit(page)?;
+        let behind = after(page, |text| LayerName::parse(text).ok())?;
         let mut latest: Vec<std::sync::Arc<LayerVersion>> = Vec::new();
         for layer in self.registry.layers(None).into_iter().filter(|layer| filter.passes(layer)) {
             match latest.last_mut().filter(|last| last.name == layer.name) {
@@ -246,9 +244,9 @@ impl Api {
                 None => latest.push(layer),
             }
         }
-        latest.retain(|layer| after.as_ref().is_none_or(|after| layer.name > *after));
-        let more = latest.len() > limit;
-        latest.truncate(limit);
+        latest.retain(|layer| behind.as_ref().is_none_or(|last| layer.name > *last));
+        let more = latest.len() > most;
+        latest.truncate(most);
         let item = |layer: &std::sync::Arc<LayerVersion>| {
             json!({
                 "LayerName": layer.name.as_str(),
@@ -266,13 +264,13 @@ impl Api {
     /// The latest first.
     fn list_layer_versions(&self, name: &LayerName, filter: &Filter, page: &Page) -> Answer {
         filter.check()?;
-        let limit = page.limit()?;
-        let below = page.after(|text| text.parse::<u64>().ok())?;
+        let most = limit(page)?;
+        let below = after(page, |text| text.parse::<u64>().ok())?;
         let mut versions = self.registry.layers(Some(name));
         versions.retain(|layer| filter.passes(layer) && below.is_none_or(|below| layer.version < below));
         versions.reverse();
-        let more = versions.len() > limit;
-        versions.truncate(limit);
+        let more = versions.len() > most;
+        versions.truncate(most);
         let mut body = json!({ "LayerVersions": versions.iter().map(|layer| self.listed(layer)).collect::<Vec<_>>() });
         if let Some(last) = versions.last().filter(|_| more) {
             body["NextMarker"] = STANDARD.encode(last.version.to_string()).into();
@@ -338,10 +336,10 @@ impl Api {
         LayerName::parse(text).map_err(|_| pattern())
     }
 
-    fn shown(&self, layer: &LayerVersion) -> Shown {
+    fn shown(&self, layer: &LayerVersion, headers: &HeaderMap) -> Shown {
         Shown {
             content: Some(Content {
-                location: self.location(&layer.code),
+                location: location(&layer.code, headers),
                 code_sha256: layer.code.base64(),
                 code_size: layer.code_size,
             }),
@@ -421,27 +419,25 @@ impl Filter {
     }
 }
 
-impl Page {
-    fn limit(&self) -> Result<usize, ApiError> {
-        match self.max_items.as_deref().map(|text| (text, text.parse::<usize>())) {
-            None => Ok(MAX_PAGE),
-            Some((_, Ok(items @ 1..=MAX_PAGE))) => Ok(items),
-            Some((text, Ok(0))) => Err(Validation::only("maxItems", text, "Member must have value greater than or equal to 1")),
-            Some((text, _)) => {
-                Err(Validation::only("maxItems", text, format!("Member must have value less than or equal to {MAX_PAGE}")))
-            }
+fn limit(page: &Page) -> Result<usize, ApiError> {
+    match page.max_items.as_deref().map(|text| (text, text.parse::<usize>())) {
+        None => Ok(MAX_PAGE),
+        Some((_, Ok(items @ 1..=MAX_PAGE))) => Ok(items),
+        Some((text, Ok(0))) => Err(Validation::only("maxItems", text, "Member must have value greater than or equal to 1")),
+        Some((text, _)) => {
+            Err(Validation::only("maxItems", text, format!("Member must have value less than or equal to {MAX_PAGE}")))
         }
     }
+}
 
-    /// What the page before ended with.
-    fn after<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ApiError> {
-        let read = |marker: &String| {
-            let text = STANDARD.decode(marker).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let wrong = || Kind::InvalidParameterValue.with("The Marker is not one that this operation has given");
-            text.as_deref().and_then(&read).ok_or_else(wrong)
-        };
-        self.marker.as_ref().map(read).transpose()
-    }
+/// What the page before ended with.
+fn after<T>(page: &Page, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ApiError> {
+    let read = |marker: &String| {
+        let text = STANDARD.decode(marker).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let wrong = || Kind::InvalidParameterValue.with("The Marker is not one that this operation has given");
+        text.as_deref().and_then(&read).ok_or_else(wrong)
+    };
+    page.marker.as_ref().map(read).transpose()
 }
 
 /// The form of `Layers`, as far as the model's constraint says it.
