@@ -7,7 +7,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,7 +21,7 @@ use super::settings::MAX_DESCRIPTION;
 use super::shown::timestamp;
 use super::target::{Home, is_region};
 use super::validation::Validation;
-use super::{Answer, Api, holding, json_response, to_its_end};
+use super::{Answer, Api, json_response};
 use crate::registry::{LayerName, LayerUse, LayerVersion};
 
 /// Lambda's limit on a function's code and layers together, unpacked, in bytes.
@@ -42,62 +41,11 @@ const NAME_PATTERN: &str = r"(arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:laye
 const ARN_PATTERN: &str =
     r"arn:(aws[a-zA-Z-]*)?:lambda:(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:\d{12}:layer:[a-zA-Z0-9-_]+:[0-9]+";
 
-/// An operation on layers, and what its path and query say, as the caller wrote them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LayerOperation {
-    Publish { layer: String },
-    Get { layer: String, version: String },
-    GetByArn { arn: String },
-    List { filter: Filter, page: Page },
-    ListVersions { layer: String, filter: Filter, page: Page },
-    Delete { layer: String, version: String },
-}
-
 /// Which versions a list shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    runtime: Option<String>,
-    architecture: Option<String>,
-}
-
-impl LayerOperation {
-    /// `rest` is the path behind `layers`.
-    pub fn parse(
-        method: &str,
-        path: &str,
-        rest: &[&str],
-        query: &dyn Fn(&str) -> Result<Option<String>, ApiError>,
-    ) -> Result<Self, ApiError> {
-        let filter =
-            || Ok::<_, ApiError>(Filter { runtime: query("CompatibleRuntime")?, architecture: query("CompatibleArchitecture")? });
-        let page = || Ok::<_, ApiError>(Page { marker: query("Marker")?, max_items: query("MaxItems")? });
-        let owned = |text: &str| text.to_owned();
-        Ok(match (method, rest) {
-            ("GET", []) if query("find")?.as_deref() == Some("LayerVersion") => {
-                Self::GetByArn { arn: query("Arn")?.unwrap_or_default() }
-            }
-            ("GET", []) => Self::List { filter: filter()?, page: page()? },
-            ("POST", [layer, "versions"]) => Self::Publish { layer: owned(layer) },
-            ("GET", [layer, "versions"]) => Self::ListVersions { layer: owned(layer), filter: filter()?, page: page()? },
-            ("GET", [layer, "versions", version]) => Self::Get { layer: owned(layer), version: owned(version) },
-            ("DELETE", [layer, "versions", version]) => Self::Delete { layer: owned(layer), version: owned(version) },
-            (_, [] | [_, "versions"] | [_, "versions", _]) => {
-                return Err(Kind::MethodNotAllowed.with(format!("{method} is not an operation on {path}")));
-            }
-            _ => return Err(Kind::UnknownOperation.with(format!("Kiln has no operation {method} {path}"))),
-        })
-    }
-
-    /// As IAM spells it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Publish { .. } => "PublishLayerVersion",
-            Self::Get { .. } | Self::GetByArn { .. } => "GetLayerVersion",
-            Self::List { .. } => "ListLayers",
-            Self::ListVersions { .. } => "ListLayerVersions",
-            Self::Delete { .. } => "DeleteLayerVersion",
-        }
-    }
+    pub runtime: Option<String>,
+    pub architecture: Option<String>,
 }
 
 /// PublishLayerVersion.
@@ -141,41 +89,23 @@ struct Content {
 }
 
 impl Api {
-    pub(super) async fn layers(&self, operation: LayerOperation, headers: &HeaderMap, body: &mut Incoming) -> Answer {
-        let api = self.clone();
-        match operation {
-            LayerOperation::Publish { layer } => {
-                let name = self.layer_name(&layer)?;
-                let (body, permit) = self.code_body(body, "PublishLayerVersion").await?;
-                let headers = headers.clone();
-                to_its_end(holding(permit, api.publish_layer_version(name, headers, body))).await
-            }
-            LayerOperation::Get { layer, version } => {
-                let (name, version) = (self.layer_name(&layer)?, version_number(&version)?);
-                self.show_layer(&name, version, headers)
-            }
-            LayerOperation::GetByArn { arn } => {
-                let Some(found) = LayerArn::parse(&arn) else {
-                    let constraint = format!("Member must satisfy regular expression pattern: {ARN_PATTERN}");
-                    return Err(Validation::only("arn", &arn, constraint));
-                };
-                if !found.is_at(&self.home) {
-                    return Err(no_layer());
-                }
-                self.show_layer(&found.name, found.version, headers)
-            }
-            LayerOperation::List { filter, page } => self.list_layers(&filter, &page),
-            LayerOperation::ListVersions { layer, filter, page } => {
-                self.list_layer_versions(&self.layer_name(&layer)?, &filter, &page)
-            }
-            LayerOperation::Delete { layer, version } => {
-                let (name, version) = (self.layer_name(&layer)?, version_number(&version)?);
-                to_its_end(api.delete_layer_version(name, version)).await
-            }
-        }
+    pub(super) fn get_layer_version(&self, layer: &str, version: &str, headers: &HeaderMap) -> Answer {
+        let (name, version) = (self.layer_name(layer)?, version_number(version)?);
+        self.show_layer(&name, version, headers)
     }
 
-    async fn publish_layer_version(self, name: LayerName, headers: HeaderMap, body: Bytes) -> Answer {
+    pub(super) fn get_layer_version_by_arn(&self, arn: &str, headers: &HeaderMap) -> Answer {
+        let Some(found) = LayerArn::parse(arn) else {
+            let constraint = format!("Member must satisfy regular expression pattern: {ARN_PATTERN}");
+            return Err(Validation::only("arn", arn, constraint));
+        };
+        if !found.is_at(&self.home) {
+            return Err(no_layer());
+        }
+        self.show_layer(&found.name, found.version, headers)
+    }
+
+    pub(super) async fn publish_layer_version(self, name: LayerName, headers: HeaderMap, body: Bytes) -> Answer {
         // Tens of megabytes of JSON and base64 would hold up every other caller.
         let parsed = tokio::task::spawn_blocking(move || {
             let mut publish: Publish = parse(&body)?;
@@ -233,7 +163,7 @@ impl Api {
     }
 
     /// Each layer once, with the latest of its versions that pass.
-    fn list_layers(&self, filter: &Filter, page: &Page) -> Answer {
+    pub(super) fn list_layers(&self, filter: &Filter, page: &Page) -> Answer {
         filter.check()?;
         let most = limit(page)?;
         let behind = after(page, |text| LayerName::parse(text).ok())?;
@@ -262,11 +192,12 @@ impl Api {
     }
 
     /// The latest first.
-    fn list_layer_versions(&self, name: &LayerName, filter: &Filter, page: &Page) -> Answer {
+    pub(super) fn list_layer_versions(&self, layer: &str, filter: &Filter, page: &Page) -> Answer {
+        let name = self.layer_name(layer)?;
         filter.check()?;
         let most = limit(page)?;
         let below = after(page, |text| text.parse::<u64>().ok())?;
-        let mut versions = self.registry.layers(Some(name));
+        let mut versions = self.registry.layers(Some(&name));
         versions.retain(|layer| filter.passes(layer) && below.is_none_or(|below| layer.version < below));
         versions.reverse();
         let more = versions.len() > most;
@@ -278,7 +209,8 @@ impl Api {
         Ok(json_response(StatusCode::OK, &body))
     }
 
-    async fn delete_layer_version(self, name: LayerName, version: u64) -> Answer {
+    pub(super) async fn delete_layer_version(self, layer: String, version: String) -> Answer {
+        let (name, version) = (self.layer_name(&layer)?, version_number(&version)?);
         crate::kill_point!("before-delete-row");
         let deleted = self.registry.delete_layer(&name, version).await.map_err(|error| self.registry_failed(error, ""))?;
         if let Some(layer) = deleted {
@@ -322,7 +254,7 @@ impl Api {
         Ok(uses.into_iter().map(|(layer, _)| layer).collect())
     }
 
-    fn layer_name(&self, text: &str) -> Result<LayerName, ApiError> {
+    pub(super) fn layer_name(&self, text: &str) -> Result<LayerName, ApiError> {
         let wrong = |constraint: String| Validation::only("layerName", text, constraint);
         let pattern = || wrong(format!("Member must satisfy regular expression pattern: {NAME_PATTERN}"));
         if text.starts_with("arn:") {

@@ -173,7 +173,16 @@ impl Api {
             Operation::DeleteFunctionConcurrency(named) => {
                 to_its_end(async move { api.delete_function_concurrency(&named).await }).await
             }
-            Operation::Layers(operation) => self.layers(operation, &head.headers, body).await,
+            Operation::PublishLayerVersion(layer) => {
+                let (name, headers) = (self.layer_name(&layer)?, head.headers.clone());
+                let (body, permit) = self.code_body(body, "PublishLayerVersion").await?;
+                to_its_end(holding(permit, api.publish_layer_version(name, headers, body))).await
+            }
+            Operation::GetLayerVersion { layer, version } => self.get_layer_version(&layer, &version, &head.headers),
+            Operation::GetLayerVersionByArn(arn) => self.get_layer_version_by_arn(&arn, &head.headers),
+            Operation::ListLayers(filter, page) => self.list_layers(&filter, &page),
+            Operation::ListLayerVersions(layer, filter, page) => self.list_layer_versions(&layer, &filter, &page),
+            Operation::DeleteLayerVersion { layer, version } => to_its_end(api.delete_layer_version(layer, version)).await,
         }
     }
 

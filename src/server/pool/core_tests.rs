@@ -101,7 +101,7 @@ impl Shadow {
     }
 
     fn number(function: &FunctionName) -> usize {
-        (0..FUNCTIONS).find(|n| Self::name(*n) == *function).unwrap()
+        function.as_str()[1..].parse().unwrap()
     }
 
     fn current(&self, function: &FunctionName) -> Stamp {
