@@ -92,6 +92,11 @@ fn boto3_invokes_functions_as_on_lambda() {
 }
 
 #[test]
+fn boto3_shares_layers_and_reserves_concurrency_as_on_lambda() {
+    all_go_well("", &["sharing"]);
+}
+
+#[test]
 fn boto3_meets_todays_limits_and_the_throttle() {
     all_go_well("profile = 'current'\nconcurrency = 1\ncapacity_wait_s = 1\n", &["current"]);
 }
