@@ -6,11 +6,13 @@
 mod args;
 mod client;
 mod completions;
+mod concurrency;
 mod config;
 pub mod doctor;
 mod failure;
 mod function;
 mod invoke;
+mod layer;
 mod output;
 mod package;
 mod pool;
@@ -56,6 +58,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Doctor { config } => doctor::execute(config.as_deref(), run.as_deref(), as_json).await,
         Command::Function(command) => function::execute(&client, command, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
+        Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Pool => pool::execute(&client, as_json).await,
     }
 }

@@ -3,6 +3,7 @@
 use hyper::{Method, Uri};
 
 use super::error::{ApiError, Kind};
+use super::layers::LayerOperation;
 
 /// An operation and what its path says. Texts are percent-decoded and otherwise as the caller wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,10 @@ pub enum Operation {
     UpdateFunctionConfiguration(Named),
     DeleteFunction(Named),
     Invoke(Named),
+    PutFunctionConcurrency(Named),
+    GetFunctionConcurrency(Named),
+    DeleteFunctionConcurrency(Named),
+    Layers(LayerOperation),
     GetAccountSettings,
     ListVersionsByFunction(Named, Page),
     GetPolicy(Named),
@@ -61,6 +66,10 @@ impl Operation {
             ("PUT", ["2015-03-31", "functions", name, "configuration"]) => Self::UpdateFunctionConfiguration(named(name)?),
             ("PUT", ["2015-03-31", "functions", name, "code"]) => Self::UpdateFunctionCode(named(name)?),
             ("POST", ["2015-03-31", "functions", name, "invocations"]) => Self::Invoke(named(name)?),
+            ("PUT", ["2017-10-31", "functions", name, "concurrency"]) => Self::PutFunctionConcurrency(named(name)?),
+            ("DELETE", ["2017-10-31", "functions", name, "concurrency"]) => Self::DeleteFunctionConcurrency(named(name)?),
+            ("GET", ["2019-09-30", "functions", name, "concurrency"]) => Self::GetFunctionConcurrency(named(name)?),
+            (method, ["2018-10-31", "layers", rest @ ..]) => Self::Layers(LayerOperation::parse(method, path, rest, &query)?),
             ("GET", ["2015-03-31", "functions", name, "versions"]) => Self::ListVersionsByFunction(named(name)?, page()?),
             ("GET", ["2015-03-31", "functions", name, "policy"]) => Self::GetPolicy(named(name)?),
             ("GET", ["2020-06-30", "functions", name, "code-signing-config"]) => Self::GetFunctionCodeSigningConfig(named(name)?),
@@ -71,7 +80,8 @@ impl Operation {
             ("GET", ["kiln", "code", file]) => Self::DownloadCode((*file).to_owned()),
             (
                 _,
-                ["2015-03-31", "functions"]
+                ["2017-10-31" | "2019-09-30", "functions", _, "concurrency"]
+                | ["2015-03-31", "functions"]
                 | ["2015-03-31", "functions", _]
                 | ["2015-03-31", "functions", _, "configuration" | "code" | "invocations"]
                 | ["2016-08-19", "account-settings"]
@@ -93,6 +103,10 @@ impl Operation {
             Self::UpdateFunctionConfiguration(_) => "UpdateFunctionConfiguration",
             Self::DeleteFunction(_) => "DeleteFunction",
             Self::Invoke(_) => "InvokeFunction",
+            Self::PutFunctionConcurrency(_) => "PutFunctionConcurrency",
+            Self::GetFunctionConcurrency(_) => "GetFunctionConcurrency",
+            Self::DeleteFunctionConcurrency(_) => "DeleteFunctionConcurrency",
+            Self::Layers(operation) => operation.name(),
             Self::GetAccountSettings => "GetAccountSettings",
             Self::ListVersionsByFunction(..) => "ListVersionsByFunction",
             Self::GetPolicy(_) => "GetPolicy",

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tracing::error;
 
 use super::error::{ApiError, Kind};
+use super::layers;
 use super::tags;
 use super::validation::Validation;
 use crate::function::{FunctionName, Limits, Memory, NotALimit, Timeout, TmpSize};
@@ -16,7 +17,7 @@ use crate::runtime::{Recipe, RuntimeName};
 
 /// Lambda's limits. <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 const MAX_VARS_BYTES: usize = 4096;
-const MAX_DESCRIPTION: usize = 256;
+pub(super) const MAX_DESCRIPTION: usize = 256;
 const MAX_HANDLER: usize = 128;
 const MAX_LOG_GROUP: usize = 512;
 
@@ -63,11 +64,11 @@ pub struct Settings {
     pub ephemeral_storage: Option<EphemeralStorage>,
     pub tags: Option<BTreeMap<String, String>>,
     pub revision_id: Option<String>,
+    pub layers: Option<Vec<String>>,
     // Known, and not built yet: what would change how the function runs is refused rather than dropped.
     publish: Option<bool>,
     package_type: Option<String>,
     architectures: Option<Vec<String>>,
-    layers: Option<Vec<String>>,
     vpc_config: Option<Value>,
     dead_letter_config: Option<Value>,
     file_system_configs: Option<Value>,
@@ -116,6 +117,8 @@ pub struct Checked {
     pub vars: Option<BTreeMap<String, String>>,
     pub tmp: Option<TmpSize>,
     pub tags: Option<BTreeMap<String, String>>,
+    /// Well formed; whether there are such layers is asked later.
+    pub layers: Option<Vec<String>>,
 }
 
 impl Checked {
@@ -174,11 +177,13 @@ impl Settings {
             vars,
             tmp: self.ephemeral_storage.and_then(|storage| TmpSize::from_mib(in_range(storage.size)).ok()),
             tags: self.tags,
+            layers: self.layers,
         })
     }
 
     /// The model's constraints: pattern, length, range.
     fn check_members(&self, validation: &mut Validation, limits: Limits) {
+        layers::check_arns(self.layers.as_deref().unwrap_or_default(), validation);
         if let Some(role) = self.role.as_ref().filter(|role| !is_role(role)) {
             validation.fail("role", role, format!("Member must satisfy regular expression pattern: {ROLE_PATTERN}"));
         }
@@ -291,7 +296,6 @@ impl Settings {
             (self.package_type.as_ref().is_some_and(|kind| kind != "Zip"), "PackageType Image"),
             (self.architectures.iter().flatten().any(foreign), "an architecture other than this host's"),
             (self.publish == Some(true), "Publish: versions"),
-            (self.layers.as_ref().is_some_and(|layers| !layers.is_empty()), "Layers"),
             (holds(&self.vpc_config, "SubnetIds") || holds(&self.vpc_config, "SecurityGroupIds"), "VpcConfig"),
             (holds(&self.dead_letter_config, "TargetArn"), "DeadLetterConfig"),
             (
@@ -609,7 +613,6 @@ mod tests {
             r#"{"PackageType":"Image"}"#,
             r#"{"Architectures":["arm64"]}"#,
             r#"{"Publish":true}"#,
-            r#"{"Layers":["arn:x"]}"#,
             r#"{"VpcConfig":{"SubnetIds":["s"]}}"#,
             r#"{"DeadLetterConfig":{"TargetArn":"x"}}"#,
             r#"{"FileSystemConfigs":[{}]}"#,
