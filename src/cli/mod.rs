@@ -1,4 +1,5 @@
-//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts.
+//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts. `doctor`
+//! and `config` look at the host itself, and need no kilnd.
 //!
 //! Runs as whoever called it, with their rights and no others: what they may do is decided at the sockets.
 //! Results go to stdout, everything said about them to stderr.
@@ -16,6 +17,7 @@ mod layer;
 mod output;
 mod package;
 mod pool;
+mod runtime;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -60,6 +62,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Pool => pool::execute(&client, as_json).await,
+        Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
     }
 }
 
