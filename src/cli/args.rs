@@ -12,6 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   kiln function create hello --runtime nodejs8.10 --handler index.handler --dir examples/node-tutorial
   kiln invoke hello --payload '{\"name\": \"World\"}' --log
+  kiln logs hello -f
   kiln pool
 
 Exit codes:
@@ -38,6 +39,17 @@ Examples:
   kiln invoke hello --payload @event.json --log
   jq -n '{n: 1}' | kiln invoke hello --payload - | jq .";
 
+const LOGS_EXAMPLES: &str = "\
+Lines go to stdout as the function printed them. On a terminal the platform's lines are dim and control characters are
+spelled out; into a pipe or a file everything goes as it was. The log of a deleted function can be read until it is too old.
+
+Examples:
+  kiln logs hello                              the last 100 lines
+  kiln logs hello -f                           and what comes from now on, over restarts of kilnd too
+  kiln logs hello --since 10m --time
+  kiln logs hello --request 8f50ee1c-2f3d-4a4e-9f63-0d9c5c6a7b1e
+  kiln logs hello -n all --json | jq -r 'select(.kind == \"function\") | .line'";
+
 /// Run AWS Lambda functions on this host.
 #[derive(Debug, Parser)]
 #[command(name = "kiln", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
@@ -60,6 +72,9 @@ pub enum Command {
     /// Run a function and print what it returns
     #[command(after_help = INVOKE_EXAMPLES)]
     Invoke(Invoke),
+    /// Show what a function printed, and the platform's lines around it
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(Logs),
     /// Show every execution environment
     #[command(after_help = EXIT_CODES)]
     Pool,
@@ -166,6 +181,44 @@ pub struct Invoke {
     /// Print the end of the invocation's log to stderr
     #[arg(long)]
     pub log: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Name or ARN
+    pub name: String,
+    /// Go on with what is printed from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The last so many lines, or all [default: 100; all with --since, --request or --container]
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = lines)]
+    pub lines: Option<String>,
+    /// From so long ago (90s, 10m, 2h, 3d), or from a time of RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Of one invocation, by its request id
+    #[arg(long, value_name = "ID")]
+    pub request: Option<String>,
+    /// Of one container, or of one log stream
+    #[arg(long, value_name = "ID")]
+    pub container: Option<String>,
+    /// When each line was printed, before it
+    #[arg(long)]
+    pub time: bool,
+    /// Control characters as they were printed, on a terminal too
+    #[arg(long)]
+    pub raw: bool,
+    /// Remove the whole log
+    #[arg(long, conflicts_with_all = ["follow", "lines", "since", "request", "container"])]
+    pub delete: bool,
+}
+
+fn lines(text: &str) -> Result<String, String> {
+    match text.parse::<u32>() {
+        Ok(0..=1_048_576) => Ok(text.to_owned()),
+        _ if text == "all" => Ok(text.to_owned()),
+        _ => Err("write a number of at most 1048576, or all".into()),
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

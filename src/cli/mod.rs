@@ -8,6 +8,7 @@ mod client;
 mod failure;
 mod function;
 mod invoke;
+mod logs;
 mod output;
 mod package;
 mod pool;
@@ -45,6 +46,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Function(command) => function::execute(&client, command, arguments.json).await,
         Command::Invoke(command) => invoke::execute(&client, command, arguments.json).await,
+        Command::Logs(command) => logs::execute(&client, command, arguments.json).await,
         Command::Pool => pool::execute(&client, arguments.json).await,
     }
 }
