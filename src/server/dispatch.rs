@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::function::{Function, FunctionName};
+use crate::function::{Function, FunctionName, Profile};
 use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
@@ -41,6 +41,7 @@ struct Parts<F, M, L> {
     pool: Pool<Environment>,
     logs: Arc<dyn LogSink>,
     capacity_wait: Duration,
+    profile: Profile,
     stopping: AtomicBool,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
@@ -70,6 +71,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             pool: Pool::new(limits),
             logs,
             capacity_wait: config.capacity_wait(),
+            profile: config.profile,
             stopping: AtomicBool::new(false),
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
@@ -116,7 +118,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
         let cause = reported(&outcome, settled.trouble.as_ref());
-        let row = row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
+        let row = self.row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
         lease.output().platform(&lines::end(invocation.request));
@@ -213,11 +215,36 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         if let Some(cause) = outcome.cause() {
             journal.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }
-        let row = row(invocation, function, outcome.cause(), run.start, took, failure.peak, None);
+        let row = self.row(invocation, function, outcome.cause(), run.start, took, failure.peak, None);
         self.enter(&row).await;
         journal.platform(&lines::end(invocation.request));
         journal.platform(&lines::report(&row, outcome.cause()));
         caller.hears(Ok(Answer { outcome, log_tail: journal.end() }));
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one column")]
+    fn row(
+        &self,
+        invocation: &Invocation,
+        function: &Function,
+        cause: Option<&Cause>,
+        start: SystemTime,
+        duration: Duration,
+        peak: u64,
+        init: Option<Duration>,
+    ) -> Row {
+        Row {
+            request: invocation.request,
+            function: function.name.clone(),
+            version: "$LATEST".into(),
+            start,
+            duration,
+            billed: billed(self.0.profile, duration, function.timeout.duration(), init),
+            memory: function.memory,
+            max_memory_used_mib: max_memory_used_mib(peak),
+            init,
+            error_type: cause.map(|cause| cause.report_type().to_owned()),
+        }
     }
 
     /// Into the books. If they cannot be written the answer still goes out.
@@ -314,29 +341,6 @@ fn reported<'a>(outcome: &'a Outcome, trouble: Option<&'a Cause>) -> Option<&'a 
     match outcome.cause() {
         None | Some(Cause::Reported { .. }) => trouble.or(outcome.cause()),
         first => first,
-    }
-}
-
-fn row(
-    invocation: &Invocation,
-    function: &Function,
-    cause: Option<&Cause>,
-    start: SystemTime,
-    duration: Duration,
-    peak: u64,
-    init: Option<Duration>,
-) -> Row {
-    Row {
-        request: invocation.request,
-        function: function.name.clone(),
-        version: "$LATEST".into(),
-        start,
-        duration,
-        billed: billed(duration, function.timeout.duration()),
-        memory: function.memory,
-        max_memory_used_mib: max_memory_used_mib(peak),
-        init,
-        error_type: cause.map(|cause| cause.report_type().to_owned()),
     }
 }
 

@@ -118,7 +118,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let (stop, stopping) = watch::channel(false);
     let (functions, seen) = (registry.clone(), dispatch.clone());
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), stopping.clone());
-    let control = Control::new(config.instance.clone(), move || seen.measured(), logs);
+    let control = Control::new(&config, move || seen.measured(), logs);
     let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let mut tasks = Tasks::default();

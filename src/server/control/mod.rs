@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
-//! GET /v1/status                    who answers: version, instance, process id, since when
+//! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
+//!                                   configuration in force
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! ```
@@ -20,18 +21,20 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
+use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::http::{Door, Peer};
 use super::pool::Snapshot;
+use crate::config::Config;
 
 pub use logs::Logs;
 
 /// See the module docs.
 pub struct Control {
-    instance: String,
+    config: Config,
     started: Instant,
     /// Blocks for some milliseconds. Held while it is asked, so that people who look every second wait for each other and
     /// not the invocations for them.
@@ -45,21 +48,26 @@ struct Status<'a> {
     instance: &'a str,
     server_pid: u32,
     uptime_s: u64,
+    /// How many this process may have open, which bounds how many environments there can be.
+    descriptors: u64,
+    config: &'a Config,
 }
 
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
-    pub fn new(instance: String, pool: impl Fn() -> Snapshot + Send + Sync + 'static, logs: Logs) -> Self {
-        Self { instance, started: Instant::now(), pool: Mutex::new(Arc::new(pool)), logs }
+    pub fn new(config: &Config, pool: impl Fn() -> Snapshot + Send + Sync + 'static, logs: Logs) -> Self {
+        Self { config: config.clone(), started: Instant::now(), pool: Mutex::new(Arc::new(pool)), logs }
     }
 
     fn status(&self) -> Status<'_> {
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            instance: &self.instance,
+            instance: &self.config.instance,
             server_pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
+            descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
+            config: &self.config,
         }
     }
 
