@@ -4,7 +4,6 @@
 //! function's log as soon as that takes something again.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -80,8 +79,10 @@ impl Writer {
                 continue;
             }
             let buffer = buffers.entry(function).or_default();
-            if buffer.records.is_empty() {
-                self.tell_losses(function, &mut buffer.records);
+            // Where they are missing: before the next line that is not.
+            if let Some((origin, lost)) = self.lost.remove(function) {
+                buffer.told.add(lost);
+                notice(&origin, lost, &mut buffer.records);
             }
             encode(&waiting.piece(), &mut buffer.records);
             buffer.origin = Some(&waiting.origin);
@@ -100,21 +101,21 @@ impl Writer {
         if buffer.records.is_empty() {
             return;
         }
+        let told = buffer.told.lines;
         match self.segments.append(function, &buffer.records, record::millis(SystemTime::now())) {
-            Ok(()) => {
-                if let Some((_, lost)) = self.lost.remove(function) {
-                    warn!(%function, lines = lost.lines, bytes = lost.bytes, "log lines of a function were dropped");
-                }
+            // A full disk is said once for all functions, and not for each line.
+            Ok(()) if told > 0 && !self.disk.full => {
+                info!(%function, lines = told, "the log is written again; lines are missing")
             }
+            Ok(()) => {}
             Err(error) => {
-                let first = !self.lost.contains_key(function);
                 if let Some(origin) = buffer.origin {
+                    self.lose(function, origin, buffer.told);
                     self.lose(function, origin, buffer.lost);
                 }
-                if first {
+                if told == 0 && !self.disk.full {
                     warn!(%function, %error, "the log of a function cannot be written: its lines are dropped");
                 }
-                self.disk.full |= is_full(&error);
             }
         }
     }
@@ -122,14 +123,11 @@ impl Writer {
     fn lose(&mut self, function: &FunctionName, origin: &Arc<Origin>, lost: Lost) {
         self.lost.entry(function.clone()).or_insert_with(|| (origin.clone(), Lost::default())).1.add(lost);
     }
+}
 
-    fn tell_losses(&self, function: &FunctionName, records: &mut Vec<u8>) {
-        if let Some((origin, lost)) = self.lost.get(function) {
-            let text = lost.notice("the log could not be written: the disk is full, or fails");
-            let piece = Piece { origin, request: None, kind: Kind::Notice, time: SystemTime::now(), lines: text.as_bytes() };
-            encode(&piece, records);
-        }
-    }
+fn notice(origin: &Arc<Origin>, lost: Lost, records: &mut Vec<u8>) {
+    let text = lost.notice("the log could not be written: the disk is full, or fails");
+    encode(&Piece { origin, request: None, kind: Kind::Notice, time: SystemTime::now(), lines: text.as_bytes() }, records);
 }
 
 /// What goes into one function's log, and what is lost if it does not.
@@ -138,6 +136,8 @@ struct Buffer<'a> {
     records: Vec<u8>,
     origin: Option<&'a Arc<Origin>>,
     lost: Lost,
+    /// Lost before, and told in `records`.
+    told: Lost,
 }
 
 impl Disk {
@@ -145,12 +145,15 @@ impl Disk {
         if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
             self.looked = Some(Instant::now());
             // Unreadable: then the write will tell.
-            self.full = statvfs(&*self.root).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / KEEP_FREE);
+            let full = statvfs(&*self.root).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / KEEP_FREE);
+            match (std::mem::replace(&mut self.full, full), full) {
+                (false, true) => {
+                    warn!("the disk is full but for a fiftieth: what functions print is dropped until there is room")
+                }
+                (true, false) => info!("the disk has room again: what functions print is kept"),
+                _ => {}
+            }
         }
         self.full
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
