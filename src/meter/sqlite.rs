@@ -130,6 +130,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn old_rows_go_batch_by_batch_and_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kiln.db");
+        let (database, _thread) = Database::open(&path).unwrap();
+        let at = |day: u64| UNIX_EPOCH + Duration::from_secs(day * 86_400);
+        let meter = SqliteMeter::new(database.clone());
+        // More than two batches that are old, the last of them written among younger ones, as a long invocation's is.
+        let days = [vec![1; 1100], vec![9, 1, 9], vec![9; 10]].concat();
+        let work = move |db: &Connection| days.iter().try_for_each(|day| insert(db, &Row { start: at(*day), ..row() }));
+        database.write("write many rows", work, |()| ()).await.unwrap();
+        assert_eq!(meter.remove_older(at(5)).await.unwrap(), 1101);
+        assert_eq!(meter.remove_older(at(5)).await.unwrap(), 0);
+        let left: i64 =
+            Connection::open(&path).unwrap().query_row("SELECT count(*) FROM invocations", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 12);
+    }
+
+    #[tokio::test]
     async fn a_full_disk_is_told_and_the_next_row_with_room_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let (database, _thread) = Database::open(&directory.path().join("kiln.db")).unwrap();

@@ -32,7 +32,10 @@ fn an_idle_environment_shows_what_it_holds_and_a_busy_one_what_it_takes_at_that_
             let seen = environment(&instance);
             seen["state"] == "busy" && seen["used_mib"].as_u64().is_some_and(|used| (110..120).contains(&used))
         });
+        // What is only noted when it comes to rest would be seen a moment before the answer.
+        let seen = Instant::now();
         assert_eq!(caller.join().expect("the caller's thread").status, 200);
+        assert!(seen.elapsed().as_millis() > 500, "it was seen while it ran: {:?}", seen.elapsed());
     });
     // /tmp is a disk, not memory.
     instance.call("f", &json!({ "fill_tmp_mib": 100 }));

@@ -127,6 +127,20 @@ mod tests {
     }
 
     #[test]
+    fn an_environments_first_line_names_its_runtime_as_lambda_does() {
+        use crate::code::Digest;
+        use crate::runtime::{RuntimeName, TreeId};
+        let line = |name: &str| {
+            let (name, tree) = (RuntimeName::parse(name).unwrap(), TreeId(Digest::of(b"tree")));
+            init_start(&Recipe { name, tree, start: vec![], execution_env: true, vars: Default::default() }, "eu-west-1")
+        };
+        let arn = format!("Runtime Version ARN: arn:aws:lambda:eu-west-1::runtime:{}\n", Digest::of(b"tree"));
+        assert_eq!(line("nodejs8.10"), format!("INIT_START Runtime Version: nodejs:8.10\t{arn}"));
+        assert_eq!(line("provided.al2023"), format!("INIT_START Runtime Version: provided:al2023\t{arn}"));
+        assert_eq!(line("go"), format!("INIT_START Runtime Version: go:\t{arn}"));
+    }
+
+    #[test]
     fn a_cold_report_has_an_init_duration() {
         let line = report(&Row { init: Some(Duration::from_micros(110_099)), ..row() }, None);
         assert!(line.ends_with("\tMax Memory Used: 36 MB\tInit Duration: 110.10 ms\t\n"), "{line}");
