@@ -96,7 +96,7 @@ const POOL_HELP: &str = help!(
     "  kiln pool
   kiln pool --sort memory
   kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
-    json: "  budget_mib, charged_mib, concurrency, in_flight, starting, waiting, environments: a list of
+    json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, waiting, environments: a list of
   { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container }"
 );
 

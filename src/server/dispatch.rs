@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::function::{Function, FunctionName, Profile};
-use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal};
+use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
@@ -94,7 +94,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Err(refusal) => return caller.hears(Err(refusal)),
         };
         let warm = matches!(turn, Turn::Warm(_));
-        let (mut lease, run) = match self.environment(&function, turn).await {
+        let (mut lease, run) = match self.environment(&function, invocation.request, turn).await {
             Ok(ready) => ready,
             Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
@@ -151,21 +151,22 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     async fn environment(
         &self,
         function: &Arc<Function>,
+        request: RequestId,
         turn: Turn<Environment>,
     ) -> Result<(Lease<Environment>, Run), (InitFailure, Run)> {
         let limit = function.timeout.duration();
         let permit = match turn {
-            Turn::Warm(lease) => return Ok((lease, Run::begin(limit))),
+            Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
             Turn::Cold(permit) => permit,
         };
         let first = match self.start(function, &permit, None).await {
-            Ok(environment) => return Ok((permit.install(environment), Run::begin(limit))),
+            Ok(environment) => return Ok((permit.install(environment), Run::begin(request, limit))),
             Err(failure) => failure,
         };
         self.init_failed(function, &first);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
-        let run = Run::begin(limit);
+        let run = Run::begin(request, limit);
         match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
                 environment.init_was_inside();
@@ -212,6 +213,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         });
         let mut journal = Journal::new(failure.origin, self.0.logs.clone());
         journal.begin(invocation.request, lines::start(invocation.request, "$LATEST"));
+        journal.quote(&failure.said);
         if let Some(cause) = outcome.cause() {
             journal.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }

@@ -22,7 +22,7 @@ use super::{Environment, Facts, Grow, Perform, Run};
 use crate::config::Config;
 use crate::function::Function;
 use crate::invocation::Cause;
-use crate::runtime::Recipe;
+use crate::runtime::{Recipe, WRAPPER_VAR};
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Origin, Output};
 use crate::server::runtime_api::{self, Desk, Init};
@@ -52,6 +52,8 @@ pub struct InitFailure {
     pub peak: u64,
     /// Whose log tells of it.
     pub origin: Arc<Origin>,
+    /// The end of what it printed.
+    pub said: Vec<u8>,
 }
 
 impl<L: Launcher> Starter<L> {
@@ -81,24 +83,25 @@ impl<L: Launcher> Starter<L> {
             let (cause, took) = (Cause::Sandbox { text: error.to_string() }, began.elapsed());
             let mut journal = Journal::new(nowhere.clone(), self.sink.clone());
             journal.platform(&lines::init_report(took, phase, &cause));
-            InitFailure { cause, body: None, took, peak: 0, origin: nowhere.clone() }
+            InitFailure { cause, body: None, took, peak: 0, origin: nowhere.clone(), said: Vec::new() }
         };
         crate::kill_point!("before-start");
         let (recipe, container) = self.build(function).await.map_err(our_fault)?;
         let built = Instant::now();
         let (until, limit) = inside.map_or((built + INIT_LIMIT, INIT_LIMIT), |run| (run.until(), run.limit));
-        let candidates = recipe.command_lines(function.memory);
-        let journal = Journal::new(origin(Some(container.id.to_string())), self.sink.clone());
+        let wrapper = function.vars.get(WRAPPER_VAR).map(String::as_str);
+        let candidates = recipe.command_lines(function.memory, wrapper);
+        let mut journal = Journal::new(origin(Some(container.id.to_string())), self.sink.clone());
+        journal.init(inside.map(|run| run.request), &lines::init_start(&recipe, &self.region));
         let mut environment = self.assemble(function, &candidates, container, journal, died).map_err(our_fault)?;
-        environment.output.platform(&lines::init_start(&recipe, &self.region));
         let message = self.start_message(function, &recipe, &candidates, &stream).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
         crate::kill_point!("init-running");
 
         let desk = environment.desk.clone();
-        let said = environment.perform(desk.init(), until, limit, grow).await;
+        let performed = environment.perform(desk.init(), until, limit, grow).await;
         environment.init = built.elapsed();
-        let (cause, body) = match said {
+        let (cause, body) = match performed {
             Perform::Done(Init::Ready) => match environment.cgroup.slow_down(function.memory) {
                 Ok(()) => return Ok(environment),
                 Err(error) => (Cause::Sandbox { text: format!("set the CPU quota: {error}") }, None),
@@ -108,9 +111,11 @@ impl<L: Launcher> Starter<L> {
         };
         environment.kill();
         environment.output.drain();
+        // Before the line that follows it: the caller of an invocation that never began wants to see what it said.
+        let said = environment.output.said();
         environment.output.platform(&lines::init_report(environment.init, phase, &cause));
         let (took, peak, origin) = (environment.init, environment.wall.peak(), environment.output.origin());
-        Err(InitFailure { cause, body, took, peak, origin })
+        Err(InitFailure { cause, body, took, peak, origin, said })
     }
 
     async fn build(&self, function: &Function) -> Result<(Arc<Recipe>, Container), StartError> {
@@ -191,7 +196,7 @@ enum StartError {
 }
 
 /// START, as `wire::init` has it. `None` if it does not fit, or a word has a NUL.
-fn encode_start(candidates: &[Vec<String>], vars: &[(String, String)]) -> Option<Vec<u8>> {
+pub fn encode_start(candidates: &[Vec<String>], vars: &[(String, String)]) -> Option<Vec<u8>> {
     let mut message = vec![init::START, u8::try_from(candidates.len()).ok()?];
     message.extend(u16::try_from(vars.len()).ok()?.to_le_bytes());
     for line in candidates {

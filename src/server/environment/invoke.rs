@@ -9,13 +9,14 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Environment, Grow, Perform};
-use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome};
+use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome, RequestId};
 use crate::server::logs::lines;
 use crate::server::runtime_api::{AfterWrite, Event, Reply};
 
 /// The time of one invocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
+    pub request: RequestId,
     pub began: Instant,
     /// The same moment, as clocks on the wall show it.
     pub start: SystemTime,
@@ -24,8 +25,8 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn begin(limit: Duration) -> Self {
-        Self { began: Instant::now(), start: SystemTime::now(), limit }
+    pub fn begin(request: RequestId, limit: Duration) -> Self {
+        Self { request, began: Instant::now(), start: SystemTime::now(), limit }
     }
 
     pub(super) fn until(&self) -> Instant {

@@ -47,15 +47,16 @@ use crate::server::logs::Output;
 use crate::server::runtime_api::Desk;
 
 pub use container::{Container, LaunchError, Launcher, Plan};
-pub use init::{InitFailure, Starter};
+pub use init::{InitFailure, Starter, encode_start};
 pub use invoke::{Frozen, Invoked, Run, Settled};
 pub use launchers::Launchers;
 pub use wall::max_memory_used_mib;
+pub use watch::{Ended, Word, word};
 
 use container::End;
 use freeze::Cgroup;
 use wall::{Gauge, Verdict, Wall};
-use watch::{Control, Ended, Pulse};
+use watch::{Control, Pulse};
 
 /// Asks the pool whether so many bytes of /tmp fit into the host's memory budget.
 pub type Grow<'a> = &'a (dyn Fn(u64) -> bool + Send + Sync);

@@ -132,7 +132,10 @@ mod tests {
         use crate::runtime::{RuntimeName, TreeId};
         let line = |name: &str| {
             let (name, tree) = (RuntimeName::parse(name).unwrap(), TreeId(Digest::of(b"tree")));
-            init_start(&Recipe { name, tree, start: vec![], execution_env: true, vars: Default::default() }, "eu-west-1")
+            init_start(
+                &Recipe { name, tree, start: vec![], execution_env: true, vars: Default::default(), hot: vec![] },
+                "eu-west-1",
+            )
         };
         let arn = format!("Runtime Version ARN: arn:aws:lambda:eu-west-1::runtime:{}\n", Digest::of(b"tree"));
         assert_eq!(line("nodejs8.10"), format!("INIT_START Runtime Version: nodejs:8.10\t{arn}"));

@@ -137,6 +137,14 @@ impl Journal {
         &self.origin
     }
 
+    /// An environment begins, perhaps inside of an invocation, with `line`. The end of what its init prints is kept, in case
+    /// that it fails.
+    pub fn init(&mut self, request: Option<RequestId>, line: &str) {
+        self.request = request;
+        self.platform(line);
+        self.tail = Some(Vec::new());
+    }
+
     /// An invocation begins: its tail starts with `line`.
     pub fn begin(&mut self, request: RequestId, line: String) {
         self.request = Some(request);
@@ -171,13 +179,23 @@ impl Journal {
         self.append(Kind::Function, SystemTime::now(), lines);
     }
 
-    fn append(&mut self, kind: Kind, time: SystemTime, lines: &[u8]) {
+    /// Into the tail only: lines that the function's log has already, from the init that ran inside this invocation.
+    pub fn quote(&mut self, lines: &[u8]) {
+        self.begun();
+        self.keep(lines);
+    }
+
+    fn keep(&mut self, lines: &[u8]) {
         if let Some(tail) = &mut self.tail {
             tail.extend_from_slice(&lines[lines.len().saturating_sub(TAIL)..]);
             if tail.len() > 2 * TAIL {
                 tail.drain(..tail.len() - TAIL);
             }
         }
+    }
+
+    fn append(&mut self, kind: Kind, time: SystemTime, lines: &[u8]) {
+        self.keep(lines);
         let allowed = kind != Kind::Function || self.allowance.take(lines.len() as u64);
         let told = allowed && self.tell_losses(time);
         let piece = Piece { origin: &self.origin, request: self.request, kind, time, lines };
@@ -212,7 +230,13 @@ impl Journal {
 
     /// The invocation is over: its last [`TAIL`] bytes.
     pub fn end(&mut self) -> Vec<u8> {
+        let tail = self.said();
         self.request = None;
+        tail
+    }
+
+    /// The end of what was printed since [`Self::init`] or [`Self::begin`].
+    pub fn said(&mut self) -> Vec<u8> {
         let tail = self.tail.take().unwrap_or_default();
         tail[tail.len().saturating_sub(TAIL)..].to_vec()
     }
@@ -302,6 +326,11 @@ impl Output {
             line.push(b'\n');
             inner.journal.function(&line);
         }
+    }
+
+    /// As [`Journal::said`].
+    pub fn said(&self) -> Vec<u8> {
+        self.lock().journal.said()
     }
 
     /// As [`Journal::end`].

@@ -26,6 +26,13 @@ impl Kept {
         pieces.iter().map(|(_, _, lines)| String::from_utf8_lossy(lines).into_owned()).collect()
     }
 
+    /// Whose invocations' the pieces are that hold this text.
+    pub fn whose(&self, text: &str) -> Vec<Option<RequestId>> {
+        let pieces = self.pieces.lock().unwrap();
+        let holds = |lines: &[u8]| String::from_utf8_lossy(lines).contains(text);
+        pieces.iter().filter(|(_, _, lines)| holds(lines)).map(|(request, ..)| *request).collect()
+    }
+
     fn of(&self, wanted: Kind) -> Vec<String> {
         let pieces = self.pieces.lock().unwrap();
         let of = pieces.iter().filter(|(_, kind, _)| *kind == wanted);
