@@ -133,9 +133,10 @@ fn behaves(name: &str) {
 }
 
 type Asked = Result<(), String>;
+type Row = (&'static str, fn(&Bench) -> Asked);
 
 /// What a function relies upon → how it is asked.
-const ROWS: &[(&str, fn(&Bench) -> Asked)] = &[
+const ROWS: &[Row] = &[
     ("an event comes back as it went", echo),
     ("unicode goes through unchanged", unicode),
     ("six megabytes go in and out", six_megabytes),
@@ -430,6 +431,30 @@ fn python_finds_modules_in_lambdas_order() {
         let told = ask(handler, json!({}));
         assert_eq!(told["errorType"], kind, "{told}");
         assert!(told["errorMessage"].as_str().unwrap().starts_with(message), "{told}");
+    }
+}
+
+/// NODE_OPTIONS are the customer's; NODE_PATH has Lambda's order unless they replace it.
+#[test]
+fn node_takes_its_customers_options() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    let files: &[(&str, u32, &[u8])] = &[
+        ("index.js", 0o644, b"exports.handler = async () => [global.before, process.env.NODE_PATH, require('bare').name];"),
+        ("before.js", 0o644, b"global.before = 'loaded first';"),
+        // Found by NODE_PATH, which ends with the function's own directory.
+        ("bare.js", 0o644, b"exports.name = 'bare';"),
+    ];
+    for (number, (runtime, version)) in [("nodejs8.10", "8"), ("nodejs22.x", "22")].into_iter().enumerate() {
+        let name = format!("f{number}");
+        let settings = json!({ "Environment": { "Variables": { "NODE_OPTIONS": "--require /var/task/before.js" } } });
+        instance.create(&name, runtime, "index.handler", &code::zip(files), settings);
+        let path = format!(
+            "/opt/nodejs/node{version}/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
+        );
+        assert_eq!(instance.call(&name, &json!({})), json!(["loaded first", path, "bare"]));
     }
 }
 

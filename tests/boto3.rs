@@ -88,7 +88,12 @@ fn boto3_manages_functions_as_on_lambda() {
 
 #[test]
 fn boto3_invokes_functions_as_on_lambda() {
-    all_go_well("", &["invoking"]);
+    all_go_well("", &["invoking", "reserving"]);
+}
+
+#[test]
+fn boto3_shares_layers_and_reserves_concurrency_as_on_lambda() {
+    all_go_well("", &["sharing"]);
 }
 
 #[test]

@@ -23,7 +23,15 @@ struct Pool {
     concurrency: u64,
     starting: u64,
     waiting: u64,
+    reserves: Vec<Reserve>,
     environments: Vec<Environment>,
+}
+
+#[derive(Deserialize)]
+struct Reserve {
+    function: String,
+    reserved: u64,
+    in_flight: u64,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +82,7 @@ fn sort(environments: &mut [Environment], by: Sort) {
 
 fn shown(pool: &Pool) -> String {
     let count = |state: &str| pool.environments.iter().filter(|environment| environment.state == state).count();
-    let summary = format!(
+    let mut summary = format!(
         "{} busy, {} initialising, {} idle; {} of {} MB in use; {} of {} invocations running, {} starting, {} waiting",
         count("busy"),
         count("initialising"),
@@ -86,6 +94,9 @@ fn shown(pool: &Pool) -> String {
         pool.starting,
         pool.waiting
     );
+    for Reserve { function, reserved, in_flight } in &pool.reserves {
+        summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
+    }
     if pool.environments.is_empty() {
         return format!("no execution environments; {summary}");
     }
@@ -150,14 +161,16 @@ mod tests {
             concurrency: 1000,
             starting: 0,
             waiting: 0,
+            reserves: vec![Reserve { function: "hello".into(), reserved: 5, in_flight: 1 }],
             environments: vec![environment("hello", "idle", 36)],
         };
         let text = shown(&pool);
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(cells, ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "40", "MB", "2", "3-17"]);
-        assert!(shown(&pool).ends_with(
-            "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB in use; 0 of 1000 invocations running, 0 starting, 0 waiting"
-        ));
+        assert!(text.ends_with("\nhello: 1 of its 5 reserved"), "{text}");
+        let summary =
+            "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB in use; 0 of 1000 invocations running, 0 starting, 0 waiting\n";
+        assert!(text.contains(summary), "{text}");
         pool.environments.clear();
         assert!(shown(&pool).starts_with("no execution environments; 0 busy"));
     }

@@ -51,7 +51,7 @@ def a_dry_run_runs_nothing(kiln):
     kiln.create("f")
     answer = kiln.client.invoke(FunctionName="f", InvocationType="DryRun", Payload=b"{}")
     equal((answer["StatusCode"], answer["Payload"].read()), (204, b""))
-    assert "ExecutedVersion" not in answer
+    assert "ExecutedVersion" not in answer and "x-amzn-trace-id" in answer["ResponseMetadata"]["HTTPHeaders"]
     assert b'"invocations":1' in kiln.invoke("f", {"do": "global"})["payload"]
     with kiln.refused("ResourceNotFoundException", 404, f"Function not found: {ARN}:nope:$LATEST"):
         kiln.client.invoke(FunctionName="nope", InvocationType="DryRun")

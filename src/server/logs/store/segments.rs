@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -281,7 +281,7 @@ fn end_of_whole_records(path: &Path, length: u64) -> io::Result<u64> {
 /// Appends to the file at exactly `segment.size`; what lies behind was torn, by a crash or by a full disk.
 fn write(path: &Path, segment: &Segment, records: &[u8]) -> io::Result<()> {
     let open = || File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
-    let mut file = match (open(), path.parent()) {
+    let file = match (open(), path.parent()) {
         (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => {
             fs::DirBuilder::new().mode(0o700).create(directory)?;
             open()?
@@ -291,6 +291,5 @@ fn write(path: &Path, segment: &Segment, records: &[u8]) -> io::Result<()> {
     if file.metadata()?.len() != segment.size {
         file.set_len(segment.size)?;
     }
-    io::Seek::seek(&mut file, io::SeekFrom::Start(segment.size))?;
-    file.write_all(records)
+    file.write_all_at(records, segment.size)
 }
