@@ -195,7 +195,7 @@ fn since_ms(text: &str, now: Timestamp) -> Result<i64, Failure> {
         _ => None,
     };
     let number = text.find(|c: char| !c.is_ascii_digit()).map(|end| text.split_at(end));
-    let ago = number.and_then(|(number, rest)| Some(number.parse::<i64>().ok()?.checked_mul(unit(rest)?)?.checked_mul(1000)?));
+    let ago = number.and_then(|(number, rest)| number.parse::<i64>().ok()?.checked_mul(unit(rest)?)?.checked_mul(1000));
     let then = ago.map(|ago| now.as_millisecond().saturating_sub(ago).max(0));
     let exact = || text.parse::<Timestamp>().ok().map(|time| time.as_millisecond().max(0));
     then.or_else(exact).ok_or_else(|| {

@@ -29,7 +29,7 @@ fn an_idle_environment_shows_what_it_holds_and_a_busy_one_what_it_takes_at_that_
         let (instance, steps) = (&instance, json!({ "steps": [{ "hold_mib": 60 }, { "sleep": 3000 }] }));
         let caller = scope.spawn(move || instance.invoke("f", &steps));
         eventually("the busy one shows what it has just taken", || {
-            let seen = environment(&instance);
+            let seen = environment(instance);
             seen["state"] == "busy" && seen["used_mib"].as_u64().is_some_and(|used| (110..120).contains(&used))
         });
         // What is only noted when it comes to rest would be seen a moment before the answer.

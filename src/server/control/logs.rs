@@ -66,10 +66,7 @@ impl Logs {
     }
 
     pub(super) async fn show(&self, name: &str, query: &str) -> Reply {
-        let function = match self.function(name) {
-            Ok(function) => function,
-            Err(refused) => return refused,
-        };
+        let Some(function) = self.function(name) else { return unknown(name) };
         let asked = match parse(query) {
             Ok(asked) => asked,
             Err(what) => return message(StatusCode::BAD_REQUEST, what),
@@ -98,26 +95,22 @@ impl Logs {
     }
 
     pub(super) async fn remove(&self, name: &str) -> Reply {
-        match self.function(name) {
-            Ok(function) => {
-                self.store.remove(&function).await;
-                reply(StatusCode::OK, json!({}))
-            }
-            Err(refused) => refused,
-        }
+        let Some(function) = self.function(name) else { return unknown(name) };
+        self.store.remove(&function).await;
+        reply(StatusCode::OK, json!({}))
     }
 
     /// One that exists, or has a log.
-    fn function(&self, name: &str) -> Result<FunctionName, Reply> {
-        let unknown = || {
-            let mut response = message(StatusCode::NOT_FOUND, format!("there is no function {name}, and no log of one"));
-            // As at the other door, for the client that both have.
-            response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("ResourceNotFoundException"));
-            response
-        };
-        let function = FunctionName::parse(name).map_err(|_| unknown())?;
-        if (self.known)(&function) || self.store.has(&function) { Ok(function) } else { Err(unknown()) }
+    fn function(&self, name: &str) -> Option<FunctionName> {
+        FunctionName::parse(name).ok().filter(|function| (self.known)(function) || self.store.has(function))
     }
+}
+
+fn unknown(name: &str) -> Reply {
+    let mut response = message(StatusCode::NOT_FOUND, format!("there is no function {name}, and no log of one"));
+    // As at the other door, for the client that both have.
+    response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("ResourceNotFoundException"));
+    response
 }
 
 fn failed(function: &FunctionName, error: &io::Error) -> Reply {

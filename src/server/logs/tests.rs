@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::*;
 
+type KeptPiece = (Option<RequestId>, Kind, Vec<u8>);
+
 /// A sink that keeps everything in memory.
 pub struct Kept {
-    pieces: Mutex<Vec<(Option<RequestId>, Kind, Vec<u8>)>>,
+    pieces: Mutex<Vec<KeptPiece>>,
     full: AtomicBool,
     allowance: u64,
 }
