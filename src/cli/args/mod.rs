@@ -20,16 +20,19 @@ macro_rules! help {
 // After the macro, which they use.
 mod function;
 mod layer;
+mod logs;
 mod runtime;
 
 pub use self::function::{Code, Concurrency, Create, FunctionCommand, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
+pub use self::logs::Logs;
 pub use self::runtime::{AddRuntime, RuntimeCommand, WhichRuntimes};
 
 const HELP: &str = help!(
     "  kiln doctor
   kiln function create hello --runtime nodejs8.10 --handler index.handler --dir examples/node-tutorial
   kiln invoke hello --payload '{\"name\": \"World\"}' --log
+  kiln logs hello -f
   kiln pool",
     json: "  Each verb's own help says what it prints (kiln pool --help)."
 );
@@ -73,10 +76,11 @@ The result goes to stdout, the log (with --log) to stderr.",
 
 const POOL_HELP: &str = help!(
     "  kiln pool
+  kiln pool --sort memory
   kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
     json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
   reserves: a list of { function, reserved, in_flight }, environments: a list of
-  { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib, peak_mib, invocations, container }"
+  { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container }"
 );
 
 /// Run AWS Lambda functions on this host.
@@ -117,9 +121,12 @@ pub enum Command {
     /// Publish, show and delete layers: what functions share below /opt
     #[command(subcommand)]
     Layer(LayerCommand),
+    /// Show what a function printed, and the platform's lines around it
+    #[command(after_help = logs::LOGS_HELP)]
+    Logs(Logs),
     /// Show every execution environment
     #[command(after_help = POOL_HELP)]
-    Pool,
+    Pool(Pool),
     /// Show, build and check the runtimes that functions run in
     #[command(subcommand)]
     Runtime(RuntimeCommand),
@@ -158,6 +165,23 @@ pub struct Invoke {
     /// Ask whether it could be invoked so, and do not run it
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Pool {
+    /// What the order is by
+    #[arg(long, value_enum, default_value_t = Sort::Function)]
+    pub sort: Sort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    Function,
+    Memory,
+    Peak,
+    Age,
+    Idle,
+    Invocations,
 }
 
 #[cfg(test)]
