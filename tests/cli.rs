@@ -109,18 +109,26 @@ fn every_exit_code_means_one_thing() {
     drop(std::os::unix::net::UnixListener::bind(left_behind.path().join("kiln.sock")).unwrap());
     for (code, run, words, said) in [
         (0, run, &["invoke", "echo"][..], ""),
+        (0, run, &["invoke", "fails", "--dry-run"][..], "function fails could be invoked so; it was not"),
         (0, run, &["--help"][..], ""),
         (1, run, &["invoke", "broken"][..], "ServiceException: a launcher said nothing"),
         (1, run, &["invoke", "echo", "--payload", "{"][..], "InvalidRequestContentException: Could not parse"),
         (1, run, &["invoke", "echo", "--payload", "@/nowhere"][..], "/nowhere cannot be read: "),
+        (1, run, &["invoke", "echo", "--dry-run", "--payload", "{"][..], "InvalidRequestContentException: Could not parse"),
+        (1, run, &["config", "check", "/nowhere"][..], "/nowhere cannot be read: "),
         (2, run, &["invoke"][..], "required arguments were not provided"),
         (2, run, &["function", "update", "echo"][..], "nothing to change"),
-        (2, run, &["function", "create", "x", "--runtime", "r", "--handler", "h"][..], "--zip"),
+        (2, run, &["function", "create", "x", "--runtime", "r", "--handler", "h"][..], "--zip, --dir or --file"),
+        (2, run, &["invoke", "echo", "--dry-run", "--log"][..], "cannot be used with"),
+        (2, run, &["completions", "tcsh"][..], "invalid value 'tcsh'"),
+        (2, run, &["config"][..], "Usage: kiln config"),
         (3, nowhere.as_path(), &["invoke", "echo"][..], "Kiln is not running, or runs elsewhere. Start it"),
         (3, left_behind.path(), &["invoke", "echo"][..], "kilnd has ended. Start it again"),
         (3, nowhere.as_path(), &["pool"][..], "control.sock: Kiln is not running, or runs elsewhere. Start it"),
         (4, run, &["invoke", "nope"][..], "Function not found: arn:aws:lambda:us-east-1:000000000000:function:nope:$LATEST"),
         (4, run, &["function", "get", "nope"][..], "Function not found: "),
+        (4, run, &["function", "delete", "nope"][..], "Function not found: "),
+        (4, run, &["invoke", "nope", "--dry-run"][..], "Function not found: "),
         (5, run, &["invoke", "no-memory"][..], "ConcurrentInvocationLimitExceeded"),
         (6, run, &["invoke", "fails"][..], "the function fails failed"),
     ] {
@@ -180,17 +188,88 @@ fn who_may_not_is_told_which_group_to_join() {
 }
 
 #[test]
+fn one_file_is_code_enough() {
+    let house = House::open();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("index.js");
+    std::fs::write(&file, "exports.handler = async () => 1;\n").unwrap();
+    let file = file.to_str().unwrap();
+    let words = ["function", "create", "one", "--runtime", "nodejs8.10", "--handler", "index.handler", "--file", file];
+    ended(&kiln(house.run_dir(), &words), 0);
+    ended(&kiln(house.run_dir(), &["function", "update", "one", "--file", file]), 0);
+}
+
+/// Every name in it, at any depth.
+fn names(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, below)| {
+            found.push(name.clone());
+            names(below, found);
+        }),
+        Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_names_of_json_are_those_that_the_verbs_help_promises() {
+    let house = House::open();
+    *house.fakes.snapshot.lock().unwrap() = snapshot();
+    create(&house, "echo");
+    for words in [&["pool"][..], &["invoke", "echo", "--payload", "1"], &["doctor"], &["config", "check"]] {
+        let asked: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        let output = kiln(house.run_dir(), &asked);
+        let mut printed = Vec::new();
+        names(&serde_json::from_slice(&output.stdout).unwrap(), &mut printed);
+        assert!(!printed.is_empty());
+        let verb: Vec<&str> = words.iter().copied().take(if words[0] == "config" { 2 } else { 1 }).chain(["--help"]).collect();
+        let (help, _) = ended(&kiln(house.run_dir(), &verb), 0);
+        let json = help.split("With --json:").nth(1).unwrap().split("Exit codes:").next().unwrap();
+        let documented: Vec<&str> = json.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let missing: Vec<&String> = printed.iter().filter(|name| !documented.contains(&name.as_str())).collect();
+        assert!(missing.is_empty(), "kiln {} --help does not tell {missing:?}", words[0]);
+    }
+}
+
+#[test]
+fn a_shell_that_sources_its_completions_knows_every_verb() {
+    let house = House::open();
+    for (shell, mark) in [("bash", "complete -F _kiln"), ("zsh", "#compdef kiln"), ("fish", "complete -c kiln")] {
+        let (script, err) = ended(&kiln(house.run_dir(), &["completions", shell]), 0);
+        assert!(script.contains(mark) && err.is_empty(), "{shell}: {err}");
+        for verb in ["function", "invoke", "pool", "doctor", "config"] {
+            assert!(script.contains(verb), "{shell} does not know {verb}");
+        }
+    }
+    // Bash is on every machine that builds us, so what it makes of the script is asked.
+    let (script, _) = ended(&kiln(house.run_dir(), &["completions", "bash"]), 0);
+    let ask = format!("{script}\nCOMP_WORDS=(kiln func); COMP_CWORD=1; _kiln kiln func kiln; printf '%s' \"${{COMPREPLY[*]}}\"");
+    let said = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "function", "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_error() {
     let house = House::open();
     create(&house, "echo");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(["function", "list"])
-        .env("KILN_RUN_DIR", house.run_dir())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
-    assert_eq!(err, "");
+    for words in [
+        &["function", "list"][..],
+        &["function", "get", "echo", "--json"],
+        &["invoke", "echo"],
+        &["pool"],
+        &["completions", "bash"],
+        &["config", "sample"],
+        &["--help"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
+            .args(words)
+            .env("KILN_RUN_DIR", house.run_dir())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
+        assert_eq!(err, "", "{words:?}");
+    }
 }

@@ -2,49 +2,109 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0 done  1 failed  2 wrong usage  3 kilnd not reachable  4 no such function  5 throttled  6 the function failed";
+/// The end of every verb's help.
+macro_rules! help {
+    ($examples:literal, json: $json:literal) => {
+        concat!(
+            "Examples:\n",
+            $examples,
+            "\n\nWith --json:\n",
+            $json,
+            "\n\nExit codes:\n  0 done  1 failed  2 wrong usage  3 kilnd not reachable  4 no such function  5 throttled  6 the function failed"
+        )
+    };
+}
 
-const EXAMPLES: &str = "\
-Examples:
+const HELP: &str = help!(
+    "  kiln doctor
   kiln function create hello --runtime nodejs8.10 --handler index.handler --dir examples/node-tutorial
   kiln invoke hello --payload '{\"name\": \"World\"}' --log
-  kiln pool
+  kiln pool",
+    json: "  Each verb's own help says what it prints (kiln pool --help)."
+);
 
-Exit codes:
-  0 done  1 failed  2 wrong usage  3 kilnd not reachable  4 no such function  5 throttled  6 the function failed";
+const COMPLETIONS_HELP: &str = help!(
+    "  kiln completions bash > ~/.local/share/bash-completion/completions/kiln
+  kiln completions zsh > ~/.zfunc/_kiln          (with fpath+=~/.zfunc before compinit in .zshrc)
+  kiln completions fish > ~/.config/fish/completions/kiln.fish",
+    json: "  The same: a shell's script is no JSON."
+);
 
-const CREATE_EXAMPLES: &str = "\
-Examples:
-  kiln function create hello --runtime nodejs8.10 --handler index.handler --zip hello.zip
+const CONFIG_CHECK_HELP: &str = help!(
+    "  sudo kiln config check
+  kiln config check ./kiln.toml",
+    json: "  file, ok, checks: a list of { check, key, state (ok, warn, broken, needs-root), found, cure }; check is the key's name"
+);
+
+const CONFIG_SAMPLE_HELP: &str = help!(
+    "  kiln config sample | sudo tee /etc/kiln/kiln.toml",
+    json: "  Every key with its default."
+);
+
+const DOCTOR_HELP: &str = help!(
+    "  sudo kiln doctor
+  sudo kiln doctor --config /etc/kiln/kiln.toml     (also before kilnd's first start)
+  kiln doctor --json | jq '.checks[] | select(.state == \"broken\")'",
+    json: "  run_dir, ok, checks: a list of { check, key, state (ok, warn, broken, needs-root), found, cure }
+Ends with 0 when nothing is broken, with 1 when something is."
+);
+
+const CREATE_HELP: &str = help!(
+    "  kiln function create hello --runtime nodejs8.10 --handler index.handler --zip hello.zip
+  kiln function create hello --runtime nodejs8.10 --handler index.handler --file index.js
   kiln function create hello --runtime provided.al2023 --handler bootstrap --dir target/hello \\
-      --memory 512 --timeout 30 --env TABLE=orders --env LEVEL=debug";
+      --memory 512 --timeout 30 --env TABLE=orders --env LEVEL=debug",
+    json: "  Lambda's FunctionConfiguration: FunctionName, FunctionArn, Runtime, Handler, MemorySize, State, RevisionId, …"
+);
 
-const UPDATE_EXAMPLES: &str = "\
-Examples:
-  kiln function update hello --dir examples/node-tutorial
+const LIST_HELP: &str = help!(
+    "  kiln function list
+  kiln function list --json | jq -r '.Functions[].FunctionName'",
+    json: "  Functions: a list of Lambda's FunctionConfiguration"
+);
+
+const GET_HELP: &str = help!(
+    "  kiln function get hello
+  kiln function get hello --json | jq .Configuration.MemorySize",
+    json: "  As Lambda's GetFunction: Configuration (a FunctionConfiguration), Code"
+);
+
+const UPDATE_HELP: &str = help!(
+    "  kiln function update hello --dir examples/node-tutorial
   kiln function update hello --memory 1024 --timeout 60
-  kiln function update hello --env TABLE=orders     (replaces all variables)";
+  kiln function update hello --env TABLE=orders     (replaces all variables)",
+    json: "  Lambda's FunctionConfiguration, after the change"
+);
 
-const INVOKE_EXAMPLES: &str = "\
-The result goes to stdout, the log (with --log) to stderr.
+const DELETE_HELP: &str = help!("  kiln function delete hello", json: "  Nothing: the exit code says it.");
 
-Examples:
-  kiln invoke hello
+const INVOKE_HELP: &str = help!(
+    "  kiln invoke hello
   kiln invoke hello --payload '{\"name\": \"World\"}'
   kiln invoke hello --payload @event.json --log
-  jq -n '{n: 1}' | kiln invoke hello --payload - | jq .";
+  jq -n '{n: 1}' | kiln invoke hello --payload - | jq .
+  kiln invoke hello --dry-run                       (may I, and is the event JSON? the function does not run)
+
+The result goes to stdout, the log (with --log) to stderr.",
+    json: "  request_id, executed_version, function_error (null, or Unhandled), payload, log"
+);
+
+const POOL_HELP: &str = help!(
+    "  kiln pool
+  kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
+    json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, waiting, environments: a list of
+  { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib, peak_mib, invocations, container }"
+);
 
 /// Run AWS Lambda functions on this host.
 #[derive(Debug, Parser)]
-#[command(name = "kiln", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "kiln", version, after_help = HELP, subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
-    /// The run directory of the instance to talk to
-    #[arg(long, value_name = "DIR", env = "KILN_RUN_DIR", default_value = "/run/kiln", global = true)]
-    pub run: PathBuf,
+    /// The run directory of the instance to talk to [default: /run/kiln]
+    #[arg(long, value_name = "DIR", env = "KILN_RUN_DIR", global = true)]
+    pub run: Option<PathBuf>,
     /// Print JSON with stable names
     #[arg(long, global = true)]
     pub json: bool,
@@ -54,37 +114,73 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print a shell's completions of kiln's words
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions { shell: CompletionShell },
+    /// Show what may be configured, and try a configuration on this host
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at everything that Kiln needs of this host, with the cure for what is wrong
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// The configuration to look at [default: that of the running kilnd, else /etc/kiln/kiln.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Create, show, change and delete functions
-    #[command(subcommand, after_help = EXIT_CODES)]
+    #[command(subcommand)]
     Function(FunctionCommand),
     /// Run a function and print what it returns
-    #[command(after_help = INVOKE_EXAMPLES)]
+    #[command(after_help = INVOKE_HELP)]
     Invoke(Invoke),
     /// Show every execution environment
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = POOL_HELP)]
     Pool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Try a configuration on this host: every key, every fault, and its cure
+    #[command(after_help = CONFIG_CHECK_HELP)]
+    Check {
+        /// What kilnd would read [default: /etc/kiln/kiln.toml]
+        file: Option<PathBuf>,
+    },
+    /// Print a configuration with every key, its default, unit and reason
+    #[command(after_help = CONFIG_SAMPLE_HELP)]
+    Sample,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum FunctionCommand {
-    /// Make a function from a zip or a directory
-    #[command(after_help = CREATE_EXAMPLES)]
+    /// Make a function from a zip, a directory or one file
+    #[command(after_help = CREATE_HELP)]
     Create(Create),
-    /// Show all functions
-    List,
-    /// Show one function
-    Get {
-        /// Name or ARN
-        name: String,
-    },
-    /// Change a function's code, its configuration, or both
-    #[command(after_help = UPDATE_EXAMPLES)]
-    Update(Update),
     /// Delete a function
+    #[command(after_help = DELETE_HELP)]
     Delete {
         /// Name or ARN
         name: String,
     },
+    /// Show one function
+    #[command(after_help = GET_HELP)]
+    Get {
+        /// Name or ARN
+        name: String,
+    },
+    /// Show all functions
+    #[command(after_help = LIST_HELP)]
+    List,
+    /// Change a function's code, its configuration, or both
+    #[command(after_help = UPDATE_HELP)]
+    Update(Update),
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +203,7 @@ pub struct Create {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub struct Code {
     /// The function's zip
     #[arg(long, value_name = "FILE")]
@@ -115,11 +211,14 @@ pub struct Code {
     /// A directory: its contents are zipped
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// One file: it is zipped by its own name
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct Settings {
-    /// Memory in MB: 128 to 3008 in steps of 64 [default at creation: 128]
+    /// Memory in MB: 128 to 3008 in steps of 64; with `profile = "current"` 128 to 10240 [default at creation: 128]
     #[arg(long, value_name = "MB")]
     pub memory: Option<u32>,
     /// Seconds that an invocation may take: 1 to 900 [default at creation: 3]
@@ -137,12 +236,8 @@ pub struct Settings {
 pub struct Update {
     /// Name or ARN
     pub name: String,
-    /// The function's new zip
-    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
-    pub zip: Option<PathBuf>,
-    /// A directory: its contents are zipped
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub code: Code,
     /// Another installed runtime
     #[arg(long, value_name = "NAME")]
     pub runtime: Option<String>,
@@ -164,8 +259,11 @@ pub struct Invoke {
     #[arg(long, value_name = "JSON|@FILE|-", default_value = "{}")]
     pub payload: String,
     /// Print the end of the invocation's log to stderr
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     pub log: bool,
+    /// Ask whether it could be invoked so, and do not run it
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -187,11 +285,30 @@ mod tests {
     }
 
     #[test]
-    fn code_is_a_zip_or_a_directory_and_never_both() {
+    fn code_is_one_of_three_and_never_two() {
         let parse = |words: &str| Arguments::try_parse_from(words.split(' '));
         assert!(parse("kiln function create f --runtime r --handler h --zip z").is_ok());
-        assert!(parse("kiln function create f --runtime r --handler h").is_err());
+        assert!(parse("kiln function create f --runtime r --handler h --file f").is_ok());
         assert!(parse("kiln function create f --runtime r --handler h --zip z --dir d").is_err());
-        assert!(parse("kiln function update f --zip z --dir d").is_err());
+        assert!(parse("kiln function update f --file z --dir d").is_err());
+    }
+
+    #[test]
+    fn every_verb_has_examples_says_what_json_it_prints_and_names_the_exit_codes() {
+        fn leaves(command: &clap::Command, found: &mut Vec<clap::Command>) {
+            if command.get_subcommands().next().is_none() {
+                found.push(command.clone());
+            }
+            command.get_subcommands().for_each(|below| leaves(below, found));
+        }
+        let mut found = Vec::new();
+        leaves(&Arguments::command(), &mut found);
+        assert!(found.len() >= 10);
+        for verb in found {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for part in ["Examples:\n  ", "\nWith --json:\n  ", "\nExit codes:\n  0 done"] {
+                assert!(help.contains(part), "{} has no {part:?} in its help", verb.get_name());
+            }
+        }
     }
 }

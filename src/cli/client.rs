@@ -115,7 +115,7 @@ fn unreachable(path: &Path, socket: Socket, error: &io::Error) -> Failure {
     Failure::Unreachable(match error.kind() {
         io::ErrorKind::NotFound => format!(
             "there is no {path_text}: Kiln is not running, or runs elsewhere. Start it (kilnd; scripts/quickstart does), or name \
-             its run directory with --run DIR or KILN_RUN_DIR"
+             its run directory with --run DIR or KILN_RUN_DIR; `sudo kiln doctor` says what it needs"
         ),
         io::ErrorKind::ConnectionRefused => {
             format!(

@@ -24,8 +24,8 @@ pub async fn execute(client: &Client, command: FunctionCommand, as_json: bool) -
 }
 
 async fn create(client: &Client, create: Create, as_json: bool) -> Result<(), Failure> {
-    let zip = package::read(create.code.zip.as_deref(), create.code.dir.as_deref())?;
-    let zip = zip.ok_or_else(|| Failure::Usage("give the code with --zip or --dir".into()))?;
+    let zip = package::read(&create.code)?;
+    let zip = zip.ok_or_else(|| Failure::Usage("give the code with --zip, --dir or --file".into()))?;
     let mut body = settings(&create.settings);
     body.insert("FunctionName".into(), create.name.into());
     body.insert("Runtime".into(), create.runtime.into());
@@ -44,9 +44,11 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
             configuration.insert(member.into(), value.into());
         }
     }
-    let zip = package::read(update.zip.as_deref(), update.dir.as_deref())?;
+    let zip = package::read(&update.code)?;
     if zip.is_none() && configuration.is_empty() {
-        return Err(Failure::Usage("nothing to change: give --zip, --dir, --memory, --timeout, --env, … (see --help)".into()));
+        return Err(Failure::Usage(
+            "nothing to change: give --zip, --dir, --file, --memory, --timeout, --env, … (see --help)".into(),
+        ));
     }
     // Code last: a new handler without its new code would fail every call in between the longer.
     let mut result = Value::Null;

@@ -5,6 +5,9 @@
 
 mod args;
 mod client;
+mod completions;
+mod config;
+pub mod doctor;
 mod failure;
 mod function;
 mod invoke;
@@ -12,6 +15,7 @@ mod output;
 mod package;
 mod pool;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,6 +23,9 @@ use clap::Parser;
 use self::args::{Arguments, Command};
 use self::client::Client;
 use self::failure::Failure;
+
+/// Where an instance is that says nothing else: the default of `config`.
+const DEFAULT_RUN_DIR: &str = "/run/kiln";
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
@@ -41,11 +48,15 @@ pub fn run() -> ExitCode {
 }
 
 async fn execute(arguments: Arguments) -> Result<(), Failure> {
-    let client = Client::new(&arguments.run);
+    let (run, as_json) = (arguments.run, arguments.json);
+    let client = Client::new(run.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR)));
     match arguments.command {
-        Command::Function(command) => function::execute(&client, command, arguments.json).await,
-        Command::Invoke(command) => invoke::execute(&client, command, arguments.json).await,
-        Command::Pool => pool::execute(&client, arguments.json).await,
+        Command::Completions { shell } => completions::execute(shell),
+        Command::Config(command) => config::execute(command, as_json),
+        Command::Doctor { config } => doctor::execute(config.as_deref(), run.as_deref(), as_json).await,
+        Command::Function(command) => function::execute(&client, command, as_json).await,
+        Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
+        Command::Pool => pool::execute(&client, as_json).await,
     }
 }
 

@@ -104,10 +104,18 @@ impl Registry for SqliteRegistry {
             if expected.is_some_and(|expected| expected.to_string() != stored.revision) {
                 return Ok(Err(RegistryError::Stale(name)));
             }
-            let mut draft = stored.draft;
+            let mut draft = stored.draft.clone();
             change(&mut draft);
             // A change never renames: the row's key and the record must agree.
             draft.function.name = name;
+            // Tags are nothing that an environment is made from: those that are warm stay so.
+            let mut retagged = stored.draft;
+            if retagged.tags != draft.tags {
+                retagged.tags.clone_from(&draft.tags);
+                if retagged == draft {
+                    return rewrite(db, draft, stored.modified_ms).map(Ok);
+                }
+            }
             write(db, draft).map(Ok)
         }))
     }
@@ -198,11 +206,16 @@ fn read(db: &Connection, name: &FunctionName) -> rusqlite::Result<Option<Stored>
 fn write(db: &Connection, mut draft: Draft) -> rusqlite::Result<Arc<Record>> {
     let stamp: i64 = db.prepare_cached("UPDATE stamps SET last = last + 1 RETURNING last")?.query_row([], |row| row.get(0))?;
     draft.function.stamp = Stamp(stamp as u64);
-    let stored = Stored { draft, revision: Uuid::new_v4().to_string(), modified_ms: now_ms() };
+    rewrite(db, draft, now_ms())
+}
+
+/// Stores the draft under the stamp that it has, with another revision.
+fn rewrite(db: &Connection, draft: Draft, modified_ms: i64) -> rusqlite::Result<Arc<Record>> {
+    let stored = Stored { draft, revision: Uuid::new_v4().to_string(), modified_ms };
     let text = serde_json::to_string(&stored).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let function = &stored.draft.function;
     db.prepare_cached("INSERT OR REPLACE INTO functions (name, stamp, code, record) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![function.name.as_str(), stamp, function.code.to_string(), text])?;
+        .execute(params![function.name.as_str(), function.stamp.0 as i64, function.code.to_string(), text])?;
     stored.into_record().map(Arc::new)
 }
 
@@ -319,6 +332,20 @@ mod tests {
         assert_eq!(one.unwrap().description, "one");
         assert!(matches!(two, Err(RegistryError::Stale(_))));
         assert_eq!(registry.record(&a).unwrap().description, "one");
+    }
+
+    #[tokio::test]
+    async fn tags_alone_give_a_new_revision_and_leave_stamp_and_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (registry, _thread) = open(&directory).await;
+        let before = registry.create(draft("a")).await.unwrap();
+        let tag = |draft: &mut Draft| drop(draft.tags.insert("k".into(), "v".into()));
+        let tagged = registry.update(&name("a"), None, Box::new(tag)).await.unwrap();
+        assert_eq!((&tagged.function, tagged.modified_ms), (&before.function, before.modified_ms));
+        assert!(tagged.tags["k"] == "v" && tagged.revision != before.revision);
+        let described = |draft: &mut Draft| (draft.description, draft.tags) = ("new".into(), BTreeMap::new());
+        let described = registry.update(&name("a"), None, Box::new(described)).await.unwrap();
+        assert!(described.function.stamp > before.function.stamp, "who describes a function anew wants new environments");
     }
 
     #[tokio::test]

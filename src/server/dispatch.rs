@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::function::{Function, FunctionName};
+use crate::function::{Function, FunctionName, Profile};
 use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
@@ -42,6 +42,7 @@ struct Parts<F, M, L> {
     pool: Pool<Environment>,
     recent: Arc<Recent>,
     capacity_wait: Duration,
+    profile: Profile,
     stopping: AtomicBool,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
@@ -72,6 +73,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             pool: Pool::new(limits),
             recent,
             capacity_wait: config.capacity_wait(),
+            profile: config.profile,
             stopping: AtomicBool::new(false),
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
@@ -122,7 +124,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let (environment, grow) = lease.parts();
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
-        let row = row(&invocation, &function, &outcome, run.start, settled.took, lease.peak(), lease.init_to_report());
+        let row = self.row(&invocation, &function, &outcome, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
         lease.output().platform(&lines::end(invocation.request));
@@ -218,14 +220,40 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         });
         let mut journal = Journal::new(function.name.clone(), self.0.recent.clone());
         journal.begin(lines::start(invocation.request, "$LATEST"));
+        journal.quote(&failure.said);
         if let Some(cause) = outcome.cause() {
             journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
         }
-        let row = row(invocation, function, &outcome, run.start, took, failure.peak, None);
+        let row = self.row(invocation, function, &outcome, run.start, took, failure.peak, None);
         self.enter(&row).await;
         journal.write(lines::end(invocation.request).as_bytes());
         journal.write(lines::report(&row, outcome.cause()).as_bytes());
         caller.hears(Ok(Answer { outcome, log_tail: journal.end() }));
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one column")]
+    fn row(
+        &self,
+        invocation: &Invocation,
+        function: &Function,
+        outcome: &Outcome,
+        start: SystemTime,
+        duration: Duration,
+        peak: u64,
+        init: Option<Duration>,
+    ) -> Row {
+        Row {
+            request: invocation.request,
+            function: function.name.clone(),
+            version: "$LATEST".into(),
+            start,
+            duration,
+            billed: billed(self.0.profile, duration, function.timeout.duration(), init),
+            memory: function.memory,
+            max_memory_used_mib: max_memory_used_mib(peak),
+            init,
+            error_type: outcome.cause().map(|cause| cause.report_type().to_owned()),
+        }
     }
 
     /// Into the books. If they cannot be written the answer still goes out.
@@ -316,29 +344,6 @@ impl Caller {
         if let Some(caller) = self.0.take() {
             let _ = caller.send(answer);
         }
-    }
-}
-
-fn row(
-    invocation: &Invocation,
-    function: &Function,
-    outcome: &Outcome,
-    start: SystemTime,
-    duration: Duration,
-    peak: u64,
-    init: Option<Duration>,
-) -> Row {
-    Row {
-        request: invocation.request,
-        function: function.name.clone(),
-        version: "$LATEST".into(),
-        start,
-        duration,
-        billed: billed(duration, function.timeout.duration()),
-        memory: function.memory,
-        max_memory_used_mib: max_memory_used_mib(peak),
-        init,
-        error_type: outcome.cause().map(|cause| cause.report_type().to_owned()),
     }
 }
 

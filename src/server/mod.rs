@@ -114,7 +114,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
     let admin_group = group(&config.admin_group);
     let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let seen = dispatch.clone();
-    let control = Control::new(config.instance.clone(), move || seen.snapshot());
+    let control = Control::new(&config, move || seen.snapshot());
 
     let (stop, stopping) = watch::channel(false);
     let (ready, when_ready) = watch::channel(false);

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use kiln::code::Digest;
 use kiln::config::Config;
 use kiln::database::Database;
-use kiln::function::FunctionName;
+use kiln::function::{FunctionName, Profile};
 use kiln::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, Throttle};
 use kiln::registry::Promise;
 use kiln::registry::sqlite::SqliteRegistry;
@@ -65,6 +65,10 @@ impl House {
     }
 
     pub fn open_with(admin_group: Option<u32>) -> Self {
+        Self::open_in(Profile::default(), admin_group)
+    }
+
+    pub fn open_in(profile: Profile, admin_group: Option<u32>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let runtimes = directory.path().join("runtimes");
@@ -73,9 +77,10 @@ impl House {
             let recipe = format!("name='{name}'\ntree='{}'\nstart=[['/x']]", Digest::of(name.as_bytes()));
             std::fs::write(runtimes.join(format!("{name}.toml")), recipe).unwrap();
         }
-        let mut config = Config::default();
+        let mut config = Config { profile, ..Config::default() };
         (config.run_dir, config.runtimes_dir) = (directory.path().to_owned(), runtimes);
         config.state_dir = directory.path().join("state");
+        config.instance = "test".into();
 
         let fakes = Arc::new(Fakes::default());
         let (stop, stopping) = watch::channel(false);
@@ -147,7 +152,7 @@ async fn serve(
     let intake = Arc::new(Intake::new(fakes.clone(), registry.clone()));
     let seen = fakes.clone();
     let api = Api::new(config, admin_group, registry, intake, fakes);
-    let control = Control::new("test".into(), move || seen.snapshot.lock().unwrap().clone());
+    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.

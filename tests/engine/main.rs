@@ -13,4 +13,5 @@ mod contained;
 mod life;
 mod limits;
 mod processes;
+mod roles;
 mod runtimes;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::settings::ARCHITECTURE;
+use super::settings::{ARCHITECTURE, log_group};
 use super::target::{Home, LATEST};
 use crate::registry::Record;
 use crate::runtime::Recipe;
@@ -139,7 +139,7 @@ pub fn configuration(record: &Record, arn: String, phase: Phase, home: &Home, ru
         snap_start: SnapStart { apply_on: "None", optimization_status: "Off" },
         runtime_version_config: version
             .map(|tree| RuntimeVersion { runtime_version_arn: format!("arn:aws:lambda:{}::runtime:{tree}", home.region) }),
-        logging_config: LoggingConfig { log_format: "Text", log_group: format!("/aws/lambda/{}", function.name) },
+        logging_config: LoggingConfig { log_format: "Text", log_group: log_group(function.name.as_str()) },
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! GET /v1/pool      every environment, and what bounds them (server::pool's snapshot)
-//! GET /v1/status    who answers: version, instance, process id, since when
+//! GET /v1/status    who answers: version, instance, process id, since when, limit of descriptors, configuration in force
 //! ```
 
 use std::time::Instant;
@@ -15,15 +15,17 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
+use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 use serde_json::json;
 
 use super::http::{Door, Peer};
 use super::pool::Snapshot;
+use crate::config::Config;
 
 /// See the module docs.
 pub struct Control {
-    instance: String,
+    config: Config,
     started: Instant,
     pool: Box<dyn Fn() -> Snapshot + Send + Sync>,
 }
@@ -34,19 +36,24 @@ struct Status<'a> {
     instance: &'a str,
     server_pid: u32,
     uptime_s: u64,
+    /// How many this process may have open, which bounds how many environments there can be.
+    descriptors: u64,
+    config: &'a Config,
 }
 
 impl Control {
-    pub fn new(instance: String, pool: impl Fn() -> Snapshot + Send + Sync + 'static) -> Self {
-        Self { instance, started: Instant::now(), pool: Box::new(pool) }
+    pub fn new(config: &Config, pool: impl Fn() -> Snapshot + Send + Sync + 'static) -> Self {
+        Self { config: config.clone(), started: Instant::now(), pool: Box::new(pool) }
     }
 
     fn status(&self) -> Status<'_> {
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            instance: &self.instance,
+            instance: &self.config.instance,
             server_pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
+            descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
+            config: &self.config,
         }
     }
 }

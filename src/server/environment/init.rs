@@ -21,7 +21,7 @@ use super::{Environment, Facts, Grow, Perform, Run};
 use crate::config::Config;
 use crate::function::Function;
 use crate::invocation::Cause;
-use crate::runtime::Recipe;
+use crate::runtime::{Recipe, WRAPPER_VAR};
 use crate::server::logs::{Journal, LogSink, Output};
 use crate::server::runtime_api::{self, Desk, Init};
 use crate::wire::{MAX_MESSAGE, init};
@@ -48,6 +48,8 @@ pub struct InitFailure {
     pub took: Duration,
     /// The most memory in use, in bytes.
     pub peak: u64,
+    /// The end of what it printed.
+    pub said: Vec<u8>,
 }
 
 impl<L: Launcher> Starter<L> {
@@ -71,21 +73,23 @@ impl<L: Launcher> Starter<L> {
             body: None,
             took: began.elapsed(),
             peak: 0,
+            said: Vec::new(),
         };
         crate::kill_point!("before-start");
         let (recipe, container) = self.build(function).await.map_err(our_fault)?;
         let built = Instant::now();
         let (until, limit) = inside.map_or((built + INIT_LIMIT, INIT_LIMIT), |run| (run.until(), run.limit));
-        let candidates = recipe.command_lines(function.memory);
+        let wrapper = function.vars.get(WRAPPER_VAR).map(String::as_str);
+        let candidates = recipe.command_lines(function.memory, wrapper);
         let mut environment = self.assemble(function, &candidates, container, died).map_err(our_fault)?;
         let message = self.start_message(function, &recipe, &candidates).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
         crate::kill_point!("init-running");
 
         let desk = environment.desk.clone();
-        let said = environment.perform(desk.init(), until, limit, grow).await;
+        let performed = environment.perform(desk.init(), until, limit, grow).await;
         environment.init = built.elapsed();
-        let (cause, body) = match said {
+        let (cause, body) = match performed {
             Perform::Done(Init::Ready) => match environment.cgroup.slow_down(function.memory) {
                 Ok(()) => return Ok(environment),
                 Err(error) => (Cause::Sandbox { text: format!("set the CPU quota: {error}") }, None),
@@ -95,7 +99,8 @@ impl<L: Launcher> Starter<L> {
         };
         environment.kill();
         environment.output.drain();
-        Err(InitFailure { cause, body, took: environment.init, peak: environment.wall.peak() })
+        let said = environment.output.end();
+        Err(InitFailure { cause, body, took: environment.init, peak: environment.wall.peak(), said })
     }
 
     async fn build(&self, function: &Function) -> Result<(Arc<Recipe>, Container), StartError> {
@@ -114,7 +119,10 @@ impl<L: Launcher> Starter<L> {
     ) -> Result<Environment, StartError> {
         let Container { id, end, cgroup, gauge, init, listener, log, control, lost } = container;
         let desk = Arc::new(Desk::default());
-        let output = Output::new(Journal::new(function.name.clone(), self.sink.clone()), log)?;
+        let mut journal = Journal::new(function.name.clone(), self.sink.clone());
+        // Kept in case that it fails: the caller of an invocation that never began wants to see why.
+        journal.begin(String::new());
+        let output = Output::new(journal, log)?;
         let pulse = Pulse::new(init)?;
         let control = Control::new(control)?;
         set_nonblocking(&listener)?;

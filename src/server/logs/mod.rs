@@ -52,7 +52,7 @@ impl Journal {
     /// An invocation begins: its tail starts with `line`.
     pub fn begin(&mut self, line: String) {
         self.tail = Some(Vec::new());
-        self.start = Some(line);
+        self.start = Some(line).filter(|line| !line.is_empty());
     }
 
     /// It did not begin after all.
@@ -61,14 +61,28 @@ impl Journal {
     }
 
     pub fn write(&mut self, lines: &[u8]) {
+        self.write_start();
+        self.append(lines);
+    }
+
+    /// Into the tail only: lines that the function's log has already, from the init that ran inside this invocation.
+    pub fn quote(&mut self, lines: &[u8]) {
+        self.write_start();
+        self.keep(lines);
+    }
+
+    fn write_start(&mut self) {
         if let Some(start) = self.start.take() {
             self.append(start.as_bytes());
         }
-        self.append(lines);
     }
 
     fn append(&mut self, lines: &[u8]) {
         self.sink.append(&self.function, lines);
+        self.keep(lines);
+    }
+
+    fn keep(&mut self, lines: &[u8]) {
         if let Some(tail) = &mut self.tail {
             tail.extend_from_slice(&lines[lines.len().saturating_sub(TAIL)..]);
             if tail.len() > 2 * TAIL {
