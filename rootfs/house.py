@@ -18,7 +18,7 @@ KEPT_DAYS = 7
 class House:
     def __init__(self, runtimes_dir, cache_dir):
         self.dir, self.cache = runtimes_dir, cache_dir
-        for directory in (self.dir / "trees", self.dir / "sets", self.dir / ".built", self.cache):
+        for directory in (self.dir / "trees", self.dir / "listings", self.dir / "sets", self.dir / ".built", self.cache):
             directory.mkdir(parents=True, exist_ok=True)
         recorded = self.dir / "owner"
         self.owner = int(recorded.read_text()) if recorded.exists() else OWNER
@@ -80,9 +80,14 @@ class House:
             return True
         step("check, and read into the page cache")
         path = self.tree(tree)
-        return path.is_dir() and path.stat().st_uid == self.owner and digest(path)[0] == tree
+        return path.is_dir() and path.stat().st_uid == self.owner and self.listing(tree).exists() and digest(path)[0] == tree
 
-    def move_in(self, root, tree):
+    def listing(self, tree):
+        """What the tree's name is the SHA-256 of: where a tree was changed, it tells which file."""
+        return self.dir / "listings" / tree
+
+    def move_in(self, root, tree, listing):
+        self.listing(tree).write_bytes(listing)
         place = self.tree(tree)
         if place.exists() and digest(place)[0] != tree:
             # Damaged. A container may still run from it, so it goes aside first, in one step.
@@ -120,6 +125,8 @@ class House:
                 continue
             with self.workshop() as work:
                 removed = take_aside(tree, work / "old")
+            if removed:
+                self.listing(tree.name).unlink(missing_ok=True)
             gone, held = gone + removed, held + (not removed)
         for path in (self.dir / "sets").iterdir():
             if path.name not in sets and not all(self.tree(tree).exists() for tree in path.read_text().split()):

@@ -96,7 +96,8 @@ def compile_bytecode(bytecode, root, below, work, step):
         (work / f"layer{number}").symlink_to(layer)
     layers = ":".join(f"layer{number}" for number in range(len(below) + 1))
     # Hashes are not compared at run time: the trees do not change. With hash randomisation sets would be written in any order.
-    compiler = [bytecode["python"], "-P", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *bytecode["below"]]
+    # What the compiler imports itself it would write too, in another form, and then take for done: so -B, and -f.
+    compiler = [bytecode["python"], "-P", "-B", "-m", "compileall", "-f", "-q", "--invalidation-mode", "unchecked-hash", *bytecode["below"]]
     inner = ["env", "-i", "PYTHONPYCACHEPREFIX=/tmp/out", "PYTHONHASHSEED=0", "PATH=/usr/bin", "TZ=UTC", "LC_ALL=C.UTF-8", *compiler]
     script = f"""
         mount -t overlay overlay -o ro,lowerdir={layers} root
@@ -171,7 +172,8 @@ def normalise(root, owner):
 
 
 def digest(root):
-    """The name of a tree: SHA-256 of its listing (type, mode, path, content or target), sorted by path; and files, bytes."""
+    """The name of a tree, which is the SHA-256 of its listing (path, type, mode, content or target; sorted by path), and the listing,
+    files and bytes. `kiln runtime verify` reads trees in the same way."""
     listing, files, size = [], 0, 0
     for path in walk(root):
         status = os.lstat(path)
@@ -187,10 +189,8 @@ def digest(root):
         else:
             raise Trouble(f"{os.fsdecode(place)} is neither file, directory nor link; such a thing has no place in a tree.")
         listing.append((place, row))
-    whole = hashlib.sha256()
-    for place, row in sorted(listing):
-        whole.update(b"\0".join([place, *row]) + b"\n")
-    return whole.hexdigest(), files, size
+    text = b"".join(b"\0".join([place, *row]) + b"\n" for place, row in sorted(listing))
+    return hashlib.sha256(text).hexdigest(), text, files, size
 
 
 def hash_file(path):

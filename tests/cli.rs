@@ -273,3 +273,79 @@ fn a_reader_that_has_enough_is_no_error() {
         assert_eq!(err, "", "{words:?}");
     }
 }
+
+#[test]
+fn layers_are_published_listed_given_to_functions_and_deleted() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+    let content = tempfile::tempdir().unwrap();
+    std::fs::create_dir(content.path().join("bin")).unwrap();
+    std::fs::write(content.path().join("bin/tool"), "#!/bin/sh\n").unwrap();
+    let dir = content.path().to_str().unwrap();
+    let words = ["layer", "publish", "tools", "--dir", dir, "--description", "my tools", "--runtime", "nodejs8.10"];
+    let (out, err) = ended(&kiln(run, &words), 0);
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("", "layer tools:1 published; try: kiln function update FUNCTION --layer tools:1\n")
+    );
+    ended(&kiln(run, &["layer", "publish", "tools", "--dir", dir]), 0);
+    let (out, _) = ended(&kiln(run, &["layer", "list"]), 0);
+    let cells: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+    assert_eq!(cells, [["NAME", "VERSION"], ["tools", "2"]]);
+    let (out, _) = ended(&kiln(run, &["layer", "list", "tools"]), 0);
+    assert!(out.lines().count() == 3 && out.contains("nodejs8.10") && out.contains("my tools"), "{out}");
+    let (out, _) = ended(&kiln(run, &["layer", "get", "tools:1"]), 0);
+    assert!(out.contains("arn         arn:aws:lambda:us-east-1:000000000000:layer:tools:1\n"), "{out}");
+
+    let arn = "arn:aws:lambda:us-east-1:000000000000:layer:tools:2";
+    for (words, layers) in [(&["--layer", "tools:1"][..], 1), (&["--layer", arn][..], 1), (&["--no-layers"][..], 0)] {
+        ended(&kiln(run, &[&["function", "update", "hello"][..], words].concat()), 0);
+        let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+        assert_eq!(out.lines().filter(|line| line.starts_with("layer ")).count(), layers, "{out}");
+    }
+    let words = ["function", "create", "new", "--runtime", "nodejs8.10", "--handler", "h", "--dir", dir, "--layer", "tools:1"];
+    ended(&kiln(run, &words), 0);
+    ended(&kiln(run, &["layer", "delete", "tools:1"]), 0);
+    for (code, words, said) in [
+        (4, &["layer", "delete", "tools:1"][..], "there is no layer tools:1; `kiln layer list` shows all"),
+        (4, &["layer", "get", "tools:7"][..], "there is no layer tools:7"),
+        (4, &["function", "update", "hello", "--layer", "tools:1"][..], "there is no layer tools:1"),
+        (2, &["function", "update", "hello", "--layer", "tools"][..], "NAME:VERSION, such as tools:1"),
+        (2, &["layer", "get", "tools"][..], "NAME:VERSION, such as tools:1"),
+        (2, &["function", "update", "hello", "--layer", "tools:2", "--no-layers"][..], "cannot be used with"),
+        (2, &["layer", "publish", "tools"][..], "--zip"),
+    ] {
+        let (_, err) = ended(&kiln(run, words), code);
+        assert!(err.contains(said), "{words:?}: {err}");
+    }
+    let (out, _) = ended(&kiln(run, &["function", "get", "new"]), 0);
+    assert!(out.contains("layer       arn:aws:lambda:us-east-1:000000000000:layer:tools:1"), "who has it keeps it: {out}");
+}
+
+#[test]
+fn a_reserve_is_set_shown_and_removed() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+    let concurrency = |words: &[&str]| ended(&kiln(run, &[&["function", "concurrency", "hello"][..], words].concat()), 0);
+    let said = |words: &str| (String::new(), format!("function hello {words}\n"));
+    assert_eq!(concurrency(&["--reserve", "5"]), said("has reserved 5"));
+    let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+    assert!(out.contains("reserved    5 at once\n"), "{out}");
+    assert_eq!(concurrency(&[]).0, "function hello has reserved 5\n");
+    assert_eq!(concurrency(&["--json"]).0, "{\n  \"ReservedConcurrentExecutions\": 5\n}\n");
+    assert_eq!(concurrency(&["--reserve", "0"]), said("is switched off: it has reserved 0"));
+    assert_eq!(concurrency(&["--none"]), said("has no reserved concurrency"));
+    let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+    assert!(!out.contains("reserved"), "{out}");
+    for (code, words, text) in [
+        (1, &["hello", "--reserve", "901"][..], "below its minimum value of [100]"),
+        (2, &["hello", "--reserve", "1", "--none"][..], "cannot be used with"),
+        (2, &["hello", "--reserve", "many"][..], "--reserve"),
+        (4, &["nope", "--reserve", "1"][..], "Function not found"),
+    ] {
+        let (_, err) = ended(&kiln(run, &[&["function", "concurrency"][..], words].concat()), code);
+        assert!(err.contains(text), "{words:?}: {err}");
+    }
+}

@@ -47,7 +47,7 @@ fn doctor(home: &Path) -> Command {
 fn line<'a>(out: &'a str, check: &str) -> [&'a str; 2] {
     let lines: Vec<&str> = out.lines().collect();
     let named = |line: &&str| line.get(10..).is_some_and(|rest| rest.split_whitespace().next() == Some(check));
-    let at = lines.iter().position(|line| named(line)).unwrap_or_else(|| panic!("no line about {check}:\n{out}"));
+    let at = lines.iter().position(named).unwrap_or_else(|| panic!("no line about {check}:\n{out}"));
     [lines[at], lines.get(at + 1).copied().unwrap_or_default()]
 }
 
@@ -146,6 +146,30 @@ fn sockets_that_nobody_listens_on_are_told_from_no_sockets() {
     let out = says(&doctor(home.path()).output().unwrap(), 1);
     assert_broken(&out, "kiln.sock", "nobody listens: kilnd was killed", "start kilnd again");
     assert_broken(&out, "control.sock", "nobody listens: kilnd was killed", "start kilnd again");
+}
+
+#[test]
+fn a_kilnd_whose_queue_is_full_does_not_hold_up_the_doctor() {
+    let home = premises("");
+    let run = home.path().join("run");
+    fs::create_dir(&run).unwrap();
+    // Nobody accepts, and there is room for one.
+    let _listeners = ["kiln.sock", "control.sock"].map(|name| {
+        let listener = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let address = nix::sys::socket::UnixAddr::new(&run.join(name)).unwrap();
+        nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &address).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        (listener, std::os::unix::net::UnixStream::connect(run.join(name)).unwrap())
+    });
+    let out = says(&doctor(home.path()).output().unwrap(), 1);
+    assert_broken(&out, "kiln.sock", "its queue is full", "kilnd's log");
+    assert_broken(&out, "control.sock", "its queue is full", "kilnd's log");
 }
 
 #[test]

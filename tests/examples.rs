@@ -124,8 +124,19 @@ fn fails_as(answer: &Answer, error_type: &str, message: &str) {
 }
 
 #[test]
-fn the_tutorial_keeps_its_connection_over_invocations() {
+fn the_tutorial_in_node_keeps_its_connection_over_invocations() {
     let Some(example) = Example::deploy("node-tutorial") else { return };
+    keeps_its_connection(&example);
+}
+
+#[test]
+fn the_tutorial_in_python_keeps_its_connection_over_invocations() {
+    let Some(example) = Example::deploy("python-tutorial") else { return };
+    keeps_its_connection(&example);
+}
+
+#[track_caller]
+fn keeps_its_connection(example: &Example) {
     example.keeps_its_word();
     let answer = example.invoke("tutorial", &json!({}));
     assert_eq!(answer.json()["queriesOnThisConnection"], 3);
@@ -194,7 +205,7 @@ fn every_example_has_its_test() {
         assert!(source.contains(&format!("Example::deploy({name:?})")), "{name}: no test deploys it");
         seen += 1;
     }
-    assert!(seen >= 5, "only {seen} examples");
+    assert!(seen >= 6, "only {seen} examples");
 }
 
 #[test]

@@ -74,8 +74,42 @@ const GET_HELP: &str = help!(
 const UPDATE_HELP: &str = help!(
     "  kiln function update hello --dir examples/node-tutorial
   kiln function update hello --memory 1024 --timeout 60
-  kiln function update hello --env TABLE=orders     (replaces all variables)",
+  kiln function update hello --env TABLE=orders     (replaces all variables)
+  kiln function update hello --layer tools:1        (replaces all layers)",
     json: "  Lambda's FunctionConfiguration, after the change"
+);
+
+const CONCURRENCY_HELP: &str = help!(
+    "  kiln function concurrency hello               (shows it)
+  kiln function concurrency hello --reserve 5
+  kiln function concurrency hello --reserve 0   (switches the function off)
+  kiln function concurrency hello --none        (removes the reserve)
+
+A reserve is the function's own: nobody else can use it up, and the function never runs more at once.",
+    json: "  ReservedConcurrentExecutions, absent where there is no reserve; nothing with --none"
+);
+
+const PUBLISH_HELP: &str = help!(
+    "  kiln layer publish tools --dir tools/
+  kiln layer publish lodash --zip lodash.zip --runtime nodejs22.x --description 'lodash 4.17'
+  kiln function update hello --layer tools:1 --layer lodash:1
+
+A layer is seen below /opt: its bin/ is on PATH, its lib/ on LD_LIBRARY_PATH, and Node finds nodejs/node_modules/, Python
+python/. Each publishing makes a new version, which never changes.",
+    json: "  As Lambda's PublishLayerVersion: LayerVersionArn, Version, Content, CreatedDate, …"
+);
+
+const LAYER_LIST_HELP: &str = help!(
+    "  kiln layer list
+  kiln layer list tools",
+    json: "  Layers: a list of { LayerName, LayerArn, LatestMatchingVersion }; of one layer LayerVersions"
+);
+
+const LAYER_GET_HELP: &str = help!("  kiln layer get tools:1", json: "  As Lambda's GetLayerVersion");
+
+const LAYER_DELETE_HELP: &str = help!(
+    "  kiln layer delete tools:1     (functions that have it keep it)",
+    json: "  Nothing: the exit code says it."
 );
 
 const DELETE_HELP: &str = help!("  kiln function delete hello", json: "  Nothing: the exit code says it.");
@@ -94,8 +128,33 @@ The result goes to stdout, the log (with --log) to stderr.",
 const POOL_HELP: &str = help!(
     "  kiln pool
   kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
-    json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, waiting, environments: a list of
+    json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
+  reserves: a list of { function, reserved, in_flight }, environments: a list of
   { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib, peak_mib, invocations, container }"
+);
+
+const ADD_RUNTIME_HELP: &str = help!(
+    "  sudo kiln runtime add python3.13
+  sudo kiln runtime add ./my-runtime      (a folder with a recipe.toml)
+  sudo kiln runtime add nodejs22.x --prune
+
+The builder is scripts/build-runtimes: what KILN_BUILDER names, else the one beside kiln or in the checkout that kiln lies in.",
+    json: "  name, tree, trees, bytes, start, execution_env; the builder's words go to stderr"
+);
+
+const LIST_RUNTIMES_HELP: &str = help!(
+    "  kiln runtime list
+  kiln runtime list --json | jq -r '.runtimes[].name'",
+    json: "  runtimes_dir, runtimes: a list of { name, tree, trees, bytes, start, execution_env }"
+);
+
+const VERIFY_HELP: &str = help!(
+    "  kiln runtime verify
+  kiln runtime verify python3.13
+  kiln runtime verify --json | jq '.runtimes[] | select(.ok | not) | .name'",
+    json: "  runtimes_dir, runtimes: a list of { name, ok, trees: a list of { tree, ok, files, bytes, differences: a list of
+  { path, what } } }
+Ends with 1 when anything differs."
 );
 
 /// Run AWS Lambda functions on this host.
@@ -133,9 +192,62 @@ pub enum Command {
     /// Run a function and print what it returns
     #[command(after_help = INVOKE_HELP)]
     Invoke(Invoke),
+    /// Publish, show and delete layers: what functions share below /opt
+    #[command(subcommand)]
+    Layer(LayerCommand),
     /// Show every execution environment
     #[command(after_help = POOL_HELP)]
     Pool,
+    /// Show, build and check the runtimes that functions run in
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RuntimeCommand {
+    /// Build a runtime and install it; functions can use it at once
+    #[command(after_help = ADD_RUNTIME_HELP)]
+    Add(AddRuntime),
+    /// Show the installed runtimes
+    #[command(after_help = LIST_RUNTIMES_HELP)]
+    List {
+        #[command(flatten)]
+        which: WhichRuntimes,
+    },
+    /// Compare every file of the installed runtimes with what was built
+    #[command(after_help = VERIFY_HELP)]
+    Verify {
+        /// One runtime [default: all]
+        name: Option<String>,
+        #[command(flatten)]
+        which: WhichRuntimes,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AddRuntime {
+    /// The name of a recipe that comes with Kiln, or a folder with a recipe.toml
+    #[arg(value_name = "NAME|DIR")]
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub which: WhichRuntimes,
+    /// Where exact source files are kept [default: /var/cache/kiln]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Remove now what no recipe names any more (trees otherwise after 7 days; never one that a running kilnd uses)
+    #[arg(long)]
+    pub prune: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct WhichRuntimes {
+    /// The configuration to read [default: that of the running kilnd, else /etc/kiln/kiln.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A runtimes_dir, whatever is configured
+    #[arg(long, value_name = "DIR")]
+    pub runtimes_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -160,6 +272,9 @@ pub enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum FunctionCommand {
+    /// Show or set how many invocations at once are the function's own
+    #[command(after_help = CONCURRENCY_HELP)]
+    Concurrency(Concurrency),
     /// Make a function from a zip, a directory or one file
     #[command(after_help = CREATE_HELP)]
     Create(Create),
@@ -181,6 +296,65 @@ pub enum FunctionCommand {
     /// Change a function's code, its configuration, or both
     #[command(after_help = UPDATE_HELP)]
     Update(Update),
+}
+
+#[derive(Debug, Args)]
+pub struct Concurrency {
+    /// Name or ARN
+    pub name: String,
+    /// Invocations at once that are kept for the function, and bound it; 0 switches it off
+    #[arg(long, value_name = "N", conflicts_with = "none")]
+    pub reserve: Option<u32>,
+    /// Remove the reserve: share with all others what nobody has reserved
+    #[arg(long)]
+    pub none: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LayerCommand {
+    /// Delete one version of a layer; functions that have it keep it
+    #[command(after_help = LAYER_DELETE_HELP)]
+    Delete {
+        /// NAME:VERSION or the version's ARN
+        #[arg(value_name = "NAME:VERSION")]
+        layer: String,
+    },
+    /// Show one version of a layer
+    #[command(after_help = LAYER_GET_HELP)]
+    Get {
+        /// NAME:VERSION or the version's ARN
+        #[arg(value_name = "NAME:VERSION")]
+        layer: String,
+    },
+    /// Show all layers with their latest version, or all versions of one
+    #[command(after_help = LAYER_LIST_HELP)]
+    List {
+        /// Name or ARN of one layer
+        name: Option<String>,
+    },
+    /// Make the next version of a layer from a zip, a directory or one file
+    #[command(after_help = PUBLISH_HELP)]
+    Publish(Publish),
+}
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// 1 to 140 of a-z, A-Z, 0-9, - and _
+    pub name: String,
+    #[command(flatten)]
+    pub code: Code,
+    /// What the layer holds
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Its licence: an SPDX name, an address, or the text
+    #[arg(long, value_name = "TEXT")]
+    pub license: Option<String>,
+    /// A runtime that it is made for; give it once for each
+    #[arg(long, value_name = "NAME")]
+    pub runtime: Vec<String>,
+    /// An architecture that it is made for: x86_64 or arm64
+    #[arg(long, value_name = "NAME")]
+    pub architecture: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +401,9 @@ pub struct Settings {
     /// An environment variable; give it once for each
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     pub env: Vec<(String, String)>,
+    /// A layer's version, seen below /opt; give it once for each, at most five: a later one covers files of an earlier one
+    #[arg(long, value_name = "NAME:VERSION|ARN")]
+    pub layer: Vec<String>,
     /// What the function is for
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
@@ -246,6 +423,9 @@ pub struct Update {
     pub handler: Option<String>,
     #[command(flatten)]
     pub settings: Settings,
+    /// Remove all layers
+    #[arg(long, conflicts_with = "layer")]
+    pub no_layers: bool,
     /// Another role
     #[arg(long, value_name = "ARN")]
     pub role: Option<String>,

@@ -1,4 +1,5 @@
-//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts.
+//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts. `doctor`
+//! and `config` look at the host itself, and need no kilnd.
 //!
 //! Runs as whoever called it, with their rights and no others: what they may do is decided at the sockets.
 //! Results go to stdout, everything said about them to stderr.
@@ -6,14 +7,17 @@
 mod args;
 mod client;
 mod completions;
+mod concurrency;
 mod config;
 pub mod doctor;
 mod failure;
 mod function;
 mod invoke;
+mod layer;
 mod output;
 mod package;
 mod pool;
+mod runtime;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -56,7 +60,9 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Doctor { config } => doctor::execute(config.as_deref(), run.as_deref(), as_json).await,
         Command::Function(command) => function::execute(&client, command, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
+        Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Pool => pool::execute(&client, as_json).await,
+        Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
     }
 }
 

@@ -18,7 +18,15 @@ struct Pool {
     concurrency: u64,
     starting: u64,
     waiting: u64,
+    reserves: Vec<Reserve>,
     environments: Vec<Environment>,
+}
+
+#[derive(Deserialize)]
+struct Reserve {
+    function: String,
+    reserved: u64,
+    in_flight: u64,
 }
 
 #[derive(Deserialize)]
@@ -49,10 +57,13 @@ pub async fn execute(client: &Client, as_json: bool) -> Result<(), Failure> {
 }
 
 fn shown(pool: &Pool) -> String {
-    let summary = format!(
+    let mut summary = format!(
         "{} of {} MB in use, {} of {} invocations running, {} starting, {} waiting",
         pool.charged_mib, pool.budget_mib, pool.in_flight, pool.concurrency, pool.starting, pool.waiting
     );
+    for Reserve { function, reserved, in_flight } in &pool.reserves {
+        summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
+    }
     if pool.environments.is_empty() {
         return format!("no execution environments; {summary}");
     }
@@ -98,11 +109,13 @@ mod tests {
             concurrency: 1000,
             starting: 0,
             waiting: 0,
+            reserves: vec![Reserve { function: "hello".into(), reserved: 5, in_flight: 1 }],
             environments: vec![environment],
         };
         let text = shown(&pool);
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(cells, ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "40", "MB", "2", "3-17"]);
+        assert!(text.ends_with("\nhello: 1 of its 5 reserved"), "{text}");
         pool.environments.clear();
         assert!(shown(&pool).starts_with("no execution environments; 36 of 3200 MB in use"));
     }

@@ -5,6 +5,7 @@
 //! ```text
 //! owner                 R: the host uid (decimal) that owns every tree; "root as seen inside"
 //! trees/<sha256>/       content: a base or a delta, owned by R
+//! listings/<sha256>     what the tree of that name holds: its own SHA-256 is the name (read by `kiln runtime verify`)
 //! sets/<sha256>         digests of trees, one a line, top layer first; the file is named by its own SHA-256
 //! <name>.toml           the recipe as installed, read by the server ([`Recipe`])
 //! ```
@@ -108,6 +109,8 @@ pub enum RecipeError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("{path} is the recipe of {found}: a recipe's file bears its name")]
     Misnamed { path: PathBuf, found: RuntimeName },
+    #[error("{path} is not the list of trees that its name says: it was changed")]
+    BadSet { path: PathBuf },
 }
 
 impl Recipe {
@@ -125,6 +128,15 @@ impl Recipe {
             return Err(RecipeError::Misnamed { path, found: recipe.name });
         }
         Ok(Some(recipe))
+    }
+
+    /// The trees that this runtime is made of, the top one first. The set's name is its own check.
+    pub fn trees(&self, runtimes_dir: &Path) -> Result<Vec<Digest>, RecipeError> {
+        let path = runtimes_dir.join("sets").join(self.tree.to_string());
+        let text = fs::read(&path).map_err(|source| RecipeError::Read { path: path.clone(), source })?;
+        let trees = std::str::from_utf8(&text).ok().filter(|_| Digest::of(&text) == self.tree.0);
+        let trees = trees.and_then(|text| text.lines().map(str::parse).collect::<Result<Vec<_>, _>>().ok());
+        trees.ok_or(RecipeError::BadSet { path })
     }
 
     /// The names of all installed runtimes, sorted.

@@ -66,11 +66,25 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             idle: config.idle(),
             settle: SETTLE,
         };
+        let pool = Pool::new(limits);
+        let reserves = functions.reserves();
+        let reserved: u64 = reserves.iter().map(|(_, reserve)| u64::from(*reserve)).sum();
+        if reserved >= u64::from(config.concurrency) {
+            // Only when `concurrency` was lowered: no reserve is taken that leaves so little.
+            let concurrency = config.concurrency;
+            warn!(
+                reserved,
+                concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves"
+            );
+        }
+        for (function, reserve) in reserves {
+            pool.reserve(&function, Some(reserve as usize));
+        }
         Self(Arc::new(Parts {
             functions,
             meter,
             starter: Starter::new(config, launchers, recent.clone()),
-            pool: Pool::new(limits),
+            pool,
             recent,
             capacity_wait: config.capacity_wait(),
             profile: config.profile,
@@ -286,14 +300,15 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.lost_rows.load(Ordering::Relaxed)
     }
 
-    /// Call after a function was changed or deleted in the registry: idle environments of older stamps end now,
-    /// busy ones when their invocation ends.
+    /// Call after a function or its reserve was changed or deleted in the registry: idle environments of older stamps end
+    /// now, busy ones when their invocation ends; the reserve counts from now on.
     pub fn function_changed(&self, name: &FunctionName) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
         if current.is_none() {
             self.0.recent.forget(name);
         }
         self.0.pool.function_changed(name, current);
+        self.0.pool.reserve(name, self.0.functions.reserved(name).map(|reserve| reserve as usize));
     }
 
     /// Recycles what is idle too long, looking every second. Never ends; a task of the server's.

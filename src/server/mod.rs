@@ -12,6 +12,7 @@
 //!   runtime_api, logs   the function's door · its output
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
+//!   warming             the runtimes' hot files into the page cache
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -31,6 +32,7 @@ pub mod logs;
 pub mod pool;
 pub mod runtime_api;
 pub mod supervisor_link;
+pub mod warming;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -52,6 +54,7 @@ use self::dispatch::Dispatch;
 use self::environment::{Launcher, Launchers};
 use self::intake::{Hands, Intake};
 use self::supervisor_link::{Event, SupervisorLink};
+use self::warming::Warming;
 use crate::code::Digest;
 use crate::config::Config;
 use crate::database::Database;
@@ -121,6 +124,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
     let mut tasks = Tasks::default();
     tasks.spawn("kiln.sock", http::serve("kiln.sock", listener(inherited.api)?, Arc::new(api), stopping.clone()));
     tasks.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), stopping));
+    let _warming = Warming::start(config.runtimes_dir.clone()).context("start the thread that warms the page cache")?;
     let mut background = Tasks::default();
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());

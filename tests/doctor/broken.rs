@@ -176,7 +176,7 @@ const ROWS: &[Row] = &[
     (|w| w.not_running(), "kilnd", State::Warn, "not running", "systemctl start kiln"),
     (|w| w.host.kilnd.api = Some(io::ErrorKind::ConnectionRefused), "kiln.sock", State::Broken, "nobody listens", "start kilnd again"),
     (|w| w.host.kilnd.control = Some(io::ErrorKind::NotFound), "control.sock", State::Broken, "there is no /run/kiln/control.sock", "restart kilnd"),
-    (|w| w.host.kilnd.api = Some(io::ErrorKind::PermissionDenied), "kiln.sock", State::Warn, "kiln-invoke and root only", "usermod -aG kiln-invoke"),
+    (|w| w.host.kilnd.api = Some(io::ErrorKind::PermissionDenied), "kiln.sock", State::Warn, "belongs to kiln-invoke", "usermod -aG kiln-invoke"),
     (|w| w.host.groups[0].id += 1, "kiln.sock", State::Broken, "not to kiln-invoke", "correct invoke_group"),
     (|w| fs::set_permissions(w.path("run/kiln/kiln.sock"), fs::Permissions::from_mode(0o666)).unwrap(), "kiln.sock", State::Broken, "open to everybody", "0660"),
     (|w| { w.host.kilnd.trouble = Some("it has not answered within 5 s".into()); w.host.kilnd.status = None }, "kilnd", State::Broken, "has not answered", "journalctl"),

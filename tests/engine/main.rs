@@ -10,6 +10,7 @@ mod causes;
 mod commands;
 mod concurrency;
 mod contained;
+mod layers;
 mod life;
 mod limits;
 mod processes;

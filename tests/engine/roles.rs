@@ -68,6 +68,7 @@ fn managing() -> Vec<(&'static str, String, String, u16)> {
         "FunctionName": "new", "Runtime": "provided.al2023", "Handler": "x", "Role": "arn:aws:iam::000000000000:role/r",
         "Code": { "ZipFile": code::base64(&code::probe_zip()) },
     });
+    let layer = json!({ "Content": { "ZipFile": code::base64(&code::probe_zip()) } });
     let update = json!({ "ZipFile": code::base64(&code::probe_zip()) });
     vec![
         ("GET", FUNCTIONS.into(), String::new(), 200),
@@ -77,6 +78,12 @@ fn managing() -> Vec<(&'static str, String, String, u16)> {
         ("GET", format!("{FUNCTIONS}/f/policy"), String::new(), 404),
         ("GET", "/2020-06-30/functions/f/code-signing-config".into(), String::new(), 200),
         ("GET", "/2016-08-19/account-settings".into(), String::new(), 200),
+        ("GET", "/2019-09-30/functions/f/concurrency".into(), String::new(), 200),
+        ("PUT", "/2017-10-31/functions/f/concurrency".into(), r#"{"ReservedConcurrentExecutions":5}"#.into(), 200),
+        ("DELETE", "/2017-10-31/functions/f/concurrency".into(), String::new(), 204),
+        ("GET", "/2018-10-31/layers".into(), String::new(), 200),
+        ("POST", "/2018-10-31/layers/l/versions".into(), layer.to_string(), 201),
+        ("DELETE", "/2018-10-31/layers/l/versions/1".into(), String::new(), 204),
         ("GET", tags.into(), String::new(), 200),
         ("POST", tags.into(), r#"{"Tags":{"a":"b"}}"#.into(), 204),
         ("DELETE", format!("{tags}?tagKeys=a"), String::new(), 204),

@@ -61,7 +61,11 @@ fn door(host: &Host, check: &'static str, path: &Path, refused: Option<io::Error
         }
         Some(io::ErrorKind::PermissionDenied) => {
             let cure = format!("sudo usermod -aG {group} $USER, and log in again; or use sudo");
-            return warn(check, format!("{shown} may be opened by {group} and root only"), cure);
+            return warn(check, format!("{shown} is not for this user: it belongs to {group}"), cure);
+        }
+        Some(io::ErrorKind::WouldBlock) => {
+            let found = format!("{shown} takes no more connections: its queue is full");
+            return broken(check, found, "look into kilnd's log for what it waits for, then restart it");
         }
         Some(other) => return broken(check, format!("{shown}: {other}"), "restart kilnd"),
     }

@@ -15,6 +15,7 @@ use rustix::fs::CWD;
 use rustix::mount::{FsOpenFlags, OpenTreeFlags, fsopen, open_tree};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::net::UnixStream;
 
 use crate::cli::client::{Client, Socket};
 use crate::cli::failure::Failure;
@@ -192,8 +193,9 @@ fn mounting() -> Probe {
 
 /// Knocks at both sockets, and asks for the status.
 pub async fn knock(client: &Client, run_dir: &Path) -> Kilnd {
-    let knock = |name: &str| std::os::unix::net::UnixStream::connect(run_dir.join(name)).err().map(|error| error.kind());
-    let mut kilnd = Kilnd { api: knock("kiln.sock"), control: knock("control.sock"), ..Kilnd::default() };
+    // Never blocks: where the queue of a server that hangs is full, that is the answer.
+    let knock = |name| async move { UnixStream::connect(run_dir.join(name)).await.err().map(|error| error.kind()) };
+    let mut kilnd = Kilnd { api: knock("kiln.sock").await, control: knock("control.sock").await, ..Kilnd::default() };
     if kilnd.control.is_some() {
         return kilnd;
     }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::download::location;
 use super::error::{ApiError, Kind};
 use super::invoke::empty;
+use super::layers::check_unpacked;
 use super::route::{Named, Page};
 use super::settings::{Checked, Rules, Settings};
 use super::shown::{Phase, configuration};
@@ -39,7 +40,7 @@ const DEFAULT_TIMEOUT_S: u32 = 3;
 /// Where code comes from: `Code` in CreateFunction, the body itself in UpdateFunctionCode.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Source<'a> {
+pub(super) struct Source<'a> {
     #[serde(borrow)]
     zip_file: Option<Text<'a>>,
     s3_bucket: Option<String>,
@@ -97,10 +98,12 @@ impl Api {
         if !given {
             validation.null("code");
         }
-        let checked = settings.check(validation, &self.rules(name.as_ref()))?;
+        let mut checked = settings.check(validation, &self.rules(name.as_ref()))?;
+        let layers = checked.layers.take().unwrap_or_default();
         // The constraints hold, so there is a name, and there is code.
         let (Some(name), Some(zip)) = (name, zip) else { return Err(Kind::Service.with("a name was lost")) };
         let mut draft = new_draft(&name, checked)?;
+        draft.layers = self.layer_uses(&layers)?;
         let zip = zip?;
 
         let _only = self.changing.enter(&name).ok_or_else(|| ApiError::exists(name.as_str()))?;
@@ -108,7 +111,8 @@ impl Api {
             return Err(ApiError::exists(name.as_str()));
         }
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        (draft.function.code, draft.code_size) = (kept.code, kept.size);
+        (draft.function.code, draft.code_size, draft.unpacked) = (kept.code, kept.size, kept.unpacked);
+        check_unpacked(draft.unpacked, &draft.layers)?;
         let arn = self.home.arn(name.as_str());
         crate::kill_point!("before-row");
         let record = self.registry.create(draft).await.map_err(|error| self.registry_failed(error, &arn))?;
@@ -123,6 +127,9 @@ impl Api {
         let shown = configuration(&record, target.arn_as_asked(&self.home), Phase::Ready, &self.home, &self.runtimes_dir);
         let location = location(&record.function.code, headers);
         let mut body = json!({ "Configuration": shown, "Code": { "RepositoryType": "S3", "Location": location } });
+        if let Some(reserved) = record.reserved_concurrency {
+            body["Concurrency"] = json!({ "ReservedConcurrentExecutions": reserved });
+        }
         if !record.tags.is_empty() {
             body["Tags"] = json!(record.tags);
         }
@@ -179,14 +186,16 @@ impl Api {
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
+        let layers = self.registry.record(&target.name).map(|record| record.layers.clone()).unwrap_or_default();
+        check_unpacked(kept.unpacked, &layers)?;
         if recode.dry_run == Some(true) {
             // It is a good zip. No row comes to name it, so it goes again.
             let record = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
             return Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready));
         }
-        let (code, size) = (kept.code, kept.size);
+        let (code, size, unpacked) = (kept.code, kept.size, kept.unpacked);
         crate::kill_point!("before-row");
-        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size) = (code, size);
+        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size, draft.unpacked) = (code, size, unpacked);
         let record = self.change(&target, expected, change).await?;
         crate::kill_point!("after-row");
         drop(kept);
@@ -197,11 +206,21 @@ impl Api {
     pub(super) async fn update_function_configuration(self, target: Target, body: Bytes) -> Answer {
         let settings: Settings = parse(&body)?;
         let revision = settings.revision_id.clone();
-        let checked = settings.without_code().check(Validation::default(), &self.rules(Some(&target.name)))?;
+        let mut checked = settings.without_code().check(Validation::default(), &self.rules(Some(&target.name)))?;
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
-        let record = self.change(&target, expected, move |draft| checked.apply(draft)).await?;
+        let layers = checked.layers.take().map(|arns| self.layer_uses(&arns)).transpose()?;
+        if let (Some(layers), Some(record)) = (&layers, self.registry.record(&target.name)) {
+            check_unpacked(record.unpacked, layers)?;
+        }
+        let change = move |draft: &mut Draft| {
+            checked.apply(draft);
+            if let Some(layers) = layers {
+                draft.layers = layers;
+            }
+        };
+        let record = self.change(&target, expected, change).await?;
         info!(function = %target.name, "function has a new configuration");
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
     }
@@ -262,7 +281,7 @@ impl Api {
         Ok(record)
     }
 
-    fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
+    pub(super) fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
         if let RegistryError::Database(error) = &error {
             warn!(%error, "the registry could not be written");
         }
@@ -275,7 +294,7 @@ impl Api {
 }
 
 impl Source<'_> {
-    fn zip(self) -> Result<Vec<u8>, ApiError> {
+    pub(super) fn zip(self) -> Result<Vec<u8>, ApiError> {
         let elsewhere = self.image_uri.is_some() || self.s3_bucket.is_some();
         if self.zip_file.is_some() && elsewhere {
             return Err(
@@ -326,7 +345,8 @@ fn new_draft(name: &FunctionName, checked: Checked) -> Result<Draft, ApiError> {
         layers: Vec::new(),
         stamp: Stamp(0),
     };
-    let mut draft = Draft { function, role: String::new(), description: String::new(), code_size: 0, tags: BTreeMap::new() };
+    let (role, description, layers, tags) = (String::new(), String::new(), Vec::new(), BTreeMap::new());
+    let mut draft = Draft { function, role, description, code_size: 0, unpacked: 0, layers, tags };
     checked.apply(&mut draft);
     Ok(draft)
 }
@@ -350,7 +370,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiErro
     })
 }
 
-fn refused_code(error: IntakeError) -> ApiError {
+pub(super) fn refused_code(error: IntakeError) -> ApiError {
     match error {
         IntakeError::Zip(ZipRefusal::TooLarge) => {
             Kind::InvalidParameterValue.with("Unzipped size must be smaller than 262144000 bytes")

@@ -6,15 +6,17 @@
 //! at all may invoke them.
 //!
 //! ```text
-//! request ─ route ─▶ Operation ─ role ─▶ target ─▶ manage ─▶ intake, registry
+//! request ─ route ─▶ Operation ─ role ─▶ target ─▶ manage, layers, concurrency ─▶ intake, registry
 //!                                          └──────▶ invoke ─▶ Engine (dispatch)
 //! ```
 
 mod account;
 mod attached;
+mod concurrency;
 mod download;
 mod error;
 mod invoke;
+mod layers;
 mod manage;
 mod payloads;
 mod route;
@@ -163,6 +165,24 @@ impl Api {
             }
             Operation::UntagResource(resource, keys) => to_its_end(api.untag_resource(resource, keys)).await,
             Operation::DownloadCode(file) => self.download_code(&file).await,
+            Operation::PutFunctionConcurrency(named) => {
+                let body = settings_body(body, "PutFunctionConcurrency").await?;
+                to_its_end(async move { api.put_function_concurrency(&named, &body).await }).await
+            }
+            Operation::GetFunctionConcurrency(named) => self.get_function_concurrency(&named),
+            Operation::DeleteFunctionConcurrency(named) => {
+                to_its_end(async move { api.delete_function_concurrency(&named).await }).await
+            }
+            Operation::PublishLayerVersion(layer) => {
+                let (name, headers) = (self.layer_name(&layer)?, head.headers.clone());
+                let (body, permit) = self.code_body(body, "PublishLayerVersion").await?;
+                to_its_end(holding(permit, api.publish_layer_version(name, headers, body))).await
+            }
+            Operation::GetLayerVersion { layer, version } => self.get_layer_version(&layer, &version, &head.headers),
+            Operation::GetLayerVersionByArn(arn) => self.get_layer_version_by_arn(&arn, &head.headers),
+            Operation::ListLayers(filter, page) => self.list_layers(&filter, &page),
+            Operation::ListLayerVersions(layer, filter, page) => self.list_layer_versions(&layer, &filter, &page),
+            Operation::DeleteLayerVersion { layer, version } => to_its_end(api.delete_layer_version(layer, version)).await,
         }
     }
 

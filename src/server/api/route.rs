@@ -3,6 +3,7 @@
 use hyper::{Method, Uri};
 
 use super::error::{ApiError, Kind};
+use super::layers::Filter;
 
 /// An operation and what its path says. Texts are percent-decoded and otherwise as the caller wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,21 @@ pub enum Operation {
     UpdateFunctionConfiguration(Named),
     DeleteFunction(Named),
     Invoke(Named),
+    PutFunctionConcurrency(Named),
+    GetFunctionConcurrency(Named),
+    DeleteFunctionConcurrency(Named),
+    PublishLayerVersion(String),
+    GetLayerVersion {
+        layer: String,
+        version: String,
+    },
+    GetLayerVersionByArn(String),
+    ListLayers(Filter, Page),
+    ListLayerVersions(String, Filter, Page),
+    DeleteLayerVersion {
+        layer: String,
+        version: String,
+    },
     GetAccountSettings,
     ListVersionsByFunction(Named, Page),
     GetPolicy(Named),
@@ -51,6 +67,8 @@ impl Operation {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let query = |key: &str| query(uri, key);
         let named = |function: &str| Ok::<_, ApiError>(Named { function: function.to_owned(), qualifier: query("Qualifier")? });
+        let filter =
+            || Ok::<_, ApiError>(Filter { runtime: query("CompatibleRuntime")?, architecture: query("CompatibleArchitecture")? });
         let page = || Ok::<_, ApiError>(Page { marker: query("Marker")?, max_items: query("MaxItems")? });
         let operation = match (method.as_str(), &segments[..]) {
             ("POST", ["2015-03-31", "functions"]) => Self::CreateFunction,
@@ -61,6 +79,23 @@ impl Operation {
             ("PUT", ["2015-03-31", "functions", name, "configuration"]) => Self::UpdateFunctionConfiguration(named(name)?),
             ("PUT", ["2015-03-31", "functions", name, "code"]) => Self::UpdateFunctionCode(named(name)?),
             ("POST", ["2015-03-31", "functions", name, "invocations"]) => Self::Invoke(named(name)?),
+            ("PUT", ["2017-10-31", "functions", name, "concurrency"]) => Self::PutFunctionConcurrency(named(name)?),
+            ("DELETE", ["2017-10-31", "functions", name, "concurrency"]) => Self::DeleteFunctionConcurrency(named(name)?),
+            ("GET", ["2019-09-30", "functions", name, "concurrency"]) => Self::GetFunctionConcurrency(named(name)?),
+            ("GET", ["2018-10-31", "layers"]) if query("find")?.as_deref() == Some("LayerVersion") => {
+                Self::GetLayerVersionByArn(query("Arn")?.unwrap_or_default())
+            }
+            ("GET", ["2018-10-31", "layers"]) => Self::ListLayers(filter()?, page()?),
+            ("POST", ["2018-10-31", "layers", layer, "versions"]) => Self::PublishLayerVersion((*layer).to_owned()),
+            ("GET", ["2018-10-31", "layers", layer, "versions"]) => {
+                Self::ListLayerVersions((*layer).to_owned(), filter()?, page()?)
+            }
+            ("GET", ["2018-10-31", "layers", layer, "versions", version]) => {
+                Self::GetLayerVersion { layer: (*layer).to_owned(), version: (*version).to_owned() }
+            }
+            ("DELETE", ["2018-10-31", "layers", layer, "versions", version]) => {
+                Self::DeleteLayerVersion { layer: (*layer).to_owned(), version: (*version).to_owned() }
+            }
             ("GET", ["2015-03-31", "functions", name, "versions"]) => Self::ListVersionsByFunction(named(name)?, page()?),
             ("GET", ["2015-03-31", "functions", name, "policy"]) => Self::GetPolicy(named(name)?),
             ("GET", ["2020-06-30", "functions", name, "code-signing-config"]) => Self::GetFunctionCodeSigningConfig(named(name)?),
@@ -71,7 +106,11 @@ impl Operation {
             ("GET", ["kiln", "code", file]) => Self::DownloadCode((*file).to_owned()),
             (
                 _,
-                ["2015-03-31", "functions"]
+                ["2017-10-31" | "2019-09-30", "functions", _, "concurrency"]
+                | ["2018-10-31", "layers"]
+                | ["2018-10-31", "layers", _, "versions"]
+                | ["2018-10-31", "layers", _, "versions", _]
+                | ["2015-03-31", "functions"]
                 | ["2015-03-31", "functions", _]
                 | ["2015-03-31", "functions", _, "configuration" | "code" | "invocations"]
                 | ["2016-08-19", "account-settings"]
@@ -93,6 +132,14 @@ impl Operation {
             Self::UpdateFunctionConfiguration(_) => "UpdateFunctionConfiguration",
             Self::DeleteFunction(_) => "DeleteFunction",
             Self::Invoke(_) => "InvokeFunction",
+            Self::PutFunctionConcurrency(_) => "PutFunctionConcurrency",
+            Self::GetFunctionConcurrency(_) => "GetFunctionConcurrency",
+            Self::DeleteFunctionConcurrency(_) => "DeleteFunctionConcurrency",
+            Self::PublishLayerVersion(_) => "PublishLayerVersion",
+            Self::GetLayerVersion { .. } | Self::GetLayerVersionByArn(_) => "GetLayerVersion",
+            Self::ListLayers(..) => "ListLayers",
+            Self::ListLayerVersions(..) => "ListLayerVersions",
+            Self::DeleteLayerVersion { .. } => "DeleteLayerVersion",
             Self::GetAccountSettings => "GetAccountSettings",
             Self::ListVersionsByFunction(..) => "ListVersionsByFunction",
             Self::GetPolicy(_) => "GetPolicy",

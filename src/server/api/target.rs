@@ -211,7 +211,7 @@ fn word(byte: u8) -> bool {
 }
 
 /// `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`: two letters first, one digit last, words between.
-fn is_region(part: &str) -> bool {
+pub(super) fn is_region(part: &str) -> bool {
     let part = part.strip_prefix("eusc-").unwrap_or(part);
     let words: Vec<&str> = part.split('-').collect();
     let letters = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());

@@ -20,11 +20,17 @@ use crate::server::pool::SeenState;
 const MIB: u64 = 1 << 20;
 
 #[derive(Default)]
-struct Registry(Mutex<HashMap<FunctionName, Arc<Function>>>);
+struct Registry(Mutex<HashMap<FunctionName, Arc<Function>>>, Mutex<HashMap<FunctionName, u32>>);
 
 impl Functions for Registry {
     fn function(&self, name: &FunctionName) -> Option<Arc<Function>> {
         self.0.lock().unwrap().get(name).cloned()
+    }
+    fn reserved(&self, name: &FunctionName) -> Option<u32> {
+        self.1.lock().unwrap().get(name).copied()
+    }
+    fn reserves(&self) -> Vec<(FunctionName, u32)> {
+        self.1.lock().unwrap().clone().into_iter().collect()
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use super::core::{Core, Limits, Order, Retire, Slot, SlotId, State, Ticket, Usage, Want};
-use super::snapshot::{Seen, SeenState, Snapshot};
+use super::snapshot::{Reserve, Seen, SeenState, Snapshot};
 use crate::function::{FunctionName, Stamp};
 use crate::invocation::Throttle;
 
@@ -150,6 +150,11 @@ impl<E: Pooled> Pool<E> {
         self.0.change(|inner, now| ((), inner.core.function_changed(function, current, now)));
     }
 
+    /// The function has reserved so many requests at once; `None`: none.
+    pub fn reserve(&self, function: &FunctionName, reserve: Option<usize>) {
+        self.0.change(|inner, now| ((), inner.core.reserve(function, reserve, now)));
+    }
+
     /// Ends all idle environments.
     pub fn stop(&self) {
         self.0.change(|inner, _| ((), inner.core.stop()));
@@ -164,6 +169,11 @@ impl<E: Pooled> Pool<E> {
             charged_mib: core.charged() >> 20,
             in_flight: core.in_flight(),
             concurrency: limits.concurrency,
+            unreserved: core.unreserved(),
+            reserves: core
+                .reserves()
+                .map(|(function, reserved, in_flight)| Reserve { function: function.clone(), reserved, in_flight })
+                .collect(),
             starting: core.starting(),
             parallel_starts: limits.starts,
             waiting: core.waiting(),

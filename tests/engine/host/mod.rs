@@ -54,6 +54,8 @@ pub struct Options {
     pub config: String,
     /// Variables of the supervisor's environment.
     pub vars: Vec<(String, String)>,
+    /// Runtimes of the test's own.
+    pub runtimes_dir: Option<PathBuf>,
 }
 
 /// How many ids each test's instance gets. Real ranges are larger; the smallest allowed is 4096.
@@ -92,7 +94,7 @@ impl Instance {
             instance.name,
             instance.run_dir().display(),
             instance.state_dir().display(),
-            runtimes_dir().display(),
+            instance.options.runtimes_dir.clone().unwrap_or_else(runtimes_dir).display(),
             instance.first_id,
             instance.options.config,
         );
