@@ -32,12 +32,12 @@ impl Example {
         let directory = built().join(name);
         let readme = fs::read_to_string(directory.join("README.md")).unwrap_or_default();
         let lines = section(&readme, "Deploy", "sh");
-        let is_installed = |runtime: &str| host::runtimes_dir().join(format!("{runtime}.toml")).exists();
         let runtime = lines.split_whitespace().skip_while(|word| *word != "--runtime").nth(1).unwrap_or_default();
-        if !host::ready() || !host::can_run((!directory.exists()).then_some("the built examples: scripts/examples")) {
-            return None;
-        }
-        if !host::can_run((!is_installed(runtime)).then_some("the example's runtime: scripts/build-runtimes")) {
+        let is_installed = host::runtimes_dir().join(format!("{runtime}.toml")).exists();
+        let is_there = host::ready()
+            && host::has(directory.exists(), "the built examples: scripts/examples")
+            && host::has(is_installed, "the example's runtime: scripts/build-runtimes");
+        if !is_there {
             return None;
         }
         let example = Self { directory, readme, instance: Instance::start() };

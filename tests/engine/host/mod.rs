@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, can_run, eventually};
+pub use eyes::{PATIENCE, eventually};
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
@@ -36,6 +36,12 @@ pub fn runtimes_dir() -> PathBuf {
 pub fn ready() -> bool {
     let built = runtimes_dir().join("provided.al2023.toml").exists();
     eyes::can_run(eyes::lacking().or((!built).then_some("the runtimes: scripts/build-runtimes")))
+}
+
+/// Whether what this test needs besides is there.
+#[track_caller]
+pub fn has(there: bool, what: &str) -> bool {
+    eyes::can_run((!there).then_some(what))
 }
 
 /// One running kilnd and its directories.
