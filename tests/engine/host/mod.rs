@@ -38,6 +38,12 @@ pub fn ready() -> bool {
     eyes::can_run(eyes::lacking().or((!built).then_some("the runtimes: scripts/build-runtimes")))
 }
 
+/// Whether what this test needs besides is there.
+#[track_caller]
+pub fn has(there: bool, what: &str) -> bool {
+    eyes::can_run((!there).then_some(what))
+}
+
 /// One running kilnd and its directories.
 pub struct Instance {
     pub name: String,
