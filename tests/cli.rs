@@ -105,7 +105,7 @@ fn a_payload_comes_from_the_command_line_a_file_or_stdin() {
 fn every_exit_code_means_one_thing() {
     let house = House::open();
     let run = house.run_dir();
-    for name in ["echo", "fails", "no-memory", "broken"] {
+    for name in ["echo", "fails", "no-memory", "reserved", "broken"] {
         create(&house, name);
     }
     let nowhere = run.join("nowhere");
@@ -133,7 +133,13 @@ fn every_exit_code_means_one_thing() {
         (4, run, &["function", "get", "nope"][..], "Function not found: "),
         (4, run, &["function", "delete", "nope"][..], "Function not found: "),
         (4, run, &["invoke", "nope", "--dry-run"][..], "Function not found: "),
-        (5, run, &["invoke", "no-memory"][..], "ConcurrentInvocationLimitExceeded"),
+        (
+            5,
+            run,
+            &["invoke", "no-memory"][..],
+            "ConcurrentInvocationLimitExceeded: all capacity is in use, try again. `kiln pool`",
+        ),
+        (5, run, &["invoke", "reserved"][..], "its reserve allows (0 switches it off). `kiln function concurrency NAME` shows"),
         (6, run, &["invoke", "fails"][..], "the function fails failed"),
     ] {
         let (_, err) = ended(&kiln(run, words), code);

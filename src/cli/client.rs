@@ -136,7 +136,14 @@ fn refused(status: StatusCode, reply: &Reply) -> Failure {
         StatusCode::NOT_FOUND if kind == "ResourceNotFoundException" => Failure::NotFound(message.to_owned()),
         StatusCode::TOO_MANY_REQUESTS => {
             let reason = body.get("Reason").and_then(Value::as_str).unwrap_or_default();
-            Failure::Throttled(format!("{message} {reason}: all capacity is in use, try again. `kiln pool` shows by whom"))
+            let cure = match reason {
+                "ReservedFunctionConcurrentInvocationLimitExceeded" => {
+                    "the function runs as often at once as its reserve allows (0 switches it off). `kiln function concurrency NAME` \
+                     shows and sets it"
+                }
+                _ => "all capacity is in use, try again. `kiln pool` shows by whom",
+            };
+            Failure::Throttled(format!("{message} {reason}: {cure}"))
         }
         StatusCode::FORBIDDEN => Failure::Failed(format!(
             "{message}. Use sudo, or join the group (kiln-admin, unless the configuration says otherwise): \
