@@ -333,13 +333,27 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
     }
 }
 
+#[test]
+fn what_an_invocation_printed_is_no_command_to_a_terminal_and_untouched_in_a_pipe() {
+    let house = House::open();
+    create(&house, "prints");
+    let words = ["invoke", "prints", "--log", "--payload", "\"\u{9b}31m\""];
+    let (out, err) = ended(&kiln(house.run_dir(), &words), 0);
+    assert_eq!(out, "\"\u{9b}31m\"");
+    assert!(err.ends_with("\n\x1b[2Jone\rtwo\n"), "{err:?}");
+    let seen = on_a_terminal(house.run_dir(), &words);
+    assert!(seen.starts_with("START RequestId: "), "{seen:?}");
+    assert!(seen.ends_with("\r\n\\x1b[2Jone\r\n    two\r\n\"\\x9b31m\"\r\n"), "{seen:?}");
+}
+
 /// What a terminal gets to see (which makes CR LF of each line's end).
 fn on_a_terminal(run_dir: &Path, words: &[&str]) -> String {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
-    command.args(words).env("KILN_RUN_DIR", run_dir).env_remove("NO_COLOR").stdin(Stdio::null()).stdout(terminal.slave);
+    command.args(words).env("KILN_RUN_DIR", run_dir).env_remove("NO_COLOR").stdin(Stdio::null());
+    command.stderr(terminal.slave.try_clone().unwrap()).stdout(terminal.slave);
     let status = command.status().unwrap();
-    // The last handle of its other end, so that reading comes to an end (EIO, on Linux).
+    // The last handles of its other end, so that reading comes to an end (EIO, on Linux).
     drop(command);
     assert!(status.success());
     let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);

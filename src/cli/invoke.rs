@@ -28,9 +28,14 @@ pub async fn execute(client: &Client, command: Invoke, as_json: bool) -> Result<
     } else if command.dry_run {
         output::say(&format!("function {} could be invoked so; it was not", command.name));
     } else {
+        // A terminal takes what a function printed for commands, and a carriage return, as Python ends the lines of a
+        // traceback, for one line over the other. Into a pipe everything goes as it was.
+        let shown = |bytes: &[u8], is_terminal: bool| {
+            if is_terminal { output::careful_lines(bytes).into_bytes() } else { bytes.to_vec() }
+        };
         // Before the result, as it was written before it.
-        let _ = io::stderr().write_all(&log);
-        output::print(&reply.body)?;
+        let _ = io::stderr().write_all(&shown(&log, io::stderr().is_terminal()));
+        output::print(&shown(&reply.body, io::stdout().is_terminal()))?;
         // A result has no line end of its own; a prompt needs one, and a program that reads us must not get it.
         if io::stdout().is_terminal() && !reply.body.ends_with(b"\n") {
             output::print(b"\n")?;

@@ -246,12 +246,9 @@ impl Shown {
         }
         to.extend_from_slice(dress.as_bytes());
         match (self.careful, entry.kind) {
-            (true, Kind::Function) => to.extend_from_slice(careful(&bytes).as_bytes()),
+            (true, Kind::Function) => to.extend_from_slice(output::careful(&bytes).as_bytes()),
             // Written by kilnd; what is a function's in it (a file's name) is spelled out too, line by line.
-            (true, _) => {
-                let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').map(careful).collect();
-                to.extend_from_slice(lines.join("\n").as_bytes());
-            }
+            (true, _) => to.extend_from_slice(output::careful_lines(&bytes).as_bytes()),
             (false, _) => to.extend_from_slice(&bytes),
         }
         to.extend_from_slice(if dress.is_empty() { "" } else { PLAIN }.as_bytes());
@@ -268,28 +265,6 @@ impl Shown {
             Kind::Platform => DIM,
         }
     }
-}
-
-/// What a terminal may be given: text and tabs. Everything that could command it, or turn text round, is spelled out.
-fn careful(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\t' => text.push(c),
-                // Python and Node write the lines of one event so.
-                '\r' => text.push_str("\n    "),
-                // Bidirectional overrides and isolates; line and paragraph separators.
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' => {
-                    text.push_str(&format!("\\u{{{:x}}}", u32::from(c)));
-                }
-                c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
-                c => text.push(c),
-            }
-        }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    text
 }
 
 #[cfg(test)]
@@ -309,7 +284,7 @@ mod tests {
         let hostile = "\x1b]0;title\x07 \x1b[2J\u{9b}31m\ta\rEND RequestId: 1\u{202e}";
         assert_eq!(shown(false, "function", hostile), format!("{hostile}\n"));
         assert_eq!(shown(true, "function", hostile), "\\x1b]0;title\\x07 \\x1b[2J\\x9b31m\ta\n    END RequestId: 1\\u{202e}\n");
-        assert_eq!(careful(b"\xff ok"), "\\xff ok");
+        assert_eq!(output::careful(b"\xff ok"), "\\xff ok");
     }
 
     #[test]

@@ -47,6 +47,33 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 
+/// What a terminal may be given: text and tabs. Everything that could command it, or turn text round, is spelled out.
+pub fn careful(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => text.push(c),
+                // Python and Node write the lines of one event so.
+                '\r' => text.push_str("\n    "),
+                // Bidirectional overrides and isolates; line and paragraph separators.
+                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' => {
+                    text.push_str(&format!("\\u{{{:x}}}", u32::from(c)));
+                }
+                c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+                c => text.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// The same of many lines, whose ends stay.
+pub fn careful_lines(bytes: &[u8]) -> String {
+    bytes.split(|byte| *byte == b'\n').map(careful).collect::<Vec<_>>().join("\n")
+}
+
 /// `7s`, `3m20s`, `2h05m`, `4d3h`: the two largest units.
 pub fn duration(time: Duration) -> String {
     let s = time.as_secs();

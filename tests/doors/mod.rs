@@ -204,7 +204,9 @@ impl Engine for Fakes {
                 _ => success(invocation.payload.clone()),
             };
             let tail = invocation.log_type == LogType::Tail;
-            let log_tail = if tail { format!("START RequestId: {}\n", invocation.request).into_bytes() } else { Vec::new() };
+            let printed = if invocation.function.as_str() == "prints" { "\x1b[2Jone\rtwo\n" } else { "" };
+            let log = || format!("START RequestId: {}\n{printed}", invocation.request).into_bytes();
+            let log_tail = if tail { log() } else { Vec::new() };
             outcome.map(|outcome| Answer { outcome, log_tail })
         })
     }

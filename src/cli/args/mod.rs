@@ -70,7 +70,8 @@ const INVOKE_HELP: &str = help!(
   jq -n '{n: 1}' | kiln invoke hello --payload - | jq .
   kiln invoke hello --dry-run                       (may I, and is the event JSON? the function does not run)
 
-The result goes to stdout, the log (with --log) to stderr.",
+The result goes to stdout, the log (with --log) to stderr. On a terminal control characters are spelled out;
+into a pipe or a file everything goes as it was.",
     json: "  request_id, executed_version, function_error (null, or Unhandled), payload, log"
 );
 
