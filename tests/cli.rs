@@ -312,6 +312,9 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
         std::thread::yield_now();
     }
     assert_eq!(piped(), raw);
+    for name in ["hello:$LATEST", "000000000000:function:hello", "arn:aws:lambda:us-east-1:000000000000:function:hello"] {
+        assert_eq!(kiln(run, &["logs", name]).stdout, raw, "{name}");
+    }
     let (out, _) = ended(&kiln(run, &["logs", "hello", "--json", "-n", "1"]), 0);
     let entry: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&entry["kind"], &entry["base64"]), (&"function".into(), &"G1sySv8gdHdvDWxpbmVz".into()));
@@ -325,6 +328,8 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
 
     for (words, code, said) in [
         (&["logs", "nope"][..], 4, "no function nope, and no log of one"),
+        (&["logs", "no pe"][..], 4, "no function no pe, and no log of one"),
+        (&["logs", "nope:$LATEST", "--delete"][..], 4, "no function nope:$LATEST, and no log of one"),
         (&["logs", "hello", "--since", "soon"][..], 2, "--since soon: write 90s"),
         (&["logs", "hello", "-n", "many"][..], 2, "a number of at most"),
     ] {

@@ -50,7 +50,8 @@ enum Kind {
 pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), Failure> {
     let path = format!("/v1/functions/{}/logs", name(&logs.name));
     if logs.delete {
-        client.request(Socket::Control, Method::DELETE, &path, &[], "").await?;
+        let deleted = client.request(Socket::Control, Method::DELETE, &path, &[], "").await;
+        deleted.map_err(|failure| named(failure, &logs))?;
         output::say(&format!("the log of {} is removed", logs.name));
         return Ok(());
     }
@@ -83,7 +84,7 @@ pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), F
                     output::say("kiln: kilnd is away; waiting for it");
                 }
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => return Err(named(failure, &logs)),
         }
         if !has_reader() {
             return Ok(());
@@ -154,10 +155,18 @@ fn has_reader() -> bool {
     !(poll(&mut looked, PollTimeout::ZERO).is_ok() && looked.iter().any(closed))
 }
 
-/// A name, or the one in an ARN (whose qualifier has no log of its own).
+/// A name, or the one in an ARN, whole or in part, as kilnd's door takes it. A qualifier has no log of its own.
 fn name(text: &str) -> String {
-    let name = text.split(":function:").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or(text);
-    encoded(name)
+    let name = text.split_once(":function:").map_or(text, |(_, name)| name);
+    encoded(name.split(':').next().unwrap_or_default())
+}
+
+/// As it was asked for: kilnd saw a part of it, and that percent-encoded.
+fn named(failure: Failure, logs: &Logs) -> Failure {
+    match failure {
+        Failure::NotFound(_) => Failure::NotFound(format!("there is no function {}, and no log of one", logs.name)),
+        other => other,
+    }
 }
 
 fn query(logs: &Logs) -> Result<String, Failure> {
@@ -310,5 +319,6 @@ mod tests {
     fn a_function_is_named_by_its_name_or_its_arn() {
         assert_eq!(name("arn:aws:lambda:us-east-1:000000000000:function:hello:$LATEST"), "hello");
         assert_eq!((name("hello").as_str(), name("a b?").as_str()), ("hello", "a%20b%3F"));
+        assert_eq!((name("hello:$LATEST").as_str(), name("000000000000:function:hello").as_str()), ("hello", "hello"));
     }
 }
