@@ -108,6 +108,16 @@ impl World {
         fs::remove_file(self.path(path)).unwrap();
     }
 
+    /// One more instance, which holds the lock in its run_dir.
+    fn runs(&self, name: &str, run_dir: &str, state_dir: &str) {
+        self.write("run/lock/kiln-ids.lock", &format!("{name} 1900000000 4096 {run_dir} {state_dir}\n"));
+        let lock = format!("{}/lock", run_dir.trim_start_matches('/'));
+        self.write(&lock, "");
+        let inode = fs::metadata(self.path(&lock)).unwrap().ino();
+        let others = fs::read_to_string(self.path("proc/locks")).unwrap();
+        self.write("proc/locks", &format!("{others}2: FLOCK  ADVISORY  WRITE 80 00:1a:{inode} 0 EOF\n"));
+    }
+
     fn not_running(&mut self) {
         let absent = Some(io::ErrorKind::NotFound);
         self.host.kilnd = Kilnd { api: absent, control: absent, ..Kilnd::default() };
@@ -160,6 +170,8 @@ const ROWS: &[Row] = &[
     (|w| w.host.users.push(Account { name: "eve".into(), id: 1_879_120_000 }), "ids", State::Broken, "the user eve (1879120000)", "set first_id = 1879179264"),
     (|w| w.write("etc/subgid", "bob:1879100000:70000\n"), "ids", State::Broken, "/etc/subgid promises bob", "take that line out of /etc/subgid"),
     (|w| w.write("run/lock/kiln-ids.lock", "other 1879179263 4096 /run/other /srv\n"), "ids", State::Broken, "instance \"other\"", "set first_id = "),
+    (|w| w.runs("other", "/run/other", "/var/lib/kiln"), "instances", State::Broken, "state_dir is also that of the instance \"other\" of Kiln, which runs in /run/other", "set state_dir in"),
+    (|w| w.runs("default", "/run/other", "/srv"), "instances", State::Broken, "instance is also that", "set instance in"),
     (|w| { w.write("var/lib/kiln/runtimes/owner", "1879113730\n"); w.remove("var/lib/kiln/runtimes/r1.toml") },
         "ids", State::Broken, "1879113730, the owner of all trees", "set first_id = 1879179264"),
     (|w| w.host.users.push(Account { name: "eve".into(), id: R }), "owner", State::Broken, "is also the user eve", "usermod -u"),
@@ -250,6 +262,33 @@ fn where_kilnd_can_be_started_from_is_asked_when_none_runs() {
     world.write("sys/fs/cgroup/user.slice/session-1.scope/cgroup.controllers", "cpu memory pids\n");
     world.write("sys/fs/cgroup/user.slice/session-1.scope/cgroup.procs", "300\n");
     assert_eq!(delegation(&world).state, State::Ok);
+}
+
+/// A file is checked for the next start, while the instance that it is for may run.
+#[test]
+fn an_instance_whose_name_or_directory_is_about_to_change_does_not_stand_in_its_own_way() {
+    if !root() {
+        return;
+    }
+    let state = |world: &World| world.findings().into_iter().find(|finding| finding.check == "instances").unwrap().state;
+    let mut world = World::well();
+    world.runs("other", "/run/other", "/srv/other");
+    assert_eq!(state(&world), State::Ok, "a stranger");
+    for changed in ["name", "run_dir", "state_dir"] {
+        (world.config.instance, world.config.run_dir, world.config.state_dir) =
+            ("other".into(), "/run/other".into(), "/srv/other".into());
+        match changed {
+            "name" => world.config.instance = "renamed".into(),
+            "run_dir" => world.config.run_dir = "/run/moved".into(),
+            _ => world.config.state_dir = "/srv/moved".into(),
+        }
+        assert_eq!(state(&world), State::Ok, "{changed}");
+    }
+    // Two that are one's own, one that is another's: but nobody holds that one's lock.
+    world.write("proc/locks", "");
+    (world.config.instance, world.config.run_dir) = ("mine".into(), "/run/mine".into());
+    world.config.state_dir = "/srv/other".into();
+    assert_eq!(state(&world), State::Ok, "it has ended");
 }
 
 #[test]

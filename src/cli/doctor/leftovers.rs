@@ -56,7 +56,7 @@ fn instances(host: &Host, config: &Config) -> Instances {
     places.dedup();
     let mut found = Instances::default();
     for (name, run, state) in places {
-        match fs::metadata(host.path(run.join("lock"))).ok().and_then(|about| holder(&locks, about.ino())) {
+        match holder(host, &locks, &run) {
             Some(pid) => {
                 found.live_names.push(name);
                 found.live_supervisors.push(pid);
@@ -67,8 +67,9 @@ fn instances(host: &Host, config: &Config) -> Instances {
     found
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 77 00:1a:5 0 EOF`
-fn holder(locks: &str, inode: u64) -> Option<u32> {
+/// Who runs the instance of this run_dir, by the text of /proc/locks: `1: FLOCK  ADVISORY  WRITE 77 00:1a:5 0 EOF`.
+pub fn holder(host: &Host, locks: &str, run_dir: &Path) -> Option<u32> {
+    let inode = fs::metadata(host.path(run_dir.join("lock"))).ok()?.ino();
     locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let ours = fields.get(1) == Some(&"FLOCK") && fields.get(5)?.rsplit(':').next()?.parse() == Ok(inode);

@@ -7,6 +7,7 @@
 //! kernel      version, namespaces, seccomp, overlayfs, mounting
 //! cgroups     hierarchies, controllers, delegation
 //! ids         the range of containers, the owner of the trees
+//! instances   others that run, under this one's name or in its directories
 //! accounts    the server's user, the two groups, the caller
 //! room        disk, inodes, descriptors, memory
 //! runtimes    recipes, sets, trees and their owner
@@ -22,6 +23,7 @@ mod doors;
 mod finding;
 mod host;
 mod ids;
+mod instances;
 mod kernel;
 mod leftovers;
 mod room;
@@ -76,6 +78,7 @@ pub fn examine(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fi
 pub fn of_configuration(host: &Host, config: &Config) -> Vec<Finding> {
     let mut findings = accounts::checks(host, config);
     findings.extend(ids::checks(host, config));
+    findings.extend(instances::checks(host, config));
     findings.extend(room::checks(host, config));
     findings.extend(runtimes::checks(host, config));
     findings
