@@ -148,8 +148,10 @@ fn each_reported_invocation_has_one_row_with_the_same_numbers_whatever_its_end()
                 let mut gone = UnixStream::connect(instance.run_dir().join("kiln.sock")).unwrap();
                 let head = format!("POST {path} HTTP/1.1\r\nHost: kiln\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 gone.write_all(head.as_bytes()).unwrap();
-                eventually("the request of the one who goes away has begun", || {
-                    instance.pool()["in_flight"].as_u64() != Some(0) || rows(instance).len() > 2
+                // Their own third: that somebody's is in flight says nothing about theirs.
+                eventually(&format!("{function}: the request of the one who goes away has begun"), || {
+                    let begun = |entry: &Value| entry["line"].as_str().is_some_and(|line| line.starts_with("START RequestId: "));
+                    entries(instance, function).iter().filter(|entry| entry["kind"] == "platform" && begun(entry)).count() == 3
                 });
             });
         }
