@@ -1,18 +1,16 @@
 """A tree: unpacked, arranged as its recipe says, made independent of the host, and named by its content.
 
-Part of scripts/build-runtimes, which decides what goes in. Nothing here fetches, and nothing of a package is run.
+Part of scripts/build-runtimes, which decides what goes in. Nothing here fetches. No package's scripts are run; the two programs of a
+tree's own that are (ldconfig, the interpreter that compiles its library) see no host, no network and no other process.
 """
 
-import glob, hashlib, os, shutil, stat, subprocess, tarfile
+import glob, hashlib, os, shlex, shutil, stat, subprocess, tarfile, zipfile
 from pathlib import Path
+
+from commands import CLEAN_ENV, Trouble, run
 
 # A time that every archive format can hold.
 TREE_TIME = 946684800
-CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-
-
-class Trouble(Exception):
-    """A plain sentence with its cure."""
 
 
 def unpack_debs(debs, root, step):
@@ -39,12 +37,27 @@ def unpack_npm(archive, take, root):
             os.chmod(inside(root, place), member.mode)
 
 
+def unpack_wheel(wheel, into, root):
+    """As pip would for a pure or platform library; a wheel that wants more is refused, not half installed."""
+    with zipfile.ZipFile(wheel) as package:
+        for member in package.infolist():
+            if ".data/" in member.filename:
+                raise Trouble(f"{wheel} has files for other places ({member.filename}), which recipes do not know.")
+            if not member.is_dir():
+                place = inside(root, f"{into}/{member.filename}")
+                with package.open(member) as source, open(place, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                os.chmod(place, 0o755 if member.external_attr >> 16 & 0o111 else 0o644)
+
+
 def arrange(recipe, root):
     for place, pattern in recipe.join.items():
         parts = [path.read_bytes().rstrip(b"\n") + b"\n" for path in matching(root, pattern)]
         if not parts:
             raise Trouble(f"rootfs/{recipe.name}/recipe.toml joins {pattern}, but the packages have no such file any more.")
         inside(root, place).write_bytes(b"".join(parts))
+    for source, place in recipe.move.items():
+        os.rename(inside(root, source), inside(root, place))
     remove_all(root, recipe.remove)
     for directory, kept in recipe.keep_only.items():
         keep = {path for name in kept for path in matching(root, f"{directory}/{name}")}
@@ -58,6 +71,67 @@ def arrange(recipe, root):
     for link, target in recipe.links.items():
         remove_all(root, [link])
         inside(root, link).symlink_to(target)
+
+
+def run_inside(root, line, doing, step):
+    """Runs a program of the tree in it, as root, to finish it: in namespaces of its own, but it may write the tree."""
+    run([*ALONE, "chroot", root, *line], doing, step)
+
+
+# No mount, process, socket or name of the host's; what is left behind is killed.
+ALONE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"]
+# Nobody: owns nothing of a tree, and cannot become more.
+NOBODY = 65534
+
+
+def compile_bytecode(bytecode, root, below, work, step):
+    """Byte-compiles Python's library by the tree's own interpreter, over what it lies on. The tree is read-only to it; what it
+    writes goes to a directory of its own, of which only what has a source beside it is taken over."""
+    out, at = work / "bytecode", work / "root"
+    at.mkdir()
+    out.mkdir()
+    os.chown(out, NOBODY, NOBODY)
+    # Names without a colon or a comma, which separate the layers of an overlay.
+    for number, layer in enumerate([root, *below]):
+        (work / f"layer{number}").symlink_to(layer)
+    layers = ":".join(f"layer{number}" for number in range(len(below) + 1))
+    # Hashes are not compared at run time: the trees do not change. With hash randomisation sets would be written in any order.
+    # What the compiler imports itself it would write too, in another form, and then take for done: so -B, and -f.
+    compiler = [bytecode["python"], "-P", "-B", "-m", "compileall", "-f", "-q", "--invalidation-mode", "unchecked-hash", *bytecode["below"]]
+    inner = ["env", "-i", "PYTHONPYCACHEPREFIX=/tmp/out", "PYTHONHASHSEED=0", "PATH=/usr/bin", "TZ=UTC", "LC_ALL=C.UTF-8", *compiler]
+    script = f"""
+        mount -t overlay overlay -o ro,lowerdir={layers} root
+        mount -t tmpfs -o size=1m,mode=0755 tmpfs root/tmp
+        mkdir root/tmp/out
+        mount --bind bytecode root/tmp/out
+        mount -t proc -o ro proc root/proc
+        exec setpriv --no-new-privs chroot --userspec={NOBODY}:{NOBODY} --groups={NOBODY} root {shlex.join(inner)}
+    """
+    run([*ALONE, "sh", "-euc", script], "byte-compile the library", step, cwd=work)
+    take_bytecode(out, root)
+    shutil.rmtree(out)
+
+
+def take_bytecode(out, root):
+    """out/DIR/NAME.TAG.pyc → DIR/__pycache__/NAME.TAG.pyc."""
+    taken = 0
+    for path in walk(out):
+        path = Path(os.fsdecode(path))
+        place = path.relative_to(out)
+        source = root / place.parent / f"{path.name.split('.')[0]}.py"
+        if not (stat.S_ISREG(path.lstat().st_mode) and path.suffix == ".pyc" and source.is_file()):
+            continue
+        shutil.copyfile(path, inside(root, f"{place.parent}/__pycache__/{path.name}"), follow_symlinks=False)
+        taken += 1
+    if not taken:
+        raise Trouble("The tree's own Python compiled nothing: are the directories in the recipe's [bytecode] right?")
+
+
+def exists_in(root, place):
+    """Whether a tree alone has this file or directory, links followed, but only inside of it."""
+    root = root.resolve()
+    path = (root / place.lstrip("/")).resolve()
+    return path.is_relative_to(root) and path.exists()
 
 
 def inside(root, place):
@@ -98,7 +172,8 @@ def normalise(root, owner):
 
 
 def digest(root):
-    """The name of a tree: SHA-256 of its listing (type, mode, path, content or target), sorted by path; and files, bytes."""
+    """The name of a tree, which is the SHA-256 of its listing (path, type, mode, content or target; sorted by path), and the listing,
+    files and bytes. `kiln runtime verify` reads trees in the same way."""
     listing, files, size = [], 0, 0
     for path in walk(root):
         status = os.lstat(path)
@@ -114,10 +189,8 @@ def digest(root):
         else:
             raise Trouble(f"{os.fsdecode(place)} is neither file, directory nor link; such a thing has no place in a tree.")
         listing.append((place, row))
-    whole = hashlib.sha256()
-    for place, row in sorted(listing):
-        whole.update(b"\0".join([place, *row]) + b"\n")
-    return whole.hexdigest(), files, size
+    text = b"".join(b"\0".join([place, *row]) + b"\n" for place, row in sorted(listing))
+    return hashlib.sha256(text).hexdigest(), text, files, size
 
 
 def hash_file(path):

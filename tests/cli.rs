@@ -6,8 +6,12 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use doors::{House, snapshot};
+use kiln::function::FunctionName;
+use kiln::server::logs::{Kind, LogSink, Origin, Piece};
 use serde_json::Value;
 
 fn kiln(run_dir: &Path, words: &[&str]) -> Output {
@@ -109,18 +113,26 @@ fn every_exit_code_means_one_thing() {
     drop(std::os::unix::net::UnixListener::bind(left_behind.path().join("kiln.sock")).unwrap());
     for (code, run, words, said) in [
         (0, run, &["invoke", "echo"][..], ""),
+        (0, run, &["invoke", "fails", "--dry-run"][..], "function fails could be invoked so; it was not"),
         (0, run, &["--help"][..], ""),
         (1, run, &["invoke", "broken"][..], "ServiceException: a launcher said nothing"),
         (1, run, &["invoke", "echo", "--payload", "{"][..], "InvalidRequestContentException: Could not parse"),
         (1, run, &["invoke", "echo", "--payload", "@/nowhere"][..], "/nowhere cannot be read: "),
+        (1, run, &["invoke", "echo", "--dry-run", "--payload", "{"][..], "InvalidRequestContentException: Could not parse"),
+        (1, run, &["config", "check", "/nowhere"][..], "/nowhere cannot be read: "),
         (2, run, &["invoke"][..], "required arguments were not provided"),
         (2, run, &["function", "update", "echo"][..], "nothing to change"),
-        (2, run, &["function", "create", "x", "--runtime", "r", "--handler", "h"][..], "--zip"),
+        (2, run, &["function", "create", "x", "--runtime", "r", "--handler", "h"][..], "--zip, --dir or --file"),
+        (2, run, &["invoke", "echo", "--dry-run", "--log"][..], "cannot be used with"),
+        (2, run, &["completions", "tcsh"][..], "invalid value 'tcsh'"),
+        (2, run, &["config"][..], "Usage: kiln config"),
         (3, nowhere.as_path(), &["invoke", "echo"][..], "Kiln is not running, or runs elsewhere. Start it"),
         (3, left_behind.path(), &["invoke", "echo"][..], "kilnd has ended. Start it again"),
         (3, nowhere.as_path(), &["pool"][..], "control.sock: Kiln is not running, or runs elsewhere. Start it"),
         (4, run, &["invoke", "nope"][..], "Function not found: arn:aws:lambda:us-east-1:000000000000:function:nope:$LATEST"),
         (4, run, &["function", "get", "nope"][..], "Function not found: "),
+        (4, run, &["function", "delete", "nope"][..], "Function not found: "),
+        (4, run, &["invoke", "nope", "--dry-run"][..], "Function not found: "),
         (5, run, &["invoke", "no-memory"][..], "ConcurrentInvocationLimitExceeded"),
         (6, run, &["invoke", "fails"][..], "the function fails failed"),
     ] {
@@ -164,7 +176,8 @@ fn who_may_not_is_told_which_group_to_join() {
     let house = House::open();
     // Where the program lies, others may not look; so they get a copy.
     let program = house.run_dir().join("kiln");
-    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &program).unwrap();
+    // By another process: one that this one forks meanwhile, for another test, would hold the copy open for writing.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_kiln")).arg(&program).status().unwrap().success());
     let nobody = |words: &[&str]| {
         let mut command = Command::new(&program);
         command.args(words).env("KILN_RUN_DIR", house.run_dir()).uid(4711).gid(4711).current_dir("/").output().unwrap()
@@ -180,17 +193,228 @@ fn who_may_not_is_told_which_group_to_join() {
 }
 
 #[test]
+fn one_file_is_code_enough() {
+    let house = House::open();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("index.js");
+    std::fs::write(&file, "exports.handler = async () => 1;\n").unwrap();
+    let file = file.to_str().unwrap();
+    let words = ["function", "create", "one", "--runtime", "nodejs8.10", "--handler", "index.handler", "--file", file];
+    ended(&kiln(house.run_dir(), &words), 0);
+    ended(&kiln(house.run_dir(), &["function", "update", "one", "--file", file]), 0);
+}
+
+/// Every name in it, at any depth.
+fn names(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, below)| {
+            found.push(name.clone());
+            names(below, found);
+        }),
+        Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_names_of_json_are_those_that_the_verbs_help_promises() {
+    let house = House::open();
+    *house.fakes.snapshot.lock().unwrap() = snapshot();
+    create(&house, "echo");
+    for words in [&["pool"][..], &["invoke", "echo", "--payload", "1"], &["doctor"], &["config", "check"]] {
+        let asked: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        let output = kiln(house.run_dir(), &asked);
+        let mut printed = Vec::new();
+        names(&serde_json::from_slice(&output.stdout).unwrap(), &mut printed);
+        assert!(!printed.is_empty());
+        let verb: Vec<&str> = words.iter().copied().take(if words[0] == "config" { 2 } else { 1 }).chain(["--help"]).collect();
+        let (help, _) = ended(&kiln(house.run_dir(), &verb), 0);
+        let json = help.split("With --json:").nth(1).unwrap().split("Exit codes:").next().unwrap();
+        let documented: Vec<&str> = json.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let missing: Vec<&String> = printed.iter().filter(|name| !documented.contains(&name.as_str())).collect();
+        assert!(missing.is_empty(), "kiln {} --help does not tell {missing:?}", words[0]);
+    }
+}
+
+#[test]
+fn a_shell_that_sources_its_completions_knows_every_verb() {
+    let house = House::open();
+    for (shell, mark) in [("bash", "complete -F _kiln"), ("zsh", "#compdef kiln"), ("fish", "complete -c kiln")] {
+        let (script, err) = ended(&kiln(house.run_dir(), &["completions", shell]), 0);
+        assert!(script.contains(mark) && err.is_empty(), "{shell}: {err}");
+        for verb in ["function", "invoke", "pool", "doctor", "config"] {
+            assert!(script.contains(verb), "{shell} does not know {verb}");
+        }
+    }
+    // Bash is on every machine that builds us, so what it makes of the script is asked.
+    let (script, _) = ended(&kiln(house.run_dir(), &["completions", "bash"]), 0);
+    let ask = format!("{script}\nCOMP_WORDS=(kiln func); COMP_CWORD=1; _kiln kiln func kiln; printf '%s' \"${{COMPREPLY[*]}}\"");
+    let said = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "function", "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_error() {
     let house = House::open();
     create(&house, "echo");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(["function", "list"])
-        .env("KILN_RUN_DIR", house.run_dir())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
-    assert_eq!(err, "");
+    for words in [
+        &["function", "list"][..],
+        &["function", "get", "echo", "--json"],
+        &["invoke", "echo"],
+        &["pool"],
+        &["completions", "bash"],
+        &["config", "sample"],
+        &["--help"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
+            .args(words)
+            .env("KILN_RUN_DIR", house.run_dir())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
+        assert_eq!(err, "", "{words:?}");
+    }
+}
+
+/// What a function printed, as the house's log has it.
+fn printed(house: &House, function: &str, kind: Kind, lines: &[u8]) {
+    let origin = Arc::new(Origin {
+        function: FunctionName::parse(function).unwrap(),
+        version: "$LATEST".into(),
+        stream: "2026/05/04/[$LATEST]0123456789abcdef0123456789abcdef".into(),
+        container: Some("3-17".into()),
+    });
+    let logs = house.fakes.logs.lock().unwrap();
+    let time = UNIX_EPOCH + Duration::from_millis(1_777_896_000_007);
+    assert!(logs.as_ref().unwrap().append(&Piece { origin: &origin, request: None, kind, time, lines }));
+}
+
+#[test]
+fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+    assert_eq!(ended(&kiln(run, &["logs", "hello"]), 0).0, "", "it has not run yet");
+    printed(&house, "hello", Kind::Platform, b"START RequestId: 1\n");
+    printed(&house, "hello", Kind::Function, b"\x1b[2J\xff two\rlines\n");
+    let raw = b"START RequestId: 1\n\x1b[2J\xff two\rlines\n";
+    let piped = || kiln(run, &["logs", "hello"]).stdout;
+    while piped().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(piped(), raw);
+    let (out, _) = ended(&kiln(run, &["logs", "hello", "--json", "-n", "1"]), 0);
+    let entry: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&entry["kind"], &entry["base64"]), (&"function".into(), &"G1sySv8gdHdvDWxpbmVz".into()));
+    let timed = kiln(run, &["logs", "hello", "--time", "-n", "2"]).stdout;
+    assert!(timed.starts_with(b"2026-05-04T12:00:00.007Z START"), "{}", String::from_utf8_lossy(&timed));
+
+    let careful = "\x1b[2mSTART RequestId: 1\x1b[0m\r\n\\x1b[2J\\xff two\r\n    lines\r\n";
+    assert_eq!(on_a_terminal(run, &["logs", "hello"]), careful);
+    let unquoted = on_a_terminal(run, &["logs", "hello", "--raw"]);
+    assert!(unquoted.contains("\x1b[2J"), "{unquoted:?}");
+
+    for (words, code, said) in [
+        (&["logs", "nope"][..], 4, "no function nope, and no log of one"),
+        (&["logs", "hello", "--since", "soon"][..], 2, "--since soon: write 90s"),
+        (&["logs", "hello", "-n", "many"][..], 2, "a number of at most"),
+    ] {
+        let (_, err) = ended(&kiln(run, words), code);
+        assert!(err.contains(said), "{err}");
+    }
+}
+
+/// What a terminal gets to see (which makes CR LF of each line's end).
+fn on_a_terminal(run_dir: &Path, words: &[&str]) -> String {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.args(words).env("KILN_RUN_DIR", run_dir).env_remove("NO_COLOR").stdin(Stdio::null()).stdout(terminal.slave);
+    let status = command.status().unwrap();
+    // The last handle of its other end, so that reading comes to an end (EIO, on Linux).
+    drop(command);
+    assert!(status.success());
+    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = nix::unistd::read(&terminal.master, &mut buffer) {
+        seen.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+#[test]
+fn layers_are_published_listed_given_to_functions_and_deleted() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+    let content = tempfile::tempdir().unwrap();
+    std::fs::create_dir(content.path().join("bin")).unwrap();
+    std::fs::write(content.path().join("bin/tool"), "#!/bin/sh\n").unwrap();
+    let dir = content.path().to_str().unwrap();
+    let words = ["layer", "publish", "tools", "--dir", dir, "--description", "my tools", "--runtime", "nodejs8.10"];
+    let (out, err) = ended(&kiln(run, &words), 0);
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        ("", "layer tools:1 published; try: kiln function update FUNCTION --layer tools:1\n")
+    );
+    ended(&kiln(run, &["layer", "publish", "tools", "--dir", dir]), 0);
+    let (out, _) = ended(&kiln(run, &["layer", "list"]), 0);
+    let cells: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+    assert_eq!(cells, [["NAME", "VERSION"], ["tools", "2"]]);
+    let (out, _) = ended(&kiln(run, &["layer", "list", "tools"]), 0);
+    assert!(out.lines().count() == 3 && out.contains("nodejs8.10") && out.contains("my tools"), "{out}");
+    let (out, _) = ended(&kiln(run, &["layer", "get", "tools:1"]), 0);
+    assert!(out.contains("arn         arn:aws:lambda:us-east-1:000000000000:layer:tools:1\n"), "{out}");
+
+    let arn = "arn:aws:lambda:us-east-1:000000000000:layer:tools:2";
+    for (words, layers) in [(&["--layer", "tools:1"][..], 1), (&["--layer", arn][..], 1), (&["--no-layers"][..], 0)] {
+        ended(&kiln(run, &[&["function", "update", "hello"][..], words].concat()), 0);
+        let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+        assert_eq!(out.lines().filter(|line| line.starts_with("layer ")).count(), layers, "{out}");
+    }
+    let words = ["function", "create", "new", "--runtime", "nodejs8.10", "--handler", "h", "--dir", dir, "--layer", "tools:1"];
+    ended(&kiln(run, &words), 0);
+    ended(&kiln(run, &["layer", "delete", "tools:1"]), 0);
+    for (code, words, said) in [
+        (4, &["layer", "delete", "tools:1"][..], "there is no layer tools:1; `kiln layer list` shows all"),
+        (4, &["layer", "get", "tools:7"][..], "there is no layer tools:7"),
+        (4, &["function", "update", "hello", "--layer", "tools:1"][..], "there is no layer tools:1"),
+        (2, &["function", "update", "hello", "--layer", "tools"][..], "NAME:VERSION, such as tools:1"),
+        (2, &["layer", "get", "tools"][..], "NAME:VERSION, such as tools:1"),
+        (2, &["function", "update", "hello", "--layer", "tools:2", "--no-layers"][..], "cannot be used with"),
+        (2, &["layer", "publish", "tools"][..], "--zip"),
+    ] {
+        let (_, err) = ended(&kiln(run, words), code);
+        assert!(err.contains(said), "{words:?}: {err}");
+    }
+    let (out, _) = ended(&kiln(run, &["function", "get", "new"]), 0);
+    assert!(out.contains("layer       arn:aws:lambda:us-east-1:000000000000:layer:tools:1"), "who has it keeps it: {out}");
+}
+
+#[test]
+fn a_reserve_is_set_shown_and_removed() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+    let concurrency = |words: &[&str]| ended(&kiln(run, &[&["function", "concurrency", "hello"][..], words].concat()), 0);
+    let said = |words: &str| (String::new(), format!("function hello {words}\n"));
+    assert_eq!(concurrency(&["--reserve", "5"]), said("has reserved 5"));
+    let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+    assert!(out.contains("reserved    5 at once\n"), "{out}");
+    assert_eq!(concurrency(&[]).0, "function hello has reserved 5\n");
+    assert_eq!(concurrency(&["--json"]).0, "{\n  \"ReservedConcurrentExecutions\": 5\n}\n");
+    assert_eq!(concurrency(&["--reserve", "0"]), said("is switched off: it has reserved 0"));
+    assert_eq!(concurrency(&["--none"]), said("has no reserved concurrency"));
+    let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
+    assert!(!out.contains("reserved"), "{out}");
+    for (code, words, text) in [
+        (1, &["hello", "--reserve", "901"][..], "below its minimum value of [100]"),
+        (2, &["hello", "--reserve", "1", "--none"][..], "cannot be used with"),
+        (2, &["hello", "--reserve", "many"][..], "--reserve"),
+        (4, &["nope", "--reserve", "1"][..], "Function not found"),
+    ] {
+        let (_, err) = ended(&kiln(run, &[&["function", "concurrency"][..], words].concat()), code);
+        assert!(err.contains(text), "{words:?}: {err}");
+    }
 }

@@ -2,7 +2,8 @@
 //! opened again.
 //!
 //! The test is its own victim: started with `KILN_TEST_WRITE`, it writes for as long as it lives, and prints a line
-//! for each thing that the registry or the books have said is durable.
+//! for each thing that the registry or the books have said is durable: functions with their layers and reserves, versions
+//! of layers, rows.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -17,7 +18,7 @@ use kiln::invocation::RequestId;
 use kiln::meter::sqlite::SqliteMeter;
 use kiln::meter::{Meter, Row};
 use kiln::registry::sqlite::SqliteRegistry;
-use kiln::registry::{Draft, Registry};
+use kiln::registry::{Draft, LayerName, LayerUse, LayerVersion, Layers, Registry};
 use kiln::runtime::RuntimeName;
 
 /// Before each kill: few lines and many, so that kills fall into the first commit and into later ones.
@@ -42,6 +43,10 @@ fn functions_and_books_survive_sigkill_at_any_moment() {
 struct Expected {
     /// Name → description, `None` once deleted.
     functions: BTreeMap<String, Option<String>>,
+    /// Name and number → whether it is there still.
+    layers: BTreeMap<(String, u64), bool>,
+    /// Of the functions that have one.
+    reserves: BTreeMap<String, u32>,
     rows: u64,
     last_stamp: u64,
 }
@@ -62,7 +67,13 @@ fn write_and_kill(path: &Path, lines: usize, expected: &mut Expected) {
                 expected.functions.insert(name.into(), Some(description.into()));
                 expected.last_stamp = expected.last_stamp.max(stamp.parse().unwrap());
             }
-            ["deleted", name] => drop(expected.functions.insert(name.into(), None)),
+            ["deleted", name] => {
+                expected.functions.insert(name.into(), None);
+                expected.reserves.remove(name);
+            }
+            ["reserved", name, number] => drop(expected.reserves.insert(name.into(), number.parse().unwrap())),
+            ["published", name, number] => drop(expected.layers.insert((name.into(), number.parse().unwrap()), true)),
+            ["unpublished", name, number] => drop(expected.layers.insert((name.into(), number.parse().unwrap()), false)),
             ["row"] => expected.rows += 1,
             _ => panic!("{line}"),
         }
@@ -87,7 +98,29 @@ fn check(path: &Path, expected: &mut Expected) {
             undone += usize::from(found != *description);
             *description = found;
         }
-        assert!(undone <= 1, "{undone} functions are not as they were said to be");
+        for ((name, number), there) in &mut expected.layers {
+            let found = registry.layer(&LayerName::parse(name).unwrap(), *number).is_some();
+            undone += usize::from(found != *there);
+            *there = found;
+        }
+        for layer in registry.layers(None) {
+            let unsaid = expected.layers.insert((layer.name.to_string(), layer.version), true).is_none();
+            undone += usize::from(unsaid);
+        }
+        for record in registry.page(None, usize::MAX) {
+            let (name, found) = (record.function.name.to_string(), record.reserved_concurrency);
+            undone += usize::from(expected.reserves.get(&name).copied() != found);
+            found.map(|number| expected.reserves.insert(name, number));
+            assert_eq!(record.function.layers.len(), record.layers.len());
+            assert!(record.function.layers.iter().all(|code| registry.uses_code(code)));
+        }
+        expected.reserves.retain(|name, _| registry.record(&FunctionName::parse(name).unwrap()).is_some());
+        assert!(undone <= 1, "{undone} things are not as they were said to be");
+        let published = registry.publish_layer(layer("l0")).await.unwrap();
+        let last = expected.layers.keys().filter(|(name, _)| name == "l0").map(|(_, number)| *number).max();
+        assert!(Some(published.version) > last, "a layer's number came twice: {} after {last:?}", published.version);
+        registry.delete_layer(&published.name, published.version).await.unwrap();
+        expected.layers.insert(("l0".into(), published.version), false);
         let newest = registry.page(None, usize::MAX).iter().map(|record| record.function.stamp.0).max().unwrap_or(0);
         expected.last_stamp = expected.last_stamp.max(newest);
         let probe = registry.create(draft("probe", "x")).await.unwrap();
@@ -117,6 +150,8 @@ fn write_for_ever(path: &Path) {
         let registry = SqliteRegistry::open(database.clone()).await.unwrap();
         let meter = SqliteMeter::new(database);
         for turn in 0_u64.. {
+            let published = registry.publish_layer(layer(&format!("l{}", turn % 2))).await.unwrap();
+            println!("durable published {} {}", published.name, published.version);
             let name = format!("f{}", turn % 7);
             let known = FunctionName::parse(&name).unwrap();
             let description = uuid::Uuid::new_v4().to_string();
@@ -128,11 +163,19 @@ fn write_for_ever(path: &Path) {
                     continue;
                 }
                 Some(_) => {
-                    let change = description.clone();
-                    registry.update(&known, None, Box::new(move |draft| draft.description = change)).await.unwrap()
+                    let (text, layers) = (description.clone(), vec![LayerUse::from(&*published)]);
+                    let change = |draft: &mut Draft| (draft.description, draft.layers) = (text, layers);
+                    registry.update(&known, None, Box::new(change)).await.unwrap()
                 }
             };
             println!("durable stored {name} {description} {}", record.function.stamp.0);
+            if turn % 4 < 2 {
+                registry.delete_layer(&published.name, published.version).await.unwrap();
+                println!("durable unpublished {} {}", published.name, published.version);
+            }
+            let reserve = turn as u32 % 10;
+            registry.set_reserve(&known, Some(reserve), 900).await.unwrap();
+            println!("durable reserved {name} {reserve}");
             meter.record(row(known)).await.unwrap();
             println!("durable row");
         }
@@ -152,7 +195,23 @@ fn draft(name: &str, description: &str) -> Draft {
         layers: Vec::new(),
         stamp: Stamp(0),
     };
-    Draft { function, role: String::new(), description: description.into(), code_size: 1, tags: BTreeMap::new() }
+    let (role, description, layers, tags) = (String::new(), description.into(), Vec::new(), BTreeMap::new());
+    Draft { function, role, description, code_size: 1, unpacked: 1, layers, tags }
+}
+
+fn layer(name: &str) -> LayerVersion {
+    LayerVersion {
+        name: LayerName::parse(name).unwrap(),
+        version: 0,
+        code: Digest::of(name.as_bytes()),
+        code_size: 1,
+        unpacked: 1,
+        description: String::new(),
+        license: None,
+        runtimes: Vec::new(),
+        architectures: Vec::new(),
+        created_ms: 0,
+    }
 }
 
 fn row(function: FunctionName) -> Row {

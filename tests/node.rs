@@ -1,9 +1,9 @@
-//! Callback, promise and context semantics of `nodejs8.10`: the table in `node/rows.rs`, run against our bootstrap.
+//! Callback, promise and context semantics of the Node runtimes: the table in `node/rows.rs`, run against our bootstraps.
 //!
-//! No root and no container: the built Node binary runs `rootfs/nodejs8.10/bootstrap.js` over a stub of the Runtime
-//! API, which is this file. `scripts/build-runtimes` makes the binary; without it the tests skip, loudly.
-//! KILN_TEST_NODE names another Node. Of 6.10 and today's, only the rows fail that ask for what those changed themselves:
-//! `async` on the one, an unhandled rejection on the other.
+//! No root and no container: the built Node binary runs the files of `rootfs/` over a stub of the Runtime API, which is
+//! this file. `scripts/build-runtimes` makes the binary; without it the tests skip, loudly. KILN_TEST_NODE names another Node for
+//! `nodejs8.10`. Of 6.10 and today's, only the rows fail that ask for what those changed themselves: `async` on the one, an
+//! unhandled rejection on the other.
 
 #[path = "node/rows.rs"]
 mod rows;
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
-use rows::{Answer, Call, ROWS, Row, Time};
+use rows::{Answer, Call, NODE_8, NODE_22, ROWS, Row, Time};
 use serde_json::{Value, json};
 
 /// Far below the ten minutes of the timers that would hold up a wrong bootstrap, far above any honest answer.
@@ -24,23 +24,40 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REQUEST_ID: &str = "8f507cfc-8c1f-4a3b-9a5e-000000000001";
 
 #[test]
-fn every_row_holds() {
-    let Some(node) = node() else { return };
-    assert!(ROWS.len() >= 12);
-    let failed: Vec<String> = ROWS
+fn every_row_holds_on_node_8() {
+    every_row_holds(NODE_8);
+}
+
+#[test]
+fn every_row_holds_on_node_22() {
+    every_row_holds(NODE_22);
+}
+
+fn every_row_holds(runtime: &'static str) {
+    let Some(node) = node(runtime) else { return };
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| row.is_of(runtime)).collect();
+    assert!(rows.len() >= 30);
+    let failed: Vec<String> = rows
         .iter()
         .filter_map(|row| run(&node, row).err().map(|why| format!("{}:\n    {why}", row.name)))
         .inspect(|failure| eprintln!("{failure}"))
         .collect();
-    assert!(failed.is_empty(), "{} of {} rows failed", failed.len(), ROWS.len());
+    assert!(failed.is_empty(), "{} of {} rows failed", failed.len(), rows.len());
 }
 
 #[test]
 fn six_megabytes_go_in_and_out() {
-    let Some(node) = node() else { return };
+    for runtime in [NODE_8, NODE_22] {
+        let Some(node) = node(runtime) else { return };
+        six_megabytes(&node);
+    }
+}
+
+fn six_megabytes(node: &Node) {
     // Characters of one to four bytes, so that parts of the body end inside of one.
     let event = format!("\"{}\"", "aé語🦀".repeat(6 * 1024 * 1024 / 10));
-    let mut environment = Environment::start(&node, "exports.handler = async event => event;", "index.handler").unwrap();
+    let mut environment =
+        Environment::start(node, &[("index.js", "exports.handler = async event => event;")], "index.handler").unwrap();
     environment.api.give(&event).unwrap();
     let answer = environment.api.receive().unwrap();
     assert!(answer.path.ends_with("/response"));
@@ -49,9 +66,15 @@ fn six_megabytes_go_in_and_out() {
 
 #[test]
 fn client_context_and_identity_reach_the_handler() {
-    let Some(node) = node() else { return };
+    for runtime in [NODE_8, NODE_22] {
+        let Some(node) = node(runtime) else { return };
+        client_context(&node);
+    }
+}
+
+fn client_context(node: &Node) {
     let source = "exports.handler = async (event, context) => [context.clientContext, context.identity];";
-    let mut environment = Environment::start(&node, source, "index.handler").unwrap();
+    let mut environment = Environment::start(node, &[("index.js", source)], "index.handler").unwrap();
     let headers = "Lambda-Runtime-Client-Context: {\"custom\":{\"who\":\"Zoë\"}}\r\nLambda-Runtime-Cognito-Identity: {\"cognitoIdentityId\":\"i\"}\r\n";
     environment.api.give_with(headers, "{}").unwrap();
     let answer = environment.api.receive().unwrap();
@@ -60,21 +83,23 @@ fn client_context_and_identity_reach_the_handler() {
 }
 
 /// Plays one row; the error says what was wrong.
-fn run(node: &Path, row: &Row) -> Result<(), String> {
-    let mut environment = Environment::start(node, row.source, row.handler)?;
+fn run(node: &Node, row: &Row) -> Result<(), String> {
+    let mut environment = Environment::start(node, row.files, row.handler)?;
     let mut expected_lines: Vec<&str> = Vec::new();
+    // Init has no request yet.
+    let in_init = row.calls.iter().any(|call| matches!(call.answer, Answer::InitError { .. }));
     for (number, call) in row.calls.iter().enumerate() {
-        play(&mut environment, call).map_err(|why| format!("call {}: {why}", number + 1))?;
+        play(node.runtime, &mut environment, call).map_err(|why| format!("call {}: {why}", number + 1))?;
         expected_lines.extend(call.logged);
     }
     let log = environment.end();
-    match expected_lines.iter().find(|part| !log.split('\n').any(|line| line.contains(**part) && stamped(line))) {
+    match expected_lines.iter().find(|part| !log.split('\n').any(|line| line.contains(**part) && stamped(line, in_init))) {
         Some(part) => Err(format!("no line of the log holds {part:?}:\n{log}")),
         None => Ok(()),
     }
 }
 
-fn play(environment: &mut Environment, call: &Call) -> Result<(), String> {
+fn play(runtime: &str, environment: &mut Environment, call: &Call) -> Result<(), String> {
     let asked = Instant::now();
     if !matches!(call.answer, Answer::InitError { .. }) {
         environment.api.give(call.event)?;
@@ -94,11 +119,8 @@ fn play(environment: &mut Environment, call: &Call) -> Result<(), String> {
     let said: Value = serde_json::from_slice(&request.body).map_err(|error| format!("{error} in {request:?}"))?;
     let (path, right) = match &call.answer {
         Answer::Result(json) => ("/response", said == serde_json::from_str::<Value>(json).map_err(|error| error.to_string())?),
-        Answer::Error { message, kind: None } => ("/error", said == json!({ "errorMessage": message })),
-        Answer::Error { message, kind: Some(kind) } | Answer::LastError { message, kind } => (
-            "/error",
-            first_line(&said["errorMessage"]) == first_line(&json!(message)) && said["errorType"] == *kind && traced(&said),
-        ),
+        Answer::Error { message, kind } => ("/error", rows::is_error(runtime, &said, message, *kind)),
+        Answer::LastError { message, kind, .. } => ("/error", rows::is_error(runtime, &said, message, Some(kind))),
         Answer::InitError { holds, kind } => {
             ("/init/error", said["errorMessage"].as_str().is_some_and(|text| text.contains(holds)) && said["errorType"] == *kind)
         }
@@ -108,26 +130,17 @@ fn play(environment: &mut Environment, call: &Call) -> Result<(), String> {
         return Err(format!("expected an answer to …{path}, got {request:?}"));
     }
     match call.answer {
-        Answer::LastError { .. } => environment.exited_with(129),
-        Answer::InitError { .. } => environment.exited_with(1),
+        Answer::LastError { code, .. } => environment.exited_with(code),
+        Answer::InitError { .. } => environment.exited_with(rows::init_exit(runtime)),
         _ => Ok(()),
     }
 }
 
-fn traced(error: &Value) -> bool {
-    error["stackTrace"].as_array().is_some_and(|trace| trace.iter().all(|frame| frame.is_string()))
-}
-
-/// Node after 10 explains a circular structure in further lines.
-fn first_line(text: &Value) -> Option<&str> {
-    text.as_str()?.lines().next()
-}
-
-/// `<ISO time>\t<request id>\t…`, as Lambda's Node 8 began its lines.
-fn stamped(line: &str) -> bool {
+/// `<ISO time>\t<request id>\t…`, as Lambda's lines begin; before the first request the id is undefined.
+fn stamped(line: &str, in_init: bool) -> bool {
     let mut parts = line.split('\t');
     let time = parts.next().is_some_and(|time| time.len() == 24 && time.ends_with('Z'));
-    time && parts.next() == Some(REQUEST_ID)
+    time && parts.next() == Some(if in_init { "undefined" } else { REQUEST_ID })
 }
 
 /// The bootstrap at work, and what it writes.
@@ -138,14 +151,25 @@ struct Environment {
     _task: tempfile::TempDir,
 }
 
+/// A built Node, and the runtime's files of `rootfs/` laid out as in its tree.
+struct Node {
+    runtime: &'static str,
+    program: PathBuf,
+    files: tempfile::TempDir,
+}
+
 impl Environment {
-    fn start(node: &Path, source: &str, handler: &str) -> Result<Self, String> {
+    fn start(node: &Node, files: &[(&str, &str)], handler: &str) -> Result<Self, String> {
         let task = tempfile::tempdir().map_err(|error| error.to_string())?;
-        fs::write(task.path().join("index.js"), source).map_err(|error| error.to_string())?;
+        for (name, text) in files {
+            let path = task.path().join(name);
+            fs::create_dir_all(path.parent().ok_or("a file has no directory")?).map_err(|error| error.to_string())?;
+            fs::write(path, text).map_err(|error| error.to_string())?;
+        }
         let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-        let mut process = Command::new(node)
+        let mut process = Command::new(&node.program)
             .args(["--expose-gc", "--max-semi-space-size=6", "--max-old-space-size=115"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("rootfs/nodejs8.10/bootstrap.js"))
+            .arg(node.files.path().join("bootstrap.js"))
             .current_dir(&task)
             .env_clear()
             .env("AWS_LAMBDA_RUNTIME_API", listener.local_addr().map_err(|error| error.to_string())?.to_string())
@@ -159,7 +183,7 @@ impl Environment {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("start {}: {error}", node.display()))?;
+            .map_err(|error| format!("start {}: {error}", node.program.display()))?;
         let mut output = process.stdout.take().ok_or("no pipe")?;
         let log = std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -301,15 +325,21 @@ fn read_request(connection: &mut BufReader<TcpStream>) -> std::io::Result<Reques
 }
 
 /// `None` prints why these tests do not run. With KILN_TESTS_MUST_RUN=1 (set by scripts/test) it panics instead.
-fn node() -> Option<PathBuf> {
-    let built = env::var_os("KILN_TEST_NODE").map(PathBuf::from).or_else(|| built_node(&runtimes_dir()));
-    if built.is_none() {
+fn node(runtime: &'static str) -> Option<Node> {
+    let named = env::var_os("KILN_TEST_NODE").filter(|_| runtime == NODE_8).map(PathBuf::from);
+    let Some(program) = named.or_else(|| built_node(&runtimes_dir(), runtime)) else {
         let why =
-            format!("no nodejs8.10 in {}: run scripts/build-runtimes --runtimes-dir target/runtimes", runtimes_dir().display());
+            format!("no {runtime} in {}: run scripts/build-runtimes --runtimes-dir target/runtimes", runtimes_dir().display());
         assert!(env::var_os("KILN_TESTS_MUST_RUN").is_none(), "{why}");
         eprintln!("SKIP: {why}");
+        return None;
+    };
+    let rootfs = Path::new(env!("CARGO_MANIFEST_DIR")).join("rootfs");
+    let files = tempfile::tempdir().expect("make a directory for the runtime's files");
+    for file in [rootfs.join(runtime).join("bootstrap.js"), rootfs.join("node/client.js")] {
+        fs::copy(&file, files.path().join(file.file_name().expect("a file's name"))).expect("copy a file of the runtime");
     }
-    built
+    Some(Node { runtime, program, files })
 }
 
 fn runtimes_dir() -> PathBuf {
@@ -317,8 +347,8 @@ fn runtimes_dir() -> PathBuf {
 }
 
 /// Through recipe and set, as the launcher finds it.
-fn built_node(runtimes_dir: &Path) -> Option<PathBuf> {
-    let name = kiln::runtime::RuntimeName::parse("nodejs8.10").ok()?;
+fn built_node(runtimes_dir: &Path, runtime: &str) -> Option<PathBuf> {
+    let name = kiln::runtime::RuntimeName::parse(runtime).ok()?;
     let recipe = kiln::runtime::Recipe::read(runtimes_dir, &name).ok()??;
     let set = fs::read_to_string(runtimes_dir.join("sets").join(recipe.tree.to_string())).ok()?;
     let top = set.lines().next()?;

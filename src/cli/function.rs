@@ -1,4 +1,4 @@
-//! `kiln function create|list|get|update|delete`
+//! `kiln function create|list|get|update|delete|concurrency`
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use super::args::{Create, FunctionCommand, Settings, Update};
 use super::client::{Client, Socket};
 use super::failure::Failure;
-use super::output;
-use super::package;
+use super::{concurrency, layer, output, package};
 
 const FUNCTIONS: &str = "/2015-03-31/functions";
 
 pub async fn execute(client: &Client, command: FunctionCommand, as_json: bool) -> Result<(), Failure> {
     match command {
+        FunctionCommand::Concurrency(command) => concurrency::execute(client, command, as_json).await,
         FunctionCommand::Create(create) => self::create(client, create, as_json).await,
         FunctionCommand::List => list(client, as_json).await,
         FunctionCommand::Get { name } => get(client, &name, as_json).await,
@@ -24,9 +24,12 @@ pub async fn execute(client: &Client, command: FunctionCommand, as_json: bool) -
 }
 
 async fn create(client: &Client, create: Create, as_json: bool) -> Result<(), Failure> {
-    let zip = package::read(create.code.zip.as_deref(), create.code.dir.as_deref())?;
-    let zip = zip.ok_or_else(|| Failure::Usage("give the code with --zip or --dir".into()))?;
+    let zip = package::read(&create.code)?;
+    let zip = zip.ok_or_else(|| Failure::Usage("give the code with --zip, --dir or --file".into()))?;
     let mut body = settings(&create.settings);
+    if !create.settings.layer.is_empty() {
+        body.insert("Layers".into(), layer::arns(client, &create.settings.layer).await?.into());
+    }
     body.insert("FunctionName".into(), create.name.into());
     body.insert("Runtime".into(), create.runtime.into());
     body.insert("Handler".into(), create.handler.into());
@@ -44,9 +47,14 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
             configuration.insert(member.into(), value.into());
         }
     }
-    let zip = package::read(update.zip.as_deref(), update.dir.as_deref())?;
+    if update.no_layers || !update.settings.layer.is_empty() {
+        configuration.insert("Layers".into(), layer::arns(client, &update.settings.layer).await?.into());
+    }
+    let zip = package::read(&update.code)?;
     if zip.is_none() && configuration.is_empty() {
-        return Err(Failure::Usage("nothing to change: give --zip, --dir, --memory, --timeout, --env, … (see --help)".into()));
+        return Err(Failure::Usage(
+            "nothing to change: give --zip, --dir, --file, --memory, --timeout, --env, … (see --help)".into(),
+        ));
     }
     // Code last: a new handler without its new code would fail every call in between the longer.
     let mut result = Value::Null;
@@ -61,7 +69,7 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
 
 async fn get(client: &Client, name: &str, as_json: bool) -> Result<(), Failure> {
     let function = call(client, Method::GET, &path(name), Value::Null).await?;
-    if as_json { output::print_json(&function) } else { output::print_line(&described(&function["Configuration"])) }
+    if as_json { output::print_json(&function) } else { output::print_line(&described(&function)) }
 }
 
 async fn list(client: &Client, as_json: bool) -> Result<(), Failure> {
@@ -95,7 +103,7 @@ async fn delete(client: &Client, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn call(client: &Client, method: Method, path: &str, body: Value) -> Result<Value, Failure> {
+pub async fn call(client: &Client, method: Method, path: &str, body: Value) -> Result<Value, Failure> {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     client.request(Socket::Api, method, path, &[], body).await?.json()
 }
@@ -129,6 +137,8 @@ fn settings(settings: &Settings) -> Map<String, Value> {
 
 /// One line for each thing that people look for.
 fn described(function: &Value) -> String {
+    let reserved = text(&function["Concurrency"]["ReservedConcurrentExecutions"]);
+    let function = &function["Configuration"];
     let rows = [
         ("name", text(&function["FunctionName"])),
         ("arn", text(&function["FunctionArn"])),
@@ -137,6 +147,7 @@ fn described(function: &Value) -> String {
         ("handler", text(&function["Handler"])),
         ("memory", format!("{} MB", function["MemorySize"])),
         ("timeout", format!("{} s", function["Timeout"])),
+        ("reserved", if reserved.is_empty() { reserved } else { format!("{reserved} at once") }),
         ("state", text(&function["State"])),
         ("modified", text(&function["LastModified"])),
         ("code", format!("{} bytes, sha256 {}", function["CodeSize"], text(&function["CodeSha256"]))),
@@ -144,6 +155,9 @@ fn described(function: &Value) -> String {
     ];
     let mut lines: Vec<String> =
         rows.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| line(key, value)).collect();
+    for layer in function["Layers"].as_array().into_iter().flatten() {
+        lines.push(line("layer", &text(&layer["Arn"])));
+    }
     // Values are shown to whoever may manage the function, as Lambda does.
     for (name, value) in function["Environment"]["Variables"].as_object().into_iter().flatten() {
         lines.push(line("variable", &format!("{name}={}", text(value))));
@@ -151,11 +165,11 @@ fn described(function: &Value) -> String {
     lines.join("\n")
 }
 
-fn line(key: &str, value: &str) -> String {
+pub fn line(key: &str, value: &str) -> String {
     format!("{key:<12}{}", output::plain(value))
 }
 
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
@@ -168,7 +182,7 @@ pub fn path(name: &str) -> String {
 }
 
 /// Everything that is not plain in a path's segment becomes %XX.
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -18,11 +18,15 @@ use super::output;
 pub async fn execute(client: &Client, command: Invoke, as_json: bool) -> Result<(), Failure> {
     let payload = payload(&command.payload)?;
     let log_type = if command.log { "Tail" } else { "None" };
+    let invocation_type = if command.dry_run { "DryRun" } else { "RequestResponse" };
     let path = format!("{}/invocations", path(&command.name));
-    let reply = client.request(Socket::Api, Method::POST, &path, &[("x-amz-log-type", log_type)], payload).await?;
+    let headers = [("x-amz-log-type", log_type), ("x-amz-invocation-type", invocation_type)];
+    let reply = client.request(Socket::Api, Method::POST, &path, &headers, payload).await?;
     let log = reply.header("x-amz-log-result").and_then(|log| STANDARD.decode(log).ok()).unwrap_or_default();
     if as_json {
         output::print_json(&whole(&reply, &log))?;
+    } else if command.dry_run {
+        output::say(&format!("function {} could be invoked so; it was not", command.name));
     } else {
         // Before the result, as it was written before it.
         let _ = io::stderr().write_all(&log);
@@ -39,7 +43,11 @@ pub async fn execute(client: &Client, command: Invoke, as_json: bool) -> Result<
 }
 
 fn whole(reply: &Reply, log: &[u8]) -> Value {
-    let payload: Value = serde_json::from_slice(&reply.body).unwrap_or_else(|_| String::from_utf8_lossy(&reply.body).into());
+    let text = || String::from_utf8_lossy(&reply.body).into();
+    let payload = match &reply.body[..] {
+        [] => Value::Null,
+        body => serde_json::from_slice(body).unwrap_or_else(|_| text()),
+    };
     json!({
         "request_id": reply.header("x-amzn-requestid"),
         "executed_version": reply.header("x-amz-executed-version"),

@@ -1,17 +1,26 @@
-//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts.
+//! The `kiln` command: talks to a running kilnd over its two sockets, prints, and ends with an exit code for scripts. `doctor`
+//! and `config` look at the host itself, and need no kilnd.
 //!
 //! Runs as whoever called it, with their rights and no others: what they may do is decided at the sockets.
 //! Results go to stdout, everything said about them to stderr.
 
 mod args;
 mod client;
+mod completions;
+mod concurrency;
+mod config;
+pub mod doctor;
 mod failure;
 mod function;
 mod invoke;
+mod layer;
+mod logs;
 mod output;
 mod package;
 mod pool;
+mod runtime;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,6 +28,9 @@ use clap::Parser;
 use self::args::{Arguments, Command};
 use self::client::Client;
 use self::failure::Failure;
+
+/// Where an instance is that says nothing else: the default of `config`.
+const DEFAULT_RUN_DIR: &str = "/run/kiln";
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
@@ -41,11 +53,18 @@ pub fn run() -> ExitCode {
 }
 
 async fn execute(arguments: Arguments) -> Result<(), Failure> {
-    let client = Client::new(&arguments.run);
+    let (run, as_json) = (arguments.run, arguments.json);
+    let client = Client::new(run.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR)));
     match arguments.command {
-        Command::Function(command) => function::execute(&client, command, arguments.json).await,
-        Command::Invoke(command) => invoke::execute(&client, command, arguments.json).await,
-        Command::Pool => pool::execute(&client, arguments.json).await,
+        Command::Completions { shell } => completions::execute(shell),
+        Command::Config(command) => config::execute(command, as_json),
+        Command::Doctor { config } => doctor::execute(config.as_deref(), run.as_deref(), as_json).await,
+        Command::Function(command) => function::execute(&client, command, as_json).await,
+        Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
+        Command::Layer(command) => layer::execute(&client, command, as_json).await,
+        Command::Logs(command) => logs::execute(&client, command, as_json).await,
+        Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
+        Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
     }
 }
 

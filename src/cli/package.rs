@@ -1,24 +1,33 @@
-//! A function's zip: read as it is, or made from a directory.
+//! A function's zip: read as it is, or made from a directory or from one file.
 
 use std::fs;
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
+use super::args::Code;
 use super::failure::Failure;
 
 /// Lambda's limit on an uploaded zip.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 const MAX_ZIP: usize = 52_428_800;
 
-pub fn read(zip: Option<&Path>, dir: Option<&Path>) -> Result<Option<Vec<u8>>, Failure> {
-    let bytes = match (zip, dir) {
-        (Some(path), _) => fs::read(path).map_err(|error| unreadable(path, &error))?,
-        (None, Some(path)) => pack(path)?,
-        (None, None) => return Ok(None),
+/// Lambda's limit on what is in it.
+const MAX_UNPACKED: u64 = 262_144_000;
+
+/// From here on zipping takes long enough to be watched.
+const WORTH_A_BAR: u64 = 8 << 20;
+
+pub fn read(code: &Code) -> Result<Option<Vec<u8>>, Failure> {
+    let bytes = match (&code.zip, &code.dir, &code.file) {
+        (Some(path), ..) => fs::read(path).map_err(|error| unreadable(path, &error))?,
+        (_, Some(path), _) => pack(path)?,
+        (.., Some(path)) => pack_one(path)?,
+        (None, None, None) => return Ok(None),
     };
     if bytes.len() >= MAX_ZIP {
         let mib = bytes.len() >> 20;
@@ -29,11 +38,21 @@ pub fn read(zip: Option<&Path>, dir: Option<&Path>) -> Result<Option<Vec<u8>>, F
     Ok(Some(bytes))
 }
 
+/// One file, by its own name.
+fn pack_one(path: &Path) -> Result<Vec<u8>, Failure> {
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    if !metadata.is_file() {
+        return Err(Failure::Failed(format!("{} is no file: give a directory with --dir", path.display())));
+    }
+    let mut packing = Packing::new(path.parent().unwrap_or(Path::new("")), metadata.len())?;
+    packing.add(path, &metadata)?;
+    packing.finish()
+}
+
 /// The directory's contents. The same files give the same bytes: sorted names, and no times.
 fn pack(root: &Path) -> Result<Vec<u8>, Failure> {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let mut waiting = vec![root.to_owned()];
-    let mut files = 0;
+    let (mut found, mut bytes, mut files) = (Vec::new(), 0, 0);
     while let Some(path) = waiting.pop() {
         let mut entries = fs::read_dir(&path)
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<PathBuf>>>())
@@ -41,32 +60,76 @@ fn pack(root: &Path) -> Result<Vec<u8>, Failure> {
         entries.sort();
         for entry in entries {
             let metadata = fs::symlink_metadata(&entry).map_err(|error| unreadable(&entry, &error))?;
-            let name = name_in_zip(root, &entry)?;
-            let options = SimpleFileOptions::default()
-                .compression_method(zip::CompressionMethod::Deflated)
-                .unix_permissions(metadata.permissions().mode() & 0o777);
-            let failed = |error: zip::result::ZipError| Failure::Failed(format!("{} cannot be zipped: {error}", entry.display()));
             if metadata.is_dir() {
-                zip.add_directory(name, options).map_err(failed)?;
-                waiting.push(entry);
-            } else if metadata.is_symlink() {
-                let target = fs::read_link(&entry).map_err(|error| unreadable(&entry, &error))?;
-                zip.add_symlink(name, target.to_string_lossy(), options).map_err(failed)?;
+                waiting.push(entry.clone());
             } else if metadata.is_file() {
-                let bytes = fs::read(&entry).map_err(|error| unreadable(&entry, &error))?;
-                zip.start_file(name, options).map_err(failed)?;
-                zip.write_all(&bytes).map_err(|error| failed(error.into()))?;
+                bytes += metadata.len();
                 files += 1;
-            } else {
-                return Err(Failure::Failed(format!("{} is neither a file nor a directory nor a link", entry.display())));
             }
+            found.push((entry, metadata));
         }
     }
     if files == 0 {
         return Err(Failure::Failed(format!("{} holds no file: there is nothing to run", root.display())));
     }
-    let zip = zip.finish().map_err(|error| Failure::Failed(format!("{} cannot be zipped: {error}", root.display())))?;
-    Ok(zip.into_inner())
+    let mut packing = Packing::new(root, bytes)?;
+    for (path, metadata) in &found {
+        packing.add(path, metadata)?;
+    }
+    packing.finish()
+}
+
+/// A zip that grows, and on a terminal a bar that does.
+struct Packing<'a> {
+    root: &'a Path,
+    zip: ZipWriter<Cursor<Vec<u8>>>,
+    bar: ProgressBar,
+}
+
+impl<'a> Packing<'a> {
+    /// `bytes` will be added. What Lambda would not take is refused before it is zipped for half a minute.
+    fn new(root: &'a Path, bytes: u64) -> Result<Self, Failure> {
+        if bytes > MAX_UNPACKED {
+            let mib = bytes >> 20;
+            return Err(Failure::Failed(format!(
+                "{} holds {mib} MB: Lambda takes at most 250 unpacked. Leave out what the function does not need",
+                root.display()
+            )));
+        }
+        // On stderr, and on a terminal only.
+        let bar = if bytes < WORTH_A_BAR { ProgressBar::hidden() } else { ProgressBar::new(bytes) };
+        if let Ok(style) = ProgressStyle::with_template("Zipping {wide_bar} {bytes}/{total_bytes}") {
+            bar.set_style(style);
+        }
+        Ok(Self { root, zip: ZipWriter::new(Cursor::new(Vec::new())), bar })
+    }
+
+    fn add(&mut self, path: &Path, metadata: &fs::Metadata) -> Result<(), Failure> {
+        let name = name_in_zip(self.root, path)?;
+        let options = SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .unix_permissions(metadata.permissions().mode() & 0o777);
+        let failed = |error: zip::result::ZipError| Failure::Failed(format!("{} cannot be zipped: {error}", path.display()));
+        if metadata.is_dir() {
+            self.zip.add_directory(name, options).map_err(failed)
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(path).map_err(|error| unreadable(path, &error))?;
+            self.zip.add_symlink(name, target.to_string_lossy(), options).map_err(failed)
+        } else if metadata.is_file() {
+            let mut file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
+            self.zip.start_file(name, options).map_err(failed)?;
+            let mut watched = self.bar.wrap_read(&mut file);
+            io::copy(&mut watched, &mut self.zip).map(drop).map_err(|error| unreadable(path, &error))
+        } else {
+            Err(Failure::Failed(format!("{} is neither a file nor a directory nor a link", path.display())))
+        }
+    }
+
+    fn finish(self) -> Result<Vec<u8>, Failure> {
+        self.bar.finish_and_clear();
+        let failed = |error| Failure::Failed(format!("{} cannot be zipped: {error}", self.root.display()));
+        Ok(self.zip.finish().map_err(failed)?.into_inner())
+    }
 }
 
 fn name_in_zip(root: &Path, entry: &Path) -> Result<String, Failure> {
@@ -105,6 +168,25 @@ mod tests {
         let mut target = String::new();
         zip.by_name("link").unwrap().read_to_string(&mut target).unwrap();
         assert_eq!(target, "lib/a.js");
+    }
+
+    #[test]
+    fn one_file_is_zipped_by_its_own_name_and_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bootstrap");
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut zip = zip::ZipArchive::new(Cursor::new(pack_one(&path).unwrap())).unwrap();
+        assert_eq!((zip.len(), zip.by_name("bootstrap").unwrap().unix_mode().unwrap() & 0o777), (1, 0o755));
+        assert!(matches!(pack_one(directory.path()), Err(Failure::Failed(text)) if text.contains("--dir")));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_it_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        // Sparse: nobody writes 251 MB for this.
+        fs::File::create(directory.path().join("big")).unwrap().set_len(MAX_UNPACKED + 1).unwrap();
+        assert!(matches!(pack(directory.path()), Err(Failure::Failed(text)) if text.contains("at most 250 unpacked")));
     }
 
     #[test]

@@ -1,15 +1,28 @@
-//! The configuration: one TOML file, every key with its default here.
+//! The configuration: one TOML file, every key with its default here and its explanation in [`SAMPLE`].
 //!
-//! A word. The supervisor reads the file; its children read the same text from a descriptor that they inherit.
+//! A word. The supervisor reads the file; its children read the same text from a descriptor that they inherit, and
+//! `kiln config check` and `kiln doctor` read it to say what is wrong with it. Looks at no host: whether a group exists or
+//! an id is free is asked by those two, and by the supervisor.
+
+pub mod reading;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use self::reading::Fault;
+use crate::function::{Memory, Profile};
+
 /// Where `kilnd` looks without `--config`.
 pub const DEFAULT_PATH: &str = "/etc/kiln/kiln.toml";
+
+/// Every key, commented out with its default, unit and reason: `kiln config sample`.
+pub const SAMPLE: &str = include_str!("kiln.toml");
+
+/// `sun_path` has 108 bytes, the last of them zero.
+const LONGEST_SOCKET: usize = 107;
 
 /// Units are in the names: `_mib`, `_s`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +45,8 @@ pub struct Config {
     /// ARNs need a region and an account.
     pub region: String,
     pub account: String,
+    /// Whose limits and billing hold: Lambda's of 2018, or today's.
+    pub profile: Profile,
     /// First host uid (and gid) of the range that containers and `unpack` use; no other user may own one of them.
     pub first_id: u32,
     pub id_count: u32,
@@ -49,6 +64,14 @@ pub struct Config {
     pub idle_s: u64,
     /// How long running invocations may go on after SIGTERM.
     pub drain_s: u64,
+    /// What is kept of one function's log; the oldest goes first.
+    pub log_max_mib: u64,
+    /// Of all functions' logs together; the largest gives first.
+    pub log_total_mib: u64,
+    /// Older lines go, those of deleted functions too.
+    pub log_days: u64,
+    /// Older rows of the books go.
+    pub books_days: u64,
 }
 
 impl Default for Config {
@@ -63,6 +86,8 @@ impl Default for Config {
             admin_group: "kiln-admin".into(),
             region: "us-east-1".into(),
             account: "000000000000".into(),
+            // What the documentation that Kiln is measured by describes.
+            profile: Profile::Of2018,
             // Above every range that distributions, systemd (1879048191 and below) or subuid hand out;
             // 1879048192 itself is R, the owner of the trees.
             first_id: 1_879_113_728,
@@ -74,6 +99,14 @@ impl Default for Config {
             capacity_wait_s: 5,
             idle_s: 600,
             drain_s: 30,
+            // A quarter of a million lines of an ordinary length.
+            log_max_mib: 64,
+            // Sixty-four noisy functions; a small host's disk has room for it.
+            log_total_mib: 4096,
+            // What was wrong last week can be looked up this week, after a holiday too.
+            log_days: 14,
+            // A year's bill can be checked a month later.
+            books_days: 400,
         }
     }
 }
@@ -82,49 +115,94 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("read the configuration {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("the configuration {path} is wrong: {source}")]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("the configuration {path} is wrong: {key} {rule}")]
-    Value { path: PathBuf, key: &'static str, rule: &'static str },
+    #[error("the configuration is wrong (`kiln config check {path}` tries it):\n{}", Faults(.path, .faults))]
+    Wrong { path: PathBuf, faults: Vec<Fault> },
+}
+
+/// One fault a line, as compilers write them: an editor jumps there.
+struct Faults<'a>(&'a Path, &'a [Fault]);
+
+impl fmt::Display for Faults<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.1.iter().map(|fault| format!("  {}:{fault}", self.0.display())).collect();
+        f.write_str(&lines.join("\n"))
+    }
 }
 
 impl Config {
     /// Reads and checks one file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self =
-            toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-        config.check().map_err(|(key, rule)| ConfigError::Value { path: path.to_owned(), key, rule })?;
-        Ok(config)
+        match reading::read(&text) {
+            (config, faults) if faults.is_empty() => Ok(config),
+            (_, faults) => Err(ConfigError::Wrong { path: path.to_owned(), faults }),
+        }
     }
 
-    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+    /// Every key with its default, as the file spells them.
+    pub fn keys() -> toml::Table {
+        // A flat struct of texts and numbers: nothing in it that TOML could not write.
+        toml::Table::try_from(Self::default()).unwrap_or_default()
+    }
+
+    /// Every rule that a value breaks, with its key. What it says begins with "must".
+    pub fn broken_rules(&self) -> Vec<(&'static str, &'static str)> {
+        let mut broken = Vec::new();
+        let mut rule = |holds: bool, key, rule| {
+            if !holds {
+                broken.push((key, rule));
+            }
+        };
         let named = (1..=16).contains(&self.instance.len())
             && self.instance.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        if !named {
-            return Err(("instance", "must be 1 to 16 of a-z and 0-9"));
-        }
+        rule(named, "instance", "must be 1 to 16 of a-z and 0-9");
         for (key, path) in [("run_dir", &self.run_dir), ("state_dir", &self.state_dir), ("runtimes_dir", &self.runtimes_dir)] {
-            if !path.is_absolute() {
-                return Err((key, "must be an absolute path"));
-            }
+            rule(path.is_absolute(), key, "must be an absolute path");
         }
-        if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(("account", "must be 12 digits"));
+        // They are written into files of one record a line (run_dir/cgroups, the list of instances).
+        for (key, path) in [("run_dir", &self.run_dir), ("state_dir", &self.state_dir)] {
+            let plain = |byte: &u8| !byte.is_ascii_whitespace() && !byte.is_ascii_control();
+            rule(
+                path.as_os_str().as_encoded_bytes().iter().all(plain),
+                key,
+                "must be a path without blanks or control characters",
+            );
         }
-        if self.first_id < 65_536 || self.first_id.checked_add(self.id_count).is_none_or(|end| end > i32::MAX as u32) {
-            return Err(("first_id", "must leave the whole range between 65536 and 2147483647"));
+        let socket = self.control_socket().as_os_str().len();
+        rule(socket <= LONGEST_SOCKET, "run_dir", "must be shorter: a socket in it may have a path of 107 bytes");
+        rule(self.run_dir != self.state_dir, "state_dir", "must not be run_dir, which is emptied at stop");
+        for (key, name) in [("user", &self.user), ("invoke_group", &self.invoke_group), ("admin_group", &self.admin_group)] {
+            rule(!name.is_empty(), key, "must name one");
         }
-        if self.id_count < 4096 {
-            return Err(("id_count", "must be at least 4096"));
+        let region = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        rule(!self.region.is_empty() && self.region.bytes().all(region), "region", "must be of a-z, 0-9 and -, like us-east-1");
+        let account = self.account.len() == 12 && self.account.bytes().all(|b| b.is_ascii_digit());
+        rule(account, "account", "must be 12 digits, in quotes");
+        let within =
+            self.first_id >= 65_536 && self.first_id.checked_add(self.id_count).is_some_and(|end| end <= i32::MAX as u32);
+        rule(within, "first_id", "must leave the whole range between 65536 and 2147483647");
+        rule(self.id_count >= 4096, "id_count", "must be at least 4096");
+        rule(self.launchers <= 64, "launchers", "must be at most 64");
+        let smallest = u64::from(Memory::MIN);
+        rule(
+            self.memory_budget_mib == 0 || self.memory_budget_mib >= smallest,
+            "memory_budget_mib",
+            "must be 0, or at least 128",
+        );
+        rule(self.concurrency >= 1, "concurrency", "must be at least 1");
+        rule(self.parallel_starts >= 1, "parallel_starts", "must be at least 1");
+        // A segment is a sixteenth of it, and holds the largest line several times.
+        rule((16..=1 << 20).contains(&self.log_max_mib), "log_max_mib", "must be 16 to 1048576");
+        let total = self.log_max_mib..=1 << 24;
+        rule(total.contains(&self.log_total_mib), "log_total_mib", "must be at least log_max_mib, and at most 16777216");
+        for (key, days) in [("log_days", self.log_days), ("books_days", self.books_days)] {
+            rule((1..=36_500).contains(&days), key, "must be 1 to 36500");
         }
-        if self.launchers > 64 {
-            return Err(("launchers", "must be at most 64"));
-        }
-        if self.parallel_starts == 0 || self.concurrency == 0 {
-            return Err(("parallel_starts", "and concurrency must be at least 1"));
-        }
-        Ok(())
+        broken
+    }
+
+    pub fn logs_dir(&self) -> PathBuf {
+        self.state_dir.join("logs")
     }
 
     pub fn capacity_wait(&self) -> Duration {
@@ -146,6 +224,14 @@ impl Config {
         }
     }
 
+    pub fn logs(&self) -> Duration {
+        Duration::from_secs(self.log_days * 24 * 3600)
+    }
+
+    pub fn books(&self) -> Duration {
+        Duration::from_secs(self.books_days * 24 * 3600)
+    }
+
     pub fn api_socket(&self) -> PathBuf {
         self.run_dir.join("kiln.sock")
     }
@@ -159,29 +245,83 @@ impl Config {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_empty_file_is_the_default() {
-        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
-        Config::default().check().unwrap();
+    /// The sample with every key in force. A key's line is `#name = value`; everything else is "# words".
+    fn uncommented() -> String {
+        let key = |line: &str| {
+            line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).map(str::to_owned)
+        };
+        SAMPLE.lines().map(|line| key(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
     }
 
     #[test]
-    fn an_unknown_key_is_named() {
-        let error = toml::from_str::<Config>("idle_ms = 3").unwrap_err().to_string();
-        assert!(error.contains("idle_ms"), "{error}");
+    fn the_sample_uncommented_is_the_default_and_has_every_key_once() {
+        let text = uncommented();
+        let (config, faults) = reading::read(&text);
+        assert_eq!((faults, config), (vec![], Config::default()));
+        let shown: toml::Table = toml::from_str(&text).expect("a key that is there twice is no TOML");
+        let keys = |table: &toml::Table| table.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&shown), keys(&Config::keys()), "src/config/kiln.toml must have a line for each key of Config");
+    }
+
+    #[test]
+    fn the_sample_as_it_is_sets_nothing_and_explains_each_key() {
+        assert_eq!(toml::from_str::<toml::Table>(SAMPLE).unwrap().len(), 0);
+        let lines: Vec<&str> = SAMPLE.lines().collect();
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with('#') && line.contains(" = ")) {
+            assert!(lines[number - 1].starts_with("# "), "no reason above {line}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(reading::read(""), (Config::default(), vec![]));
+    }
+
+    #[test]
+    fn a_refusal_has_a_line_for_each_fault_that_an_editor_can_follow() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "idle_ms = 3\naccount = '1'\n").unwrap();
+        let text = Config::read(file.path()).unwrap_err().to_string();
+        let at = |place: &str| format!("\n  {}:{place}: ", file.path().display());
+        assert!(text.contains(&at("1:1")) && text.contains("did you mean `idle_s`?") && text.contains(&at("2:11")), "{text}");
+    }
+
+    #[test]
+    fn a_profile_is_one_of_two() {
+        let profile = |text: &str| toml::from_str::<Config>(&format!("profile = {text}")).map(|config| config.profile);
+        assert_eq!(profile("'2018'").unwrap(), Profile::Of2018);
+        assert_eq!(profile("'current'").unwrap(), Profile::Current);
+        let error = profile("'2019'").unwrap_err().to_string();
+        assert!(error.contains("`2018` or `current`"), "{error}");
     }
 
     #[test]
     fn a_bad_value_is_refused_with_its_rule() {
+        let long = format!("run_dir = '/{}'", "x".repeat(100));
         for (text, key) in [
             ("instance = 'A-b'", "instance"),
             ("run_dir = 'x'", "run_dir"),
+            ("run_dir = '/a b'", "run_dir"),
+            (&long, "run_dir"),
+            ("state_dir = '/run/kiln'", "state_dir"),
+            ("user = ''", "user"),
+            ("region = 'us east'", "region"),
             ("account = '1'", "account"),
             ("first_id = 1000", "first_id"),
+            ("id_count = 100", "id_count"),
             ("launchers = 65", "launchers"),
+            ("log_max_mib = 15", "log_max_mib"),
+            ("log_total_mib = 63", "log_total_mib"),
+            ("log_days = 0", "log_days"),
+            ("books_days = 40000", "books_days"),
+            ("memory_budget_mib = 64", "memory_budget_mib"),
+            ("concurrency = 0", "concurrency"),
+            ("parallel_starts = 0", "parallel_starts"),
         ] {
             let config: Config = toml::from_str(text).unwrap();
-            assert_eq!(config.check().unwrap_err().0, key);
+            let broken = config.broken_rules();
+            assert!(broken.len() == 1 && broken[0].0 == key && broken[0].1.starts_with("must"), "{text}: {broken:?}");
         }
+        assert_eq!(Config::default().broken_rules(), []);
     }
 }

@@ -14,7 +14,8 @@ pub const APPLICATION_ID: i64 = 0x4b49_4c4e;
 /// The schema that this program reads and writes.
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     -- One row for each function. `record` is JSON (crate::registry::Record).
     CREATE TABLE functions (
         name   TEXT PRIMARY KEY,
@@ -46,7 +47,29 @@ const STEPS: &[&str] = &["
         error_type          TEXT               -- NULL for success
     ) STRICT;
     CREATE INDEX invocations_by_function ON invocations (function, start_ms);
-"];
+",
+    "
+    -- One row for each version of a layer. `record` is JSON (crate::registry::LayerVersion).
+    CREATE TABLE layers (
+        name    TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        code    TEXT NOT NULL,
+        record  TEXT NOT NULL,
+        PRIMARY KEY (name, version)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX layers_by_code ON layers (code);
+
+    -- The last version given out of each layer. Kept apart from the versions, so that deleting them brings none back.
+    CREATE TABLE layer_numbers (name TEXT PRIMARY KEY, last INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+    -- Code that functions have as layers, be the layer's version deleted or not.
+    CREATE TABLE function_layers (function TEXT NOT NULL, code TEXT NOT NULL, PRIMARY KEY (function, code)) STRICT, WITHOUT ROWID;
+    CREATE INDEX function_layers_by_code ON function_layers (code);
+
+    -- Reserved concurrency. Beside the functions: it is no part of what an environment is made from.
+    CREATE TABLE reserves (function TEXT PRIMARY KEY, reserved INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Refuses a database that is not ours or that a newer Kiln has written. Changes nothing.
 pub fn check(connection: &Connection, path: &Path) -> Result<(), DatabaseError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Configured memory in MiB (Lambda writes "MB"). The 2018 limits: 128 to 3008 in steps of 64.
+/// Configured memory in MiB (Lambda writes "MB"): what some [`super::Profile`] allows.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -38,7 +38,7 @@ const MIB_PER_CPU: u64 = 1769;
 
 impl Memory {
     pub const MIN: u32 = 128;
-    /// The most that any profile allows (today's limit); the 2018 profile's door stops at 3008.
+    /// The most that any profile allows (today's limit).
     pub const MAX: u32 = 10240;
 
     /// Any size that some profile allows. Steps and the profile's own maximum are checked at the door.

@@ -5,6 +5,7 @@
 
 mod limits;
 mod name;
+mod profile;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::runtime::RuntimeName;
 
 pub use limits::{CPU_PERIOD, Memory, NotALimit, Timeout, TmpSize};
 pub use name::{FunctionName, NotAName};
+pub use profile::{Init, Limits, Profile};
 
 /// A function as stored: what an environment is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

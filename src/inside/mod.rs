@@ -2,7 +2,6 @@
 
 pub mod unpack;
 
-/// kiln-init's own files; only its parser is in the library too, for the tests.
-#[cfg(test)]
+/// kiln-init's own files; only its parser is in the library too, for the tests and the fuzzers.
 #[path = "init/start.rs"]
-mod init_start;
+pub mod init_start;

@@ -8,6 +8,7 @@
 //! Everything else (code, layers, /tmp) the launcher makes detached, known by descriptor only, and the child attaches it.
 //! `run_dir/trees` is a tmpfs that only this launcher sees, for the mount points that every root must have.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
@@ -59,6 +60,8 @@ pub struct Trees {
     skeleton: OwnedFd,
     owner: u32,
     templates: Vec<(TreeId, File)>,
+    /// The trees of every template ever made, locked: containers may outlive their template.
+    held: BTreeMap<TreeId, Vec<OwnedFd>>,
 }
 
 /// Runtimes that one launcher keeps mounted; the one mounted first goes first.
@@ -82,7 +85,14 @@ impl Trees {
             make_directory(skeleton.as_fd(), directory)?;
             own(open_directory(skeleton.as_fd(), directory)?.as_fd(), owner)?;
         }
-        Ok(Self { home: open_own()?, workbench: path.join("root"), skeleton, owner, templates: Vec::new() })
+        Ok(Self {
+            home: open_own()?,
+            workbench: path.join("root"),
+            skeleton,
+            owner,
+            templates: Vec::new(),
+            held: BTreeMap::new(),
+        })
     }
 
     /// Everything that `plan` mounts; what only the child can make is left to it.
@@ -118,17 +128,17 @@ impl Trees {
             // Containers have their copies.
             self.templates.remove(0);
         }
-        let template = self.make_template(store, tree)?;
+        let layers = store.trees(tree)?;
+        let template = self.make_template(&layers, tree)?;
+        self.held.insert(tree, layers);
         let copy = template.try_clone().map_err(|source| dup("/", source));
         self.templates.push((tree, template));
         copy
     }
 
     /// Always an overlay, with the skeleton at the bottom: so no tree has to bring its mount points.
-    fn make_template(&self, store: &Store, tree: TreeId) -> Result<File, ContainerError> {
-        let mut layers = store.trees(tree)?;
-        layers.push(self.skeleton.try_clone().map_err(|source| dup("skeleton", source))?);
-        let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
+    fn make_template(&self, layers: &[OwnedFd], tree: TreeId) -> Result<File, ContainerError> {
+        let layers: Vec<_> = layers.iter().chain([&self.skeleton]).map(AsFd::as_fd).collect();
         let root = overlay(&layers, Mount::root(tree).attributes, tree)?;
         let devices = self.devices()?;
 

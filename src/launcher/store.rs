@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat, openat2};
 
 use crate::code::Digest;
 use crate::runtime::TreeId;
@@ -17,6 +17,8 @@ pub enum StoreError {
     Open { path: String, source: io::Error },
     #[error("read {path}")]
     Read { path: String, source: io::Error },
+    #[error("lock {path}, which the builder may be removing")]
+    Lock { path: String, source: io::Error },
     #[error("{path} belongs to {found}, not to the owner of the trees")]
     NotOurs { path: String, found: u32, source: io::Error },
     #[error("sets/{0} is not the list of digests that its name says")]
@@ -59,9 +61,18 @@ impl Store {
         self.tree(&self.code, "code", digest)
     }
 
-    /// The trees of a runtime, the top one first.
+    /// The trees of a runtime, the top one first. As long as these are open, the builder removes none of them: each holds a
+    /// shared lock.
     pub fn trees(&self, tree: TreeId) -> Result<Vec<OwnedFd>, StoreError> {
-        self.set(tree)?.into_iter().map(|digest| self.tree(&self.trees, "trees", digest)).collect()
+        let lock = |digest: Digest| {
+            let found = self.tree(&self.trees, "trees", digest)?;
+            // O_PATH cannot be locked.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let locked = openat(&found, ".", flags, Mode::empty())
+                .and_then(|found| flock(&found, FlockOperation::NonBlockingLockShared).map(|()| found));
+            locked.map_err(|errno| StoreError::Lock { path: format!("trees/{digest}"), source: errno.into() })
+        };
+        self.set(tree)?.into_iter().map(lock).collect()
     }
 
     fn set(&self, tree: TreeId) -> Result<Vec<Digest>, StoreError> {

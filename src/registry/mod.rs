@@ -1,8 +1,9 @@
-//! Which functions exist.
+//! Which functions and layers exist.
 //!
 //! A word of the server. The store behind it is a trait, so that a fleet can share one later;
 //! the embedded one is [`sqlite`].
 
+mod layers;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -17,14 +18,22 @@ use crate::code::Digest;
 use crate::database::DatabaseError;
 use crate::function::{Function, FunctionName};
 
+pub use layers::{LayerName, LayerUse, LayerVersion, Layers, NotALayerName};
+
 /// Looking a function up, on every invocation's path: from memory, without waiting.
 pub trait Functions: Send + Sync + 'static {
     /// The function as it is now. An environment with another [`crate::function::Stamp`] than this one's is not lent.
     fn function(&self, name: &FunctionName) -> Option<Arc<Function>>;
+
+    /// Invocations at once that are reserved for the function, and bound it.
+    fn reserved(&self, name: &FunctionName) -> Option<u32>;
+
+    /// All functions that have a reserve.
+    fn reserves(&self) -> Vec<(FunctionName, u32)>;
 }
 
 /// Managing functions. What a call has returned is durable; what is not durable nobody sees.
-pub trait Registry: Functions {
+pub trait Registry: Functions + Layers {
     fn record(&self, name: &FunctionName) -> Option<Arc<Record>>;
 
     /// At most `limit` records in the order of their names, beginning behind `after`.
@@ -41,10 +50,18 @@ pub trait Registry: Functions {
         change: Change,
     ) -> Promise<'_, Result<Arc<Record>, RegistryError>>;
 
+    /// Its reserve goes with it.
     fn delete(&self, name: &FunctionName) -> Promise<'_, Result<Arc<Record>, RegistryError>>;
 
-    /// Whether a function is made from this code.
+    /// Reserves so many invocations at once; `None`: none. All reserves together may be `most`, but one that does not grow is
+    /// always taken. Neither the function's stamp nor its revision changes: its environments are still the right ones.
+    fn set_reserve(&self, name: &FunctionName, reserve: Option<u32>, most: u32) -> Promise<'_, Result<(), RegistryError>>;
+
+    /// Whether a function is made from this code, has it as a layer, or could get it as one.
     fn uses_code(&self, code: &Digest) -> bool;
+
+    /// The bytes that this code has unpacked; `None` if nobody uses it, or if it was stored before this was noted.
+    fn unpacked_size(&self, code: &Digest) -> Option<u64>;
 
     /// Says, before code is adopted, that it may be there from now on.
     fn expect_code(&self, code: Digest) -> Promise<'_, Result<(), RegistryError>>;
@@ -52,7 +69,7 @@ pub trait Registry: Functions {
     /// Says that code is there no more.
     fn code_is_gone(&self, code: Digest) -> Promise<'_, Result<(), RegistryError>>;
 
-    /// Code that may be there though no function is made from it.
+    /// Code that may be there though nobody uses it.
     fn unused_codes(&self) -> Promise<'_, Result<Vec<Digest>, RegistryError>>;
 }
 
@@ -65,12 +82,20 @@ pub type Change = Box<dyn FnOnce(&mut Draft) + Send>;
 /// What an owner may decide about a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
+    /// Its layers are what `layers` makes them when the draft is stored.
     pub function: Function,
     /// The ARN of the execution role, kept and shown; Kiln gives it no power.
     pub role: String,
     pub description: String,
     /// Bytes of the zip.
     pub code_size: u64,
+    /// Bytes of the tree that came out of it; 0 in records that are older than this member.
+    #[serde(default)]
+    pub unpacked: u64,
+    /// The bottom one first: of two that have the same file, the later one's is seen. Each must be published still, or be the
+    /// function's already.
+    #[serde(default)]
+    pub layers: Vec<LayerUse>,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -81,7 +106,11 @@ pub struct Record {
     pub role: String,
     pub description: String,
     pub code_size: u64,
+    pub unpacked: u64,
+    pub layers: Vec<LayerUse>,
     pub tags: BTreeMap<String, String>,
+    /// Invocations at once that are its own.
+    pub reserved_concurrency: Option<u32>,
     /// Another one after every change: whoever updates may ask that nobody else has meanwhile.
     pub revision: Uuid,
     /// Milliseconds since 1970, UTC.
@@ -96,8 +125,12 @@ pub enum RegistryError {
     Unknown(FunctionName),
     #[error("function {0} has another revision by now")]
     Stale(FunctionName),
+    #[error("layer version {name}:{version} does not exist")]
+    NoLayer { name: LayerName, version: u64 },
+    #[error("all reserves together would be more than {most}")]
+    TooMuchReserved { most: u32 },
     /// Only at start: every later record is written by us.
-    #[error("the stored record of function {name:?} cannot be read: {why}")]
+    #[error("the stored record of {name:?} cannot be read: {why}")]
     Damaged { name: String, why: String },
     #[error(transparent)]
     Database(#[from] DatabaseError),

@@ -5,6 +5,7 @@
 //! ```text
 //! owner                 R: the host uid (decimal) that owns every tree; "root as seen inside"
 //! trees/<sha256>/       content: a base or a delta, owned by R
+//! listings/<sha256>     what the tree of that name holds: its own SHA-256 is the name (read by `kiln runtime verify`)
 //! sets/<sha256>         digests of trees, one a line, top layer first; the file is named by its own SHA-256
 //! <name>.toml           the recipe as installed, read by the server ([`Recipe`])
 //! ```
@@ -84,6 +85,9 @@ pub struct Recipe {
     /// Command lines to try, in this order: the first whose program is a regular file is started.
     /// `{memory_mib:85%}` becomes that share of the configured memory in MiB.
     pub start: Vec<Vec<String>>,
+    /// Files and directories of the trees that every start reads: `server::warming` keeps them in the page cache.
+    #[serde(default)]
+    pub hot: Vec<String>,
     /// Sets `AWS_EXECUTION_ENV=AWS_Lambda_<name>` (every runtime but `provided*`).
     #[serde(default)]
     pub execution_env: bool,
@@ -105,6 +109,8 @@ pub enum RecipeError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("{path} is the recipe of {found}: a recipe's file bears its name")]
     Misnamed { path: PathBuf, found: RuntimeName },
+    #[error("{path} is not the list of trees that its name says: it was changed")]
+    BadSet { path: PathBuf },
 }
 
 impl Recipe {
@@ -124,6 +130,15 @@ impl Recipe {
         Ok(Some(recipe))
     }
 
+    /// The trees that this runtime is made of, the top one first. The set's name is its own check.
+    pub fn trees(&self, runtimes_dir: &Path) -> Result<Vec<Digest>, RecipeError> {
+        let path = runtimes_dir.join("sets").join(self.tree.to_string());
+        let text = fs::read(&path).map_err(|source| RecipeError::Read { path: path.clone(), source })?;
+        let trees = std::str::from_utf8(&text).ok().filter(|_| Digest::of(&text) == self.tree.0);
+        let trees = trees.and_then(|text| text.lines().map(str::parse).collect::<Result<Vec<_>, _>>().ok());
+        trees.ok_or(RecipeError::BadSet { path })
+    }
+
     /// The names of all installed runtimes, sorted.
     pub fn installed(runtimes_dir: &Path) -> Result<Vec<RuntimeName>, RecipeError> {
         let fail = |source| RecipeError::Read { path: runtimes_dir.to_owned(), source };
@@ -137,12 +152,20 @@ impl Recipe {
         Ok(names)
     }
 
-    /// The command lines of [`Recipe::start`] for a function with this memory.
-    pub fn command_lines(&self, memory: Memory) -> Vec<Vec<String>> {
+    /// The command lines of [`Recipe::start`] for a function with this memory, through its own `wrapper` where it has one:
+    /// that program gets the runtime's command line as its arguments (`provided*` start the function's own program anyway).
+    pub fn command_lines(&self, memory: Memory, wrapper: Option<&str>) -> Vec<Vec<String>> {
+        let wrapper = wrapper.filter(|path| self.execution_env && !path.is_empty());
+        let through = wrapper.map_or_else(Vec::new, |path| vec![EXEC_WRAPPER.to_owned(), path.to_owned()]);
         let fill = |word: &String| fill_memory(word, memory);
-        self.start.iter().map(|line| line.iter().map(fill).collect()).collect()
+        self.start.iter().map(|line| through.iter().cloned().chain(line.iter().map(fill)).collect()).collect()
     }
 }
+
+/// The variable that names a function's own wrapper.
+pub const WRAPPER_VAR: &str = "AWS_LAMBDA_EXEC_WRAPPER";
+/// In the base tree. It ends with Lambda's words and exit codes where the wrapper is missing or not executable.
+const EXEC_WRAPPER: &str = "/usr/libexec/exec-wrapper";
 
 fn fill_memory(word: &str, memory: Memory) -> String {
     let filled = || {
@@ -171,6 +194,21 @@ mod tests {
         let memory = Memory::from_mib(512).unwrap();
         assert_eq!(fill_memory("--max-old-space-size={memory_mib:85%}", memory), "--max-old-space-size=435");
         assert_eq!(fill_memory("/var/{memory_mib:x%}", memory), "/var/{memory_mib:x%}");
+    }
+
+    #[test]
+    fn a_managed_runtime_is_started_through_the_functions_wrapper() {
+        let lines = |execution_env: bool, wrapper: Option<&str>| {
+            let text = format!(
+                "name='a'\ntree='{}'\nstart=[['/x', '-m{{memory_mib:50%}}'], ['/y']]\nexecution_env={execution_env}",
+                Digest::of(b"")
+            );
+            let recipe: Recipe = toml::from_str(&text).unwrap();
+            recipe.command_lines(Memory::from_mib(128).unwrap(), wrapper)
+        };
+        assert_eq!(lines(true, Some("/opt/w")), [vec![EXEC_WRAPPER, "/opt/w", "/x", "-m64"], vec![EXEC_WRAPPER, "/opt/w", "/y"]]);
+        assert_eq!(lines(true, Some("")), [vec!["/x", "-m64"], vec!["/y"]]);
+        assert_eq!(lines(false, Some("/opt/w")), [vec!["/x", "-m64"], vec!["/y"]]);
     }
 
     #[test]

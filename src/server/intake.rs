@@ -67,10 +67,11 @@ pub struct Intake {
     leaving: Arc<Leaving>,
 }
 
-/// Whether this server knows the code to be adopted. Absent only means: adopt it (again, which does no harm).
+/// Whether this server knows the code to be adopted, and its unpacked size. Absent only means: adopt it (again, which
+/// does no harm).
 #[derive(Default)]
 struct Presence {
-    adopted: bool,
+    adopted: Option<u64>,
 }
 
 /// Code that may have become unused, with the function that ran it: while that value lives, an environment does.
@@ -84,7 +85,9 @@ struct Leaving {
 #[must_use]
 pub struct Kept {
     pub code: Digest,
+    /// Bytes of the zip, and of the tree that came out of it.
     pub size: u64,
+    pub unpacked: u64,
     leaving: Arc<Leaving>,
     gate: Option<OwnedMutexGuard<Presence>>,
 }
@@ -115,19 +118,21 @@ impl Intake {
         let size = zip.len() as u64;
         let (code, zip) = tokio::task::spawn_blocking(move || (Digest::of(&zip), zip)).await.map_err(io::Error::from)?;
         let mut gate = self.gate(code).lock_owned().await;
-        if !gate.adopted {
-            // A row of an earlier server's is as good as having adopted it.
-            gate.adopted = self.registry.uses_code(&code);
+        if gate.adopted.is_none() {
+            // A row of an earlier server's is as good as having adopted it; one that knows no size is not.
+            gate.adopted = self.registry.unpacked_size(&code);
         }
-        if !gate.adopted {
-            let _running = self.running.acquire().await;
-            self.bring_in(code, zip).await?;
-            gate.adopted = true;
-        }
-        Ok(Kept { code, size, leaving: self.leaving.clone(), gate: Some(gate) })
+        let unpacked = match gate.adopted {
+            Some(bytes) => bytes,
+            None => {
+                let _running = self.running.acquire().await;
+                *gate.adopted.insert(self.bring_in(code, zip).await?)
+            }
+        };
+        Ok(Kept { code, size, unpacked, leaving: self.leaving.clone(), gate: Some(gate) })
     }
 
-    async fn bring_in(&self, code: Digest, zip: Vec<u8>) -> Result<(), IntakeError> {
+    async fn bring_in(&self, code: Digest, zip: Vec<u8>) -> Result<u64, IntakeError> {
         // First, so that nothing of it is ever on the disk without a note; and a disk without room for a note gets no tree.
         self.registry.expect_code(code).await?;
         let brought = self.unpack_and_adopt(code, zip).await;
@@ -137,23 +142,32 @@ impl Intake {
         brought
     }
 
-    async fn unpack_and_adopt(&self, code: Digest, zip: Vec<u8>) -> Result<(), IntakeError> {
+    async fn unpack_and_adopt(&self, code: Digest, zip: Vec<u8>) -> Result<u64, IntakeError> {
         let zip = tokio::task::spawn_blocking(move || sealed(c"zip", &zip)).await.map_err(io::Error::from)??;
         let zip = Arc::new(zip);
         let staging = StagingId(uuid::Uuid::new_v4().as_u128());
         crate::kill_point!("intake-before-unpack");
-        match self.hands.unpack(staging, zip.clone()).await.map_err(IntakeError::Unpack)? {
-            Unpacked::Done { bytes } => info!(%code, bytes, "zip unpacked"),
+        let bytes = match self.hands.unpack(staging, zip.clone()).await.map_err(IntakeError::Unpack)? {
+            Unpacked::Done { bytes } => bytes,
             Unpacked::Refused(why) => return Err(IntakeError::Zip(why)),
             Unpacked::Failed { what } => return Err(IntakeError::Unpack(what)),
-        }
+        };
+        info!(%code, bytes, "zip unpacked");
         crate::kill_point!("intake-before-adopt");
-        self.hands.adopt(staging, code, zip).await.map_err(IntakeError::Adopt)
+        self.hands.adopt(staging, code, zip).await.map_err(IntakeError::Adopt)?;
+        Ok(bytes)
     }
 
-    /// The registry names `function`'s code no more, or not for this function. It goes once nobody runs it.
+    /// The registry names `function`'s code and layers no more, or not for this function. They go once nobody runs them.
     pub fn release(&self, function: &Arc<Function>) {
-        self.leaving.add(function.code, Arc::downgrade(function));
+        for code in function.layers.iter().chain([&function.code]) {
+            self.leaving.add(*code, Arc::downgrade(function));
+        }
+    }
+
+    /// The registry names this code no more as a layer's. It goes unless a function has it.
+    pub fn let_go(&self, code: Digest) {
+        self.leaving.add(code, Weak::new());
     }
 
     /// Forgets code that has become unused, for as long as the server runs. `ready` is set once there is a launcher.
@@ -200,7 +214,7 @@ impl Intake {
         if self.registry.uses_code(&code) {
             return Ok(());
         }
-        gate.adopted = false;
+        gate.adopted = None;
         self.hands.forget(code).await?;
         self.registry.code_is_gone(code).await.map_err(|error| error.to_string())?;
         info!(%code, "unused code removed");
@@ -228,8 +242,8 @@ mod tests {
     use super::*;
     use crate::database::Database;
     use crate::function::{FunctionName, Memory, Stamp, Timeout, TmpSize};
-    use crate::registry::Draft;
     use crate::registry::sqlite::SqliteRegistry;
+    use crate::registry::{Draft, LayerName, LayerUse, LayerVersion, Layers};
     use crate::runtime::RuntimeName;
 
     /// A supervisor and a launcher in memory, which write down what they were told.
@@ -296,6 +310,32 @@ mod tests {
     impl House {
         /// As the door does it: code, row, and only then the code is let go of.
         async fn create(&self, name: &str, zip: &[u8]) -> Arc<Function> {
+            self.create_with(name, zip, &[]).await
+        }
+
+        async fn publish(&self, name: &str, zip: &[u8]) -> LayerVersion {
+            let kept = self.intake.keep(zip.to_vec()).await.unwrap();
+            let draft = LayerVersion {
+                name: LayerName::parse(name).unwrap(),
+                version: 0,
+                code: kept.code,
+                code_size: kept.size,
+                unpacked: kept.unpacked,
+                description: String::new(),
+                license: None,
+                runtimes: Vec::new(),
+                architectures: Vec::new(),
+                created_ms: 0,
+            };
+            LayerVersion::clone(&*self.registry.publish_layer(draft).await.unwrap())
+        }
+
+        async fn unpublish(&self, layer: &LayerVersion) {
+            assert!(self.registry.delete_layer(&layer.name, layer.version).await.unwrap().is_some());
+            self.intake.let_go(layer.code);
+        }
+
+        async fn create_with(&self, name: &str, zip: &[u8], layers: &[LayerVersion]) -> Arc<Function> {
             let kept = self.intake.keep(zip.to_vec()).await.unwrap();
             let function = Function {
                 name: FunctionName::parse(name).unwrap(),
@@ -310,7 +350,8 @@ mod tests {
                 stamp: Stamp(0),
             };
             let (role, description, tags) = (String::new(), String::new(), BTreeMap::new());
-            let draft = Draft { function, role, description, code_size: kept.size, tags };
+            let (code_size, unpacked, layers) = (kept.size, kept.unpacked, layers.iter().map(LayerUse::from).collect());
+            let draft = Draft { function, role, description, code_size, unpacked, layers, tags };
             self.registry.create(draft).await.unwrap().function.clone()
         }
 
@@ -396,6 +437,55 @@ mod tests {
         tokio::time::sleep(10 * SWEEP).await;
         assert_eq!(house.hands.orders(), ["unpack", "adopt"]);
         sweep.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_layers_code_stays_until_its_version_its_last_function_and_its_last_environment_are_gone() {
+        let house = house().await;
+        let layer = house.publish("a", b"layer").await;
+        let function = house.create_with("f", b"zip", std::slice::from_ref(&layer)).await;
+        let environment = function.clone();
+        let sweep = house.sweep();
+        let forget = format!("forget {}", Digest::of(b"layer"));
+        let looked = || async {
+            tokio::time::sleep(10 * SWEEP).await;
+            house.hands.orders().contains(&forget)
+        };
+        house.unpublish(&layer).await;
+        assert!(!looked().await, "a function has it still");
+        house.delete(function).await;
+        assert!(!looked().await, "an environment runs it still");
+        drop(environment);
+        house.hands.until(&forget).await;
+        sweep.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_zip_that_is_a_layer_is_unpacked_once_and_goes_with_the_layer() {
+        let house = house().await;
+        let layer = house.publish("a", b"zip").await;
+        house.publish("a", b"zip").await;
+        let sweep = house.sweep();
+        house.unpublish(&layer).await;
+        tokio::time::sleep(10 * SWEEP).await;
+        assert_eq!(house.hands.orders(), ["unpack", "adopt"], "its second version has it still");
+        house.unpublish(&LayerVersion { version: 2, ..layer }).await;
+        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
+        sweep.abort();
+    }
+
+    #[tokio::test]
+    async fn code_from_before_sizes_were_noted_is_unpacked_once_more() {
+        let house = house().await;
+        let function = house.create("a", b"zip").await;
+        house.registry.update(&function.name, None, Box::new(|draft| draft.unpacked = 0)).await.unwrap();
+        let restarted = Intake::new(house.hands.clone(), house.registry.clone());
+        assert_eq!(restarted.keep(b"zip".to_vec()).await.unwrap().unpacked, 1);
+        assert_eq!(house.hands.orders(), ["unpack", "adopt", "unpack", "adopt"]);
+        house.registry.update(&function.name, None, Box::new(|draft| draft.unpacked = 1)).await.unwrap();
+        let restarted = Intake::new(house.hands.clone(), house.registry.clone());
+        assert_eq!(restarted.keep(b"zip".to_vec()).await.unwrap().unpacked, 1);
+        assert_eq!(house.hands.orders().len(), 4, "a row that knows the size is as good as having adopted it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,8 +28,6 @@ pub enum CheckError {
     LookUp { kind: &'static str, name: String, source: nix::Error },
     #[error("the server's user {0:?} is root: choose another in the configuration")]
     ServerIsRoot(String),
-    #[error("{key} must be a path without blanks or control characters")]
-    Path { key: &'static str },
 }
 
 pub fn host(config: &Config) -> Result<Identities, CheckError> {
@@ -39,12 +37,6 @@ pub fn host(config: &Config) -> Result<Identities, CheckError> {
     let release = uname().map(|names| names.release().to_string_lossy().into_owned()).unwrap_or_default();
     if version(&release).is_none_or(|found| found < OLDEST_KERNEL) {
         return Err(CheckError::Kernel { found: release });
-    }
-    // Paths go into files of one record a line (run_dir/cgroups, the list of instances).
-    for (key, path) in [("run_dir", &config.run_dir), ("state_dir", &config.state_dir)] {
-        if path.as_os_str().as_encoded_bytes().iter().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
-            return Err(CheckError::Path { key });
-        }
     }
     let user = look_up("user", &config.user, User::from_name(&config.user))?;
     if user.uid.is_root() || user.gid.as_raw() == 0 {

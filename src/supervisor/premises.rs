@@ -1,11 +1,12 @@
 //! Directories with their owners, and the two doors' sockets (DESIGN 10).
 //!
 //! ```text
-//! run_dir    root:root 0755   kiln.sock root:kiln-invoke 0660, control.sock root:kiln-admin 0660, lock, cgroups, trees/
-//! state_dir  root:kiln 0750   db/ kiln:kiln 0700, code/ root:kiln 0750, staging/ root:root 0700, lock
+//! run_dir    root:root 0755   kiln.sock root:kiln-invoke 0660 (and kiln-admin, by an ACL), control.sock root:kiln-admin 0660,
+//!                             lock, cgroups, trees/
+//! state_dir  root:kiln 0750   db/, logs/ kiln:kiln 0700, code/ root:kiln 0750, staging/ root:root 0700, lock
 //! ```
 //!
-//! So the server reads code (GetFunction's zip) but writes only its database; what an unpack wrote is out of everybody's
+//! So the server reads code (GetFunction's zip) but writes only its database and the logs; what an unpack wrote is out of everybody's
 //! reach until a launcher has walked over it; and no uid of a container can enter state_dir at all.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
@@ -15,6 +16,9 @@ use std::{fs, io};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
+use rustix::fs::{XattrFlags, setxattr};
+use rustix::io::Errno;
+use tracing::warn;
 
 use super::check::Identities;
 use crate::config::Config;
@@ -46,6 +50,7 @@ pub fn outer_directories(config: &Config, ids: &Identities) -> Result<(), Premis
 pub fn inner_directories(config: &Config, ids: &Identities) -> Result<(), PremisesError> {
     directory(&config.run_dir.join("trees"), 0o700, ROOT)?;
     directory(&config.state_dir.join("db"), 0o700, ids.server)?;
+    directory(&config.logs_dir(), 0o700, ids.server)?;
     directory(&code(config), 0o750, (ROOT.0, ids.server.1))?;
     directory(&staging(config), 0o700, ROOT)
 }
@@ -77,7 +82,40 @@ fn directory(path: &Path, mode: u32, (uid, gid): (Uid, Gid)) -> Result<(), Premi
 
 /// Opens both doors; a dead predecessor's socket files go first.
 pub fn open_doors(config: &Config, ids: &Identities) -> Result<Doors, PremisesError> {
-    Ok(Doors { api: door(&config.api_socket(), ids.invoke)?, control: door(&config.control_socket(), ids.admin)? })
+    let doors = Doors { api: door(&config.api_socket(), ids.invoke)?, control: door(&config.control_socket(), ids.admin)? };
+    // Whoever may manage functions comes by the same door as who may invoke them, and need not be in both groups.
+    match open_to(&config.api_socket(), ids.admin) {
+        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+            let (admin, invoke) = (&config.admin_group, &config.invoke_group);
+            warn!("run_dir's file system has no ACLs: members of {admin} need to be in {invoke} too");
+        }
+        opened => opened.map_err(|source| PremisesError::Socket { path: config.api_socket(), source })?,
+    }
+    Ok(doors)
+}
+
+/// Adds a second group to those who may open the socket at `path`: an ACL as acl(5) describes it, in the kernel's own
+/// form (linux/posix_acl_xattr.h): a version, then { tag, permissions, id } for each entry, all in little endian.
+fn open_to(path: &Path, group: Gid) -> io::Result<()> {
+    const VERSION: u32 = 2;
+    const OWNER: u16 = 0x01;
+    const OWNING_GROUP: u16 = 0x04;
+    const GROUP: u16 = 0x08;
+    const MASK: u16 = 0x10;
+    const OTHERS: u16 = 0x20;
+    const READ_WRITE: u16 = 6;
+    const NOBODY: u32 = u32::MAX;
+    let mut acl = VERSION.to_le_bytes().to_vec();
+    for (tag, permissions, id) in [
+        (OWNER, READ_WRITE, NOBODY),
+        (OWNING_GROUP, READ_WRITE, NOBODY),
+        (GROUP, READ_WRITE, group.as_raw()),
+        (MASK, READ_WRITE, NOBODY),
+        (OTHERS, 0, NOBODY),
+    ] {
+        acl.extend(tag.to_le_bytes().into_iter().chain(permissions.to_le_bytes()).chain(id.to_le_bytes()));
+    }
+    Ok(setxattr(path, "system.posix_acl_access", &acl, XattrFlags::empty())?)
 }
 
 fn door(path: &Path, group: Gid) -> Result<UnixListener, PremisesError> {

@@ -1,8 +1,10 @@
 //! The doors, from outside: bytes through a real Unix socket, and what Lambda's clients would make of the answers.
 
+mod concurrency;
 #[path = "../doors/mod.rs"]
 mod doors;
 mod invoking;
+mod layers;
 mod managing;
 mod mistakes;
 mod on_duty;

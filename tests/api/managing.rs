@@ -43,7 +43,7 @@ async fn a_function_is_pending_in_the_answer_and_active_with_another_revision_af
     assert!(configuration.get("StateReason").is_none());
     assert_ne!(configuration["RevisionId"], revision);
     assert_eq!(shown["Tags"], json!({ "team": "a" }));
-    assert!(shown["Code"]["Location"].as_str().unwrap().ends_with(".zip"));
+    assert_eq!(shown["Code"]["RepositoryType"], "S3");
     assert_eq!(&call(&house, "GET", &format!("{}/configuration", function("f")), "").await.json(), configuration);
 }
 
@@ -81,6 +81,113 @@ async fn an_update_is_seen_by_the_next_reader_and_told_to_the_engine() {
     assert_eq!(after["LastUpdateStatus"], "Successful");
     assert_ne!(after["RevisionId"], before["RevisionId"]);
     assert_eq!(*house.fakes.changed.lock().unwrap(), ["f", "f"]);
+}
+
+/// Where it leads through a whole instance, `tests/boto3` looks; here, what is served and what is not.
+#[tokio::test]
+async fn the_location_leads_to_the_zip_of_a_function_and_to_no_other_file() {
+    let house = House::open();
+    create(&house, "f").await;
+    let code = house.directory.path().join("state/code");
+    std::fs::create_dir(&code).unwrap();
+    let digest = kiln::code::Digest::of(b"zip");
+    std::fs::write(code.join(format!("{digest}.zip")), "zip").unwrap();
+    let shown = call(&house, "GET", &function("f"), "").await.json();
+    let path = format!("/kiln/code/{digest}.zip");
+    assert_eq!(shown["Code"]["Location"], format!("http://test{path}"), "by the name that the caller came by");
+    let reply = call(&house, "GET", &path, "").await;
+    assert_eq!((reply.status, reply.header("content-type"), &reply.body[..]), (200, Some("application/zip"), &b"zip"[..]));
+    // It is there, and no function is made from it.
+    let other = kiln::code::Digest::of(b"other");
+    std::fs::write(code.join(format!("{other}.zip")), "other").unwrap();
+    assert_status(&call(&house, "GET", &format!("/kiln/code/{other}.zip"), "").await, 404);
+    assert_status(&call(&house, "GET", &format!("/kiln/code/{digest}"), "").await, 404);
+    // Many more than may be held at once: each gives its place back.
+    for _ in 0..20 {
+        assert_status(&call(&house, "GET", &path, "").await, 200);
+    }
+    assert_status(&call(&house, "DELETE", &function("f"), "").await, 204);
+    assert_status(&call(&house, "GET", &path, "").await, 404);
+}
+
+#[tokio::test]
+async fn the_account_shows_what_is_allowed_and_what_is_used() {
+    let house = House::open();
+    for name in ["a", "b"] {
+        create(&house, name).await;
+    }
+    for path in ["/2016-08-19/account-settings", "/2016-08-19/account-settings/"] {
+        let reply = call(&house, "GET", path, "").await;
+        assert_status(&reply, 200);
+        assert_eq!(
+            reply.json(),
+            json!({
+                "AccountLimit": {
+                    "TotalCodeSize": 80_530_636_800_u64, "CodeSizeUnzipped": 262_144_000, "CodeSizeZipped": 52_428_800,
+                    "ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 1000,
+                },
+                "AccountUsage": { "TotalCodeSize": 6, "FunctionCount": 2 },
+            })
+        );
+    }
+}
+
+#[tokio::test]
+async fn tags_come_and_go_and_change_nothing_but_the_revision() {
+    let house = House::open();
+    create(&house, "f").await;
+    let path = format!("/2017-03-31/tags/{}", format!("{ARN}:f").replace(':', "%3A"));
+    assert_eq!(call(&house, "GET", &path, "").await.json(), json!({ "Tags": {} }));
+    let before = call(&house, "GET", &function("f"), "").await.json()["Configuration"].clone();
+    let tags = json!({ "Tags": { "team": "a", "stage": "x y", "owner": "me" } }).to_string();
+    assert_status(&call(&house, "POST", &path, tags).await, 204);
+    assert_status(&call(&house, "DELETE", &format!("{path}?tagKeys=owner&tagKeys=nobody&tagKeys=stage"), "").await, 204);
+    assert_eq!(call(&house, "GET", &path, "").await.json(), json!({ "Tags": { "team": "a" } }));
+    let shown = call(&house, "GET", &function("f"), "").await.json();
+    assert_eq!(shown["Tags"], json!({ "team": "a" }));
+    assert_ne!(shown["Configuration"]["RevisionId"], before["RevisionId"]);
+    assert_eq!(shown["Configuration"]["LastModified"], before["LastModified"]);
+    let many: serde_json::Map<_, _> = (0..50).map(|n| (format!("key{n}"), json!("v"))).collect();
+    let reply = call(&house, "POST", &path, json!({ "Tags": many }).to_string()).await;
+    assert_eq!((reply.status, &reply.json()["message"]), (400, &json!("Number of tags exceeds resource tag limit.")));
+    assert_eq!(call(&house, "GET", &path, "").await.json(), json!({ "Tags": { "team": "a" } }));
+}
+
+#[tokio::test]
+async fn what_tools_ask_for_beside_a_function_is_answered() {
+    let house = House::open();
+    create(&house, "f").await;
+    let versions = call(&house, "GET", &format!("{}/versions?MaxItems=10000", function("f")), "").await.json();
+    assert!(versions.get("NextMarker").is_none());
+    let versions = versions["Versions"].as_array().unwrap().clone();
+    assert_eq!(versions.len(), 1);
+    assert_eq!((&versions[0]["Version"], &versions[0]["FunctionArn"]), (&json!("$LATEST"), &json!(format!("{ARN}:f:$LATEST"))));
+    assert!(versions[0].get("State").is_none());
+    let signing = call(&house, "GET", "/2020-06-30/functions/f/code-signing-config", "").await.json();
+    assert_eq!(signing, json!({ "FunctionName": "f" }));
+    let listed = call(&house, "GET", &format!("{FUNCTIONS}?FunctionVersion=ALL&MasterRegion=ALL"), "").await.json();
+    assert_eq!(listed["Functions"][0]["FunctionArn"], format!("{ARN}:f:$LATEST"));
+}
+
+#[tokio::test]
+async fn todays_profile_takes_todays_sizes() {
+    let house = House::open_in(kiln::function::Profile::Current, None);
+    let sizes = json!({ "MemorySize": 10240, "EphemeralStorage": { "Size": 2048 } });
+    let reply = call(&house, "POST", FUNCTIONS, creation("f", sizes)).await;
+    assert_status(&reply, 201);
+    assert_eq!((&reply.json()["MemorySize"], &reply.json()["EphemeralStorage"]), (&json!(10240), &json!({ "Size": 2048 })));
+    let update = json!({ "MemorySize": 129 }).to_string();
+    assert_status(&call(&house, "PUT", &format!("{}/configuration", function("f")), update).await, 200);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_an_update_opens_the_zip_and_says_what_is_wrong_with_it() {
+    let house = House::open();
+    create(&house, "f").await;
+    *house.fakes.unpacked.lock().unwrap() = Some(Unpacked::Refused(ZipRefusal::Unreadable));
+    let body = json!({ "ZipFile": STANDARD.encode("new zip"), "DryRun": true }).to_string();
+    let reply = call(&house, "PUT", &format!("{}/code", function("f")), body).await;
+    assert_eq!((reply.status, reply.header("x-amzn-errortype")), (400, Some("InvalidParameterValueException")));
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ async fn every_mistake_has_lambdas_status_type_and_text() {
     let (parameter, content) = ("InvalidParameterValueException", "InvalidRequestContentException");
     let (missing, validation) = ("ResourceNotFoundException", "ValidationException");
     let none = String::new;
+    let tags = |name: &str| format!("/2017-03-31/tags/{ARN}:{name}");
     let table = [
         bad("GET", &function("nope"), none(), 404, missing, upper(&format!("Function not found: {ARN}:nope"))),
         bad("DELETE", &function("nope"), none(), 404, missing, upper(&format!("Function not found: {ARN}:nope"))),
@@ -99,8 +100,8 @@ async fn every_mistake_has_lambdas_status_type_and_text() {
             FUNCTIONS,
             creation(&"x".repeat(65), json!({})),
             400,
-            validation,
-            bare(&format!(
+            parameter,
+            lower(&format!(
                 "1 validation error detected: Value '{}' at 'functionName' failed to satisfy constraint: Member must have length less than or equal to 64",
                 "x".repeat(65)
             )),
@@ -130,6 +131,40 @@ async fn every_mistake_has_lambdas_status_type_and_text() {
             400,
             parameter,
             lower("'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to 3008"),
+        ),
+        bad(
+            "POST",
+            FUNCTIONS,
+            new(json!({ "FunctionName": "new:1" })),
+            400,
+            validation,
+            bare(
+                "1 validation error detected: Value 'new:1' at 'functionName' failed to satisfy constraint: Member must satisfy regular…",
+            ),
+        ),
+        bad(
+            "POST",
+            FUNCTIONS,
+            new(json!({ "FunctionName": "111111111111:function:new" })),
+            403,
+            "AccessDeniedException",
+            upper("not authorized to create a function in account 111111111111: this is account 000000000000"),
+        ),
+        bad(
+            "POST",
+            FUNCTIONS,
+            new(json!({ "Code": { "ZipFile": "" } })),
+            400,
+            parameter,
+            lower("Uploaded file must be a non-empty zip"),
+        ),
+        bad(
+            "POST",
+            FUNCTIONS,
+            new(json!({ "Code": { "ZipFile": "emlw", "S3Bucket": "b" } })),
+            400,
+            parameter,
+            lower("Please do not provide other FunctionCode parameters when providing a ZipFile."),
         ),
         bad("POST", FUNCTIONS, new(json!({ "Code": {} })), 400, parameter, lower("Please provide a source for function code.")),
         bad(
@@ -190,8 +225,102 @@ async fn every_mistake_has_lambdas_status_type_and_text() {
             none(),
             400,
             validation,
-            bare("1 validation error detected: Value '0' at 'maxItems'…"),
+            bare(
+                "1 validation error detected: Value '0' at 'maxItems' failed to satisfy constraint: Member must have value greater than or equal to 1",
+            ),
         ),
+        bad(
+            "GET",
+            &format!("{FUNCTIONS}?MaxItems=10001"),
+            none(),
+            400,
+            validation,
+            bare(
+                "1 validation error detected: Value '10001' at 'maxItems' failed to satisfy constraint: Member must have value less than or equal to 10000",
+            ),
+        ),
+        bad(
+            "GET",
+            &format!("{FUNCTIONS}?MaxItems=x"),
+            none(),
+            400,
+            "SerializationException",
+            upper("STRING_VALUE can not be converted to an Integer"),
+        ),
+        bad(
+            "GET",
+            &format!("{FUNCTIONS}?FunctionVersion=7"),
+            none(),
+            400,
+            validation,
+            bare(
+                "1 validation error detected: Value '7' at 'functionVersion' failed to satisfy constraint: Member must satisfy enum value set: [ALL]",
+            ),
+        ),
+        bad(
+            "GET",
+            &format!("{}/policy", function("f")),
+            none(),
+            404,
+            missing,
+            upper("The resource you requested does not exist."),
+        ),
+        bad(
+            "GET",
+            &format!("{}/policy", function("nope")),
+            none(),
+            404,
+            missing,
+            upper(&format!("Function not found: {ARN}:nope")),
+        ),
+        bad(
+            "GET",
+            &format!("{}/versions", function("nope")),
+            none(),
+            404,
+            missing,
+            upper(&format!("Function not found: {ARN}:nope")),
+        ),
+        bad(
+            "GET",
+            "/2020-06-30/functions/nope/code-signing-config",
+            none(),
+            404,
+            missing,
+            upper(&format!("Function not found: {ARN}:nope")),
+        ),
+        bad("GET", &tags("nope"), none(), 404, missing, upper(&format!("Function not found: {ARN}:nope"))),
+        bad(
+            "GET",
+            "/2017-03-31/tags/f",
+            none(),
+            400,
+            validation,
+            bare(
+                "1 validation error detected: Value 'f' at 'resource' failed to satisfy constraint: Member must satisfy regular expression pattern: arn:…",
+            ),
+        ),
+        bad(
+            "GET",
+            &tags("f:$LATEST"),
+            none(),
+            400,
+            parameter,
+            lower("Tags on function aliases and versions are not supported. Please specify a function ARN."),
+        ),
+        bad(
+            "POST",
+            &tags("f"),
+            r#"{"Tags":{}}"#.into(),
+            400,
+            parameter,
+            lower("An error occurred and the request cannot be processed."),
+        ),
+        bad("POST", &tags("f"), "{}".into(), 400, validation, bare("1 validation error detected: Value null at 'tags'…")),
+        bad("DELETE", &tags("f"), none(), 400, validation, bare("1 validation error detected: Value null at 'tagKeys'…")),
+        bad("PUT", &tags("f"), none(), 405, "MethodNotAllowedException", lower("PUT is not an operation on …")),
+        bad("GET", "/kiln/code/../../db/kiln.db", none(), 404, "UnknownOperationException", lower("Kiln has no operation GET …")),
+        bad("GET", "/kiln/code/..%2Fdb%2Fkiln.db", none(), 404, missing, upper("no function's code is named ../db/kiln.db")),
         bad(
             "GET",
             &format!("{FUNCTIONS}?Marker=x"),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use serde_json::json;
 
 use crate::doors::{ADMIN, FUNCTIONS, House, assert_status, create, creation, over};
-use crate::{function, invocations};
+use crate::{ARN, function, invocations};
 
 /// A connection whose other end sees these ids. Only root may choose them; `None` says so loudly.
 fn connect_as(house: &House, uid: u32, gid: u32, groups: &[u32]) -> Option<UnixStream> {
@@ -31,6 +31,9 @@ fn connect_as(house: &House, uid: u32, gid: u32, groups: &[u32]) -> Option<UnixS
 async fn only_root_and_the_admin_group_manage_and_everybody_invokes() {
     let house = House::open();
     create(&house, "f").await;
+    let code = house.directory.path().join("state/code");
+    std::fs::create_dir(&code).unwrap();
+    std::fs::write(code.join(format!("{}.zip", kiln::code::Digest::of(b"zip"))), "zip").unwrap();
     const USER: u32 = 4711;
     for (uid, gid, groups, manages) in [
         (0, 0, &[][..], true),
@@ -47,6 +50,14 @@ async fn only_root_and_the_admin_group_manage_and_everybody_invokes() {
             ("PUT", format!("{}/code", function("f")), r#"{"ZipFile":"emlw"}"#.to_owned(), 200),
             ("POST", FUNCTIONS.to_owned(), creation("new", json!({})), 201),
             ("DELETE", function("new"), String::new(), 204),
+            ("GET", format!("{}/versions", function("f")), String::new(), 200),
+            ("GET", format!("{}/policy", function("f")), String::new(), 404),
+            ("GET", "/2020-06-30/functions/f/code-signing-config".to_owned(), String::new(), 200),
+            ("GET", "/2016-08-19/account-settings".to_owned(), String::new(), 200),
+            ("GET", format!("/2017-03-31/tags/{ARN}:f"), String::new(), 200),
+            ("POST", format!("/2017-03-31/tags/{ARN}:f"), r#"{"Tags":{"a":"b"}}"#.to_owned(), 204),
+            ("DELETE", format!("/2017-03-31/tags/{ARN}:f?tagKeys=a"), String::new(), 204),
+            ("GET", format!("/kiln/code/{}.zip", kiln::code::Digest::of(b"zip")), String::new(), 200),
             ("POST", invocations("f"), "{}".to_owned(), 200),
         ] {
             let Some(stream) = connect_as(&house, uid, gid, groups) else { return };

@@ -308,5 +308,7 @@ fn no_such_handler_is_named() {
         assert_eq!(answer.header("x-amz-function-error"), Some("Unhandled"), "{handler}");
         assert_eq!(answer.report("Status").as_deref(), Some("error"), "{handler}\n{}", answer.log());
         assert_eq!(answer.report("Error Type").as_deref(), Some(kind), "{handler}\n{}", answer.log());
+        let said = answer.log().lines().any(|line| line.contains(&format!(r#""errorType":"{kind}""#)));
+        assert!(said, "{handler}: what the runtime said of it is in the log:\n{}", answer.log());
     }
 }

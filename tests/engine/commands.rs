@@ -79,3 +79,44 @@ fn each_end_of_an_invocation_has_its_exit_code() {
     assert!(instance.stop().success());
     assert_eq!((invoke(&instance, "f", "{}").0, kiln(&instance, &["pool"]).0), (3, 3));
 }
+
+/// The doctor's findings of a running instance, and of the same configuration.
+fn findings(instance: &Instance, words: &[&str]) -> (i32, Vec<Value>) {
+    let (code, out, said) = kiln(instance, words);
+    let whole: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{said}"));
+    (code, whole["checks"].as_array().expect("a list").clone())
+}
+
+#[test]
+fn the_doctor_finds_a_running_instance_well_and_a_killed_one_not() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    let config = instance.config_path();
+    let by_file = ["doctor", "--json", "--config", config.to_str().expect("a plain path")];
+    for words in [&["doctor", "--json"][..], &by_file] {
+        let (code, found) = findings(&instance, words);
+        let broken: Vec<&Value> = found.iter().filter(|finding| finding["state"] == "broken").collect();
+        assert!(code == 0 && broken.is_empty(), "{broken:#?}");
+        // What is another test's may be left over at this moment; all else is this instance's own.
+        let told = |check: &str| found.iter().filter(|finding| finding["check"] == check).collect::<Vec<_>>();
+        for check in ["kilnd", "kiln.sock", "control.sock", "versions", "delegation", "controllers"] {
+            let absent_on_hybrid = check == "delegation" && told("delegation").is_empty();
+            assert!(absent_on_hybrid || told(check).iter().any(|finding| finding["state"] == "ok"), "{check}: {found:#?}");
+        }
+        assert!(told("runtime").len() >= 2, "{found:#?}");
+        assert_eq!(told("in-force").len(), usize::from(words.len() > 2), "{found:#?}");
+    }
+
+    instance.kill_supervisor();
+    let (code, found) = findings(&instance, &by_file);
+    let dead = found.iter().filter(|finding| {
+        finding["state"] == "broken" && finding["cure"].as_str().is_some_and(|cure| cure.contains("start kilnd again"))
+    });
+    assert_eq!((code, dead.count()), (1, 2), "both sockets: {found:#?}");
+    assert!(found.iter().any(|finding| finding["check"] == "leftovers" && finding["state"] == "warn"), "{found:#?}");
+    // Its successor cleans up.
+    instance.launch();
+    instance.await_ready();
+}

@@ -144,3 +144,79 @@ fn a_warm_container_is_reused_most_recently_used_first() {
         assert_eq!(again["invocations"].as_u64(), last["invocations"].as_u64().map(|before| before + n));
     }
 }
+
+/// PutFunctionConcurrency.
+fn reserve(instance: &Instance, function: &str, number: u32) {
+    let path = format!("/2017-10-31/functions/{function}/concurrency");
+    let body = json!({ "ReservedConcurrentExecutions": number }).to_string();
+    let answer = instance.api().request("PUT", &path, &[], body.as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[track_caller]
+fn throttled(answer: &Answer, reason: &str) {
+    assert_eq!((answer.status, answer.header("x-amzn-errortype")), (429, Some("TooManyRequestsException")), "{}", answer.text());
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.json(), json!({ "Type": "User", "Reason": reason, "message": "Rate Exceeded." }));
+}
+
+const RESERVED: &str = "ReservedFunctionConcurrentInvocationLimitExceeded";
+
+#[test]
+fn a_reserve_bounds_its_function_at_once_and_one_after_the_other_never_exceeds_it() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("f", json!({ "Timeout": 60 }));
+    reserve(&instance, "f", 1);
+    let first = instance.call("f", &json!({ "do": "global" }));
+    // Each call comes as soon as the one before is answered, when its environment may not be back yet.
+    for n in 1..=20 {
+        let next = instance.call("f", &json!({ "do": "global" }));
+        assert_eq!(
+            (&next["start"], next["invocations"].as_u64()),
+            (&first["start"], Some(n + 1)),
+            "one environment runs them all"
+        );
+    }
+    thread::scope(|scope| {
+        let running = scope.spawn(|| instance.invoke("f", &json!({ "sleep": 3000 })));
+        host::eventually("it runs", || instance.busy() == 1);
+        let before = std::time::Instant::now();
+        throttled(&instance.invoke("f", &json!({ "do": "echo" })), RESERVED);
+        assert!(before.elapsed().as_secs() < 2, "refused at once, not after waiting for capacity");
+        // While it runs, the reserve is taken away from it.
+        reserve(&instance, "f", 0);
+        assert_eq!(running.join().unwrap().status, 200, "who runs goes on");
+    });
+    throttled(&instance.invoke("f", &json!({ "do": "echo" })), RESERVED);
+    instance.kill_supervisor();
+    instance.launch();
+    instance.await_ready();
+    throttled(&instance.invoke("f", &json!({ "do": "echo" })), RESERVED);
+    assert_eq!(instance.pool()["reserves"], json!([{ "function": "f", "reserved": 0, "in_flight": 0 }]));
+    assert_eq!(instance.api().request("DELETE", "/2017-10-31/functions/f/concurrency", &[], b"").status, 204);
+    instance.call("f", &json!({ "do": "echo" }));
+}
+
+#[test]
+fn a_reserve_is_kept_from_all_other_functions_until_its_own_is_deleted() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start_with(Options { config: "concurrency = 2".into(), ..Options::default() });
+    for name in ["f", "g"] {
+        instance.create_probe(name, json!({ "Timeout": 60 }));
+    }
+    reserve(&instance, "f", 1);
+    thread::scope(|scope| {
+        let running = scope.spawn(|| instance.invoke("g", &json!({ "sleep": 4000 })));
+        host::eventually("it runs", || instance.busy() == 1);
+        throttled(&instance.invoke("g", &json!({ "do": "echo" })), "ConcurrentInvocationLimitExceeded");
+        instance.call("f", &json!({ "do": "echo" }));
+        assert_eq!(instance.api().request("DELETE", "/2015-03-31/functions/f", &[], b"").status, 204);
+        instance.call("g", &json!({ "do": "echo" }));
+        assert_eq!(running.join().unwrap().status, 200);
+    });
+}

@@ -4,12 +4,13 @@
 //! `{"exit": 7}`). `{"steps": [event, …]}` does several and answers with a list. Whoever adds one adds it to `act`.
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, exit};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, process, thread};
 
 use serde_json::{Value, json};
@@ -103,6 +104,13 @@ impl Function {
             "syscalls" => syscalls_in_a_process_of_its_own(),
             "env" => env::vars().collect::<BTreeMap<_, _>>().into_iter().collect(),
             "headers" => invocation.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), json!(value))).collect(),
+            "context" => context(invocation),
+            "native" => native(text(event, "library", "/var/task/answer.so")),
+            // Of a thread that the one who answers does not know of.
+            "unhandled" => {
+                thread::spawn(|| process::abort());
+                hang()
+            }
             "count" => json!({ "counter": TICKS.load(Ordering::Relaxed) }),
             "global" => json!({
                 "invocations": self.invocations, "pid": process::id(), "start": self.start, "init_iterations": self.init_iterations,
@@ -132,7 +140,7 @@ impl Function {
             "tmp_files" => heavy::make_tmp_files(value(1)),
             "exit" => exit(value(0) as i32),
             "signal" => heavy::die_by(value(9) as i32),
-            "print" => told(print(event)),
+            "print" | "log" => told(print(event)),
             "daemon" => told(heavy::daemon().map(|pid| json!({ "pid": pid }))),
             "threads" => heavy::threads(value(1) as usize),
             "processes" => heavy::processes(value(1) as usize),
@@ -181,6 +189,38 @@ impl Function {
             self.listening.push(listener);
             json!({ "listening": port })
         }))
+    }
+}
+
+/// What a client's context object would tell, from where clients take it.
+fn context(invocation: &Invocation) -> Value {
+    let header =
+        |name: &str| invocation.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
+    let var = |name: &str| env::var(name).unwrap_or_default();
+    let deadline: i128 = header("Lambda-Runtime-Deadline-Ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i128);
+    let client: Option<Value> = header("Lambda-Runtime-Client-Context").and_then(|text| serde_json::from_str(text).ok());
+    json!({
+        "name": var("AWS_LAMBDA_FUNCTION_NAME"), "version": var("AWS_LAMBDA_FUNCTION_VERSION"),
+        "memory": var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"), "group": var("AWS_LAMBDA_LOG_GROUP_NAME"),
+        "stream": var("AWS_LAMBDA_LOG_STREAM_NAME"), "arn": header("Lambda-Runtime-Invoked-Function-Arn"),
+        "id": invocation.id, "left": (deadline - now) as i64, "client": client.map(|client| client["custom"].clone()),
+    })
+}
+
+/// Loads a shared library that the function brought, and asks it.
+fn native(library: &str) -> Value {
+    let Ok(library) = CString::new(library) else { return json!({ "error": "a NUL in the path" }) };
+    // SAFETY: a library of the test's own, whose one function has this type.
+    unsafe {
+        let loaded = libc::dlopen(library.as_ptr(), libc::RTLD_NOW);
+        if loaded.is_null() {
+            return json!({ "error": CStr::from_ptr(libc::dlerror()).to_string_lossy() });
+        }
+        match libc::dlsym(loaded, c"kiln_answer".as_ptr()) {
+            function if function.is_null() => json!({ "error": "it has no kiln_answer" }),
+            function => json!(std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> i32>(function)()),
+        }
     }
 }
 

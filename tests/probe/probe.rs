@@ -83,6 +83,7 @@ fn init(api: &mut RuntimeApi) -> u64 {
         "slow" => thread::sleep(Duration::from_millis(number)),
         "spin" => return heavy::spin(Duration::from_millis(number)),
         "error" => {
+            eprintln!("probe: fails its init, as it was told");
             let status = api.init_error("Probe.Init", "the probe was told to fail its init");
             eprintln!("probe: init/error was answered {status:?}");
             exit(1);

@@ -18,6 +18,9 @@ mod directory;
 mod extract;
 mod name;
 
+pub use extract::extract;
+pub use name::{Ending, Place};
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -79,6 +82,6 @@ fn unpack() -> Result<(), UnpackError> {
         return Err(UnpackError::Ours { what: "look at the life pipe", source: io::ErrorKind::BrokenPipe.into() });
     }
     confine::this_process(staging.as_fd())?;
-    let bytes = extract::extract(File::from(zip), staging.as_fd())?;
+    let bytes = extract(File::from(zip), staging.as_fd())?;
     File::from(size).write_all(&bytes.to_le_bytes()).map_err(UnpackError::ours("tell the size"))
 }

@@ -130,6 +130,10 @@ impl ApiError {
                 "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to \
                  retrieve the latest Revision Id",
             ),
+            RegistryError::NoLayer { name, version } => {
+                Kind::InvalidParameterValue.with(format!("Layer version {name}:{version} does not exist."))
+            }
+            RegistryError::TooMuchReserved { .. } => Kind::InvalidParameterValue.with(error.to_string()),
             RegistryError::Database(error) if error.is_full() => {
                 Kind::Service.with("the disk of the state directory is full: nothing was stored")
             }

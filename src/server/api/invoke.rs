@@ -53,7 +53,11 @@ impl Api {
         check_json(&payload)?;
         match wanted.invocation_type {
             InvocationType::RequestResponse => {}
-            InvocationType::DryRun => return Ok(empty(StatusCode::NO_CONTENT)),
+            InvocationType::DryRun => {
+                let mut response = empty(StatusCode::NO_CONTENT);
+                response.headers_mut().insert("x-amzn-trace-id", header(wanted.trace)?);
+                return Ok(response);
+            }
             InvocationType::Event => {
                 return Err(Kind::InvalidParameterValue.with("Kiln does not support this yet: InvocationType Event"));
             }

@@ -8,18 +8,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::download::location;
 use super::error::{ApiError, Kind};
 use super::invoke::empty;
-use super::route::Named;
-use super::settings::{Checked, Settings};
+use super::layers::check_unpacked;
+use super::route::{Named, Page};
+use super::settings::{Checked, Rules, Settings};
 use super::shown::{Phase, configuration};
-use super::target::{NewNameError, Target};
+use super::target::{LATEST, NewNameError, Target, qualified};
 use super::validation::Validation;
 use super::{Answer, Api, json_response};
 use crate::code::Digest;
@@ -37,7 +40,7 @@ const DEFAULT_TIMEOUT_S: u32 = 3;
 /// Where code comes from: `Code` in CreateFunction, the body itself in UpdateFunctionCode.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Source<'a> {
+pub(super) struct Source<'a> {
     #[serde(borrow)]
     zip_file: Option<Text<'a>>,
     s3_bucket: Option<String>,
@@ -95,10 +98,12 @@ impl Api {
         if !given {
             validation.null("code");
         }
-        let checked = settings.check(validation, &self.runtimes_dir)?;
+        let mut checked = settings.check(validation, &self.rules(name.as_ref()))?;
+        let layers = checked.layers.take().unwrap_or_default();
         // The constraints hold, so there is a name, and there is code.
         let (Some(name), Some(zip)) = (name, zip) else { return Err(Kind::Service.with("a name was lost")) };
         let mut draft = new_draft(&name, checked)?;
+        draft.layers = self.layer_uses(&layers)?;
         let zip = zip?;
 
         let _only = self.changing.enter(&name).ok_or_else(|| ApiError::exists(name.as_str()))?;
@@ -106,7 +111,8 @@ impl Api {
             return Err(ApiError::exists(name.as_str()));
         }
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        (draft.function.code, draft.code_size) = (kept.code, kept.size);
+        (draft.function.code, draft.code_size, draft.unpacked) = (kept.code, kept.size, kept.unpacked);
+        check_unpacked(draft.unpacked, &draft.layers)?;
         let arn = self.home.arn(name.as_str());
         crate::kill_point!("before-row");
         let record = self.registry.create(draft).await.map_err(|error| self.registry_failed(error, &arn))?;
@@ -116,11 +122,14 @@ impl Api {
         Ok(self.configured(StatusCode::CREATED, &record, arn, Phase::Creating))
     }
 
-    pub(super) fn get_function(&self, named: &Named) -> Answer {
+    pub(super) fn get_function(&self, named: &Named, headers: &HeaderMap) -> Answer {
         let (target, record) = self.find(named)?;
         let shown = configuration(&record, target.arn_as_asked(&self.home), Phase::Ready, &self.home, &self.runtimes_dir);
-        let location = format!("file://{}/code/{}.zip", self.state_dir.display(), record.function.code);
+        let location = location(&record.function.code, headers);
         let mut body = json!({ "Configuration": shown, "Code": { "RepositoryType": "S3", "Location": location } });
+        if let Some(reserved) = record.reserved_concurrency {
+            body["Concurrency"] = json!({ "ReservedConcurrentExecutions": reserved });
+        }
         if !record.tags.is_empty() {
             body["Tags"] = json!(record.tags);
         }
@@ -132,30 +141,32 @@ impl Api {
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready))
     }
 
-    pub(super) fn list_functions(&self, marker: Option<&str>, max_items: Option<&str>) -> Answer {
-        let limit = match max_items.map(|text| (text, text.parse::<u32>())) {
-            None => MAX_PAGE,
-            Some((_, Ok(items @ 1..=10_000))) => (items as usize).min(MAX_PAGE),
-            Some((text, _)) => {
-                return Err(Validation::only("maxItems", text, "Member must have value between 1 and 10000"));
+    pub(super) fn list_functions(&self, page: &Page, version: Option<&str>) -> Answer {
+        let limit = page_size(page)?;
+        // With ALL, Lambda lists every version and qualifies their ARNs; here each function has one.
+        let qualifier = match version {
+            None => None,
+            Some("ALL") => Some(LATEST),
+            Some(other) => {
+                return Err(Validation::only("functionVersion", other, "Member must satisfy enum value set: [ALL]"));
             }
         };
         // The marker is the last name of the page before, in base64 so that nobody takes it for anything else.
-        let after = marker.map(|marker| {
+        let after = page.marker.as_deref().map(|marker| {
             let name = STANDARD.decode(marker).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             let name = name.and_then(|name| FunctionName::parse(&name).ok());
             name.ok_or_else(|| Kind::InvalidParameterValue.with("The Marker is not one that ListFunctions has given"))
         });
         // One more than is shown tells whether there is another page.
-        let mut page = self.registry.page(after.transpose()?.as_ref(), limit + 1);
-        let more = page.len() > limit;
-        page.truncate(limit);
+        let mut records = self.registry.page(after.transpose()?.as_ref(), limit + 1);
+        let more = records.len() > limit;
+        records.truncate(limit);
         let shown = |record: &Arc<Record>| {
-            let arn = self.home.arn(record.function.name.as_str());
+            let arn = qualified(self.home.arn(record.function.name.as_str()), qualifier);
             configuration(record, arn, Phase::Listed, &self.home, &self.runtimes_dir)
         };
-        let mut body = json!({ "Functions": page.iter().map(shown).collect::<Vec<_>>() });
-        if let Some(last) = page.last().filter(|_| more) {
+        let mut body = json!({ "Functions": records.iter().map(shown).collect::<Vec<_>>() });
+        if let Some(last) = records.last().filter(|_| more) {
             body["NextMarker"] = STANDARD.encode(last.function.name.as_str()).into();
         }
         Ok(json_response(StatusCode::OK, &body))
@@ -165,23 +176,26 @@ impl Api {
         let parsed = tokio::task::spawn_blocking(move || {
             let source: Source = parse(&body)?;
             let (recode, settings): (Recode, Settings) = (parse(&body)?, parse(&body)?);
-            Ok::<_, ApiError>((source.zip()?, recode, settings))
+            Ok::<_, ApiError>((source.zip(), recode, settings))
         });
         let (zip, recode, settings) = parsed.await.map_err(|error| Kind::Service.with(error.to_string()))??;
-        // Of the settings only the architecture may come along, and none takes effect here.
         let revision = settings.revision_id.clone();
-        settings.check(Validation::default(), &self.runtimes_dir)?;
+        settings.with_code().check(Validation::default(), &self.rules(Some(&target.name)))?;
+        let zip = zip?;
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
+        let kept = self.intake.keep(zip).await.map_err(refused_code)?;
+        let layers = self.registry.record(&target.name).map(|record| record.layers.clone()).unwrap_or_default();
+        check_unpacked(kept.unpacked, &layers)?;
         if recode.dry_run == Some(true) {
+            // It is a good zip. No row comes to name it, so it goes again.
             let record = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
             return Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready));
         }
-        let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        let (code, size) = (kept.code, kept.size);
+        let (code, size, unpacked) = (kept.code, kept.size, kept.unpacked);
         crate::kill_point!("before-row");
-        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size) = (code, size);
+        let change = move |draft: &mut Draft| (draft.function.code, draft.code_size, draft.unpacked) = (code, size, unpacked);
         let record = self.change(&target, expected, change).await?;
         crate::kill_point!("after-row");
         drop(kept);
@@ -192,13 +206,21 @@ impl Api {
     pub(super) async fn update_function_configuration(self, target: Target, body: Bytes) -> Answer {
         let settings: Settings = parse(&body)?;
         let revision = settings.revision_id.clone();
-        let mut checked = settings.check(Validation::default(), &self.runtimes_dir)?;
-        // Not a member of this operation: tags have their own.
-        checked.tags = None;
+        let mut checked = settings.without_code().check(Validation::default(), &self.rules(Some(&target.name)))?;
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
-        let record = self.change(&target, expected, move |draft| checked.apply(draft)).await?;
+        let layers = checked.layers.take().map(|arns| self.layer_uses(&arns)).transpose()?;
+        if let (Some(layers), Some(record)) = (&layers, self.registry.record(&target.name)) {
+            check_unpacked(record.unpacked, layers)?;
+        }
+        let change = move |draft: &mut Draft| {
+            checked.apply(draft);
+            if let Some(layers) = layers {
+                draft.layers = layers;
+            }
+        };
+        let record = self.change(&target, expected, change).await?;
         info!(function = %target.name, "function has a new configuration");
         Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Updating))
     }
@@ -221,6 +243,10 @@ impl Api {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
+    fn rules<'a>(&'a self, function: Option<&'a FunctionName>) -> Rules<'a> {
+        Rules { function, runtimes_dir: &self.runtimes_dir, limits: self.profile.limits() }
+    }
+
     pub(super) fn find(&self, named: &Named) -> Result<(Target, Arc<Record>), ApiError> {
         let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
         match self.registry.record(&target.name).filter(|_| target.is_latest()) {
@@ -240,7 +266,7 @@ impl Api {
         }
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         target: &Target,
         expected: Option<Uuid>,
@@ -255,7 +281,7 @@ impl Api {
         Ok(record)
     }
 
-    fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
+    pub(super) fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
         if let RegistryError::Database(error) = &error {
             warn!(%error, "the registry could not be written");
         }
@@ -268,7 +294,13 @@ impl Api {
 }
 
 impl Source<'_> {
-    fn zip(self) -> Result<Vec<u8>, ApiError> {
+    pub(super) fn zip(self) -> Result<Vec<u8>, ApiError> {
+        let elsewhere = self.image_uri.is_some() || self.s3_bucket.is_some();
+        if self.zip_file.is_some() && elsewhere {
+            return Err(
+                Kind::InvalidParameterValue.with("Please do not provide other FunctionCode parameters when providing a ZipFile.")
+            );
+        }
         if self.image_uri.is_some() {
             return Err(
                 Kind::InvalidParameterValue.with("Please don't provide ImageUri when updating a function with packageType Zip.")
@@ -285,6 +317,9 @@ impl Source<'_> {
         let zip = STANDARD
             .decode(text.as_bytes())
             .map_err(|error| Kind::Serialization.with(format!("ZipFile is not base64: {error}")))?;
+        if zip.is_empty() {
+            return Err(Kind::InvalidParameterValue.with("Uploaded file must be a non-empty zip"));
+        }
         if zip.len() >= MAX_ZIP {
             return Err(Kind::RequestEntityTooLarge.with(format!("Zipped size must be smaller than {MAX_ZIP} bytes")));
         }
@@ -310,20 +345,32 @@ fn new_draft(name: &FunctionName, checked: Checked) -> Result<Draft, ApiError> {
         layers: Vec::new(),
         stamp: Stamp(0),
     };
-    let mut draft = Draft { function, role: String::new(), description: String::new(), code_size: 0, tags: BTreeMap::new() };
+    let (role, description, layers, tags) = (String::new(), String::new(), Vec::new(), BTreeMap::new());
+    let mut draft = Draft { function, role, description, code_size: 0, unpacked: 0, layers, tags };
     checked.apply(&mut draft);
     Ok(draft)
 }
 
+/// How many of a list are wanted, and at most how many there are on a page.
+pub(super) fn page_size(page: &Page) -> Result<usize, ApiError> {
+    let Some(text) = page.max_items.as_deref() else { return Ok(MAX_PAGE) };
+    let items: i64 = text.parse().map_err(|_| Kind::Serialization.with("STRING_VALUE can not be converted to an Integer"))?;
+    match items {
+        1..=10_000 => Ok(MAX_PAGE.min(items as usize)),
+        ..1 => Err(Validation::only("maxItems", items, "Member must have value greater than or equal to 1")),
+        _ => Err(Validation::only("maxItems", items, "Member must have value less than or equal to 10000")),
+    }
+}
+
 /// What a body that is not what the operation takes is told: no JSON at all, or JSON of another shape.
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => Kind::Serialization.with(error.to_string()),
         _ => Kind::InvalidRequestContent.with(format!("Could not parse request body into json: {error}")),
     })
 }
 
-fn refused_code(error: IntakeError) -> ApiError {
+pub(super) fn refused_code(error: IntakeError) -> ApiError {
     match error {
         IntakeError::Zip(ZipRefusal::TooLarge) => {
             Kind::InvalidParameterValue.with("Unzipped size must be smaller than 262144000 bytes")
@@ -340,7 +387,7 @@ fn refused_code(error: IntakeError) -> ApiError {
     }
 }
 
-fn in_progress(arn: &str) -> ApiError {
+pub(super) fn in_progress(arn: &str) -> ApiError {
     Kind::ResourceConflict
         .with(format!("The operation cannot be performed at this time. An update is in progress for resource: {arn}"))
 }
@@ -356,7 +403,7 @@ pub(super) struct Change {
 }
 
 impl Changing {
-    fn enter(&self, name: &FunctionName) -> Option<Change> {
+    pub(super) fn enter(&self, name: &FunctionName) -> Option<Change> {
         let fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         fresh.then(|| Change { names: self.clone(), name: name.clone() })
     }

@@ -6,17 +6,23 @@
 //! at all may invoke them.
 //!
 //! ```text
-//! request ─ route ─▶ Operation ─ role ─▶ target ─▶ manage ─▶ intake, registry
+//! request ─ route ─▶ Operation ─ role ─▶ target ─▶ manage, layers, concurrency ─▶ intake, registry
 //!                                          └──────▶ invoke ─▶ Engine (dispatch)
 //! ```
 
+mod account;
+mod attached;
+mod concurrency;
+mod download;
 mod error;
 mod invoke;
+mod layers;
 mod manage;
 mod payloads;
 mod route;
 mod settings;
 mod shown;
+mod tags;
 mod target;
 mod validation;
 
@@ -33,6 +39,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::download::Downloads;
 use self::error::{ApiError, Kind};
 use self::manage::Changing;
 use self::payloads::Payloads;
@@ -41,7 +48,7 @@ use self::target::{Home, Target};
 use super::http::{BodyError, Door, Peer, read_body};
 use super::intake::Intake;
 use crate::config::Config;
-use crate::function::FunctionName;
+use crate::function::{FunctionName, Profile};
 use crate::invocation::{self, Invocation, Refusal, RequestId};
 use crate::registry::{Promise, Registry};
 
@@ -73,6 +80,9 @@ pub trait Engine: Send + Sync + 'static {
 pub struct Api {
     home: Arc<Home>,
     runtimes_dir: Arc<Path>,
+    profile: Profile,
+    /// Invocations at once, over all functions.
+    concurrency: u32,
     state_dir: Arc<Path>,
     /// The gid whose members may manage functions; `None` where there is no such group.
     admin_group: Option<u32>,
@@ -81,6 +91,7 @@ pub struct Api {
     engine: Arc<dyn Engine>,
     changing: Changing,
     code_requests: Arc<Semaphore>,
+    downloads: Downloads,
     payloads: Payloads,
 }
 
@@ -95,6 +106,8 @@ impl Api {
         Self {
             home: Arc::new(Home::new(config)),
             runtimes_dir: config.runtimes_dir.as_path().into(),
+            profile: config.profile,
+            concurrency: config.concurrency,
             state_dir: config.state_dir.as_path().into(),
             admin_group,
             registry,
@@ -102,6 +115,7 @@ impl Api {
             engine,
             changing: Changing::default(),
             code_requests: Arc::new(Semaphore::new(CODE_REQUESTS)),
+            downloads: Downloads::default(),
             payloads: Payloads::new(config.capacity_wait()),
         }
     }
@@ -119,8 +133,8 @@ impl Api {
         let api = self.clone();
         match operation {
             Operation::Invoke(named) => self.invoke(id, named, &head.headers, body).await,
-            Operation::ListFunctions { marker, max_items } => self.list_functions(marker.as_deref(), max_items.as_deref()),
-            Operation::GetFunction(named) => self.get_function(&named),
+            Operation::ListFunctions { page, version } => self.list_functions(&page, version.as_deref()),
+            Operation::GetFunction(named) => self.get_function(&named, &head.headers),
             Operation::GetFunctionConfiguration(named) => self.get_function_configuration(&named),
             Operation::CreateFunction => {
                 let (body, permit) = self.code_body(body, "CreateFunction").await?;
@@ -140,6 +154,35 @@ impl Api {
                 let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
                 to_its_end(api.delete_function(target)).await
             }
+            Operation::GetAccountSettings => self.account_settings(),
+            Operation::ListVersionsByFunction(named, page) => self.list_versions(&named, &page),
+            Operation::GetPolicy(named) => self.get_policy(&named),
+            Operation::GetFunctionCodeSigningConfig(named) => self.get_code_signing_config(&named),
+            Operation::ListTags(resource) => self.list_tags(&resource),
+            Operation::TagResource(resource) => {
+                let body = settings_body(body, "TagResource").await?;
+                to_its_end(api.tag_resource(resource, body)).await
+            }
+            Operation::UntagResource(resource, keys) => to_its_end(api.untag_resource(resource, keys)).await,
+            Operation::DownloadCode(file) => self.download_code(&file).await,
+            Operation::PutFunctionConcurrency(named) => {
+                let body = settings_body(body, "PutFunctionConcurrency").await?;
+                to_its_end(async move { api.put_function_concurrency(&named, &body).await }).await
+            }
+            Operation::GetFunctionConcurrency(named) => self.get_function_concurrency(&named),
+            Operation::DeleteFunctionConcurrency(named) => {
+                to_its_end(async move { api.delete_function_concurrency(&named).await }).await
+            }
+            Operation::PublishLayerVersion(layer) => {
+                let (name, headers) = (self.layer_name(&layer)?, head.headers.clone());
+                let (body, permit) = self.code_body(body, "PublishLayerVersion").await?;
+                to_its_end(holding(permit, api.publish_layer_version(name, headers, body))).await
+            }
+            Operation::GetLayerVersion { layer, version } => self.get_layer_version(&layer, &version, &head.headers),
+            Operation::GetLayerVersionByArn(arn) => self.get_layer_version_by_arn(&arn, &head.headers),
+            Operation::ListLayers(filter, page) => self.list_layers(&filter, &page),
+            Operation::ListLayerVersions(layer, filter, page) => self.list_layer_versions(&layer, &filter, &page),
+            Operation::DeleteLayerVersion { layer, version } => to_its_end(api.delete_layer_version(layer, version)).await,
         }
     }
 
@@ -157,6 +200,8 @@ impl Api {
 }
 
 impl Door for Api {
+    type Answer = Full<Bytes>;
+
     async fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> Response<Full<Bytes>> {
         let id = RequestId::new();
         let mut response = self.operate(id, peer, head, body).await.unwrap_or_else(ApiError::into_response);

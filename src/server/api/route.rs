@@ -3,18 +3,54 @@
 use hyper::{Method, Uri};
 
 use super::error::{ApiError, Kind};
+use super::layers::Filter;
 
 /// An operation and what its path says. Texts are percent-decoded and otherwise as the caller wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     CreateFunction,
-    ListFunctions { marker: Option<String>, max_items: Option<String> },
+    ListFunctions {
+        page: Page,
+        version: Option<String>,
+    },
     GetFunction(Named),
     GetFunctionConfiguration(Named),
     UpdateFunctionCode(Named),
     UpdateFunctionConfiguration(Named),
     DeleteFunction(Named),
     Invoke(Named),
+    PutFunctionConcurrency(Named),
+    GetFunctionConcurrency(Named),
+    DeleteFunctionConcurrency(Named),
+    PublishLayerVersion(String),
+    GetLayerVersion {
+        layer: String,
+        version: String,
+    },
+    GetLayerVersionByArn(String),
+    ListLayers(Filter, Page),
+    ListLayerVersions(String, Filter, Page),
+    DeleteLayerVersion {
+        layer: String,
+        version: String,
+    },
+    GetAccountSettings,
+    ListVersionsByFunction(Named, Page),
+    GetPolicy(Named),
+    GetFunctionCodeSigningConfig(Named),
+    /// By the ARN of what is tagged.
+    ListTags(String),
+    TagResource(String),
+    UntagResource(String, Vec<String>),
+    /// No operation of Lambda's: where GetFunction's `Code.Location` leads.
+    DownloadCode(String),
+}
+
+/// Which part of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    pub marker: Option<String>,
+    pub max_items: Option<String>,
 }
 
 /// A function in the path, and the query's `Qualifier`.
@@ -31,22 +67,54 @@ impl Operation {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let query = |key: &str| query(uri, key);
         let named = |function: &str| Ok::<_, ApiError>(Named { function: function.to_owned(), qualifier: query("Qualifier")? });
+        let filter =
+            || Ok::<_, ApiError>(Filter { runtime: query("CompatibleRuntime")?, architecture: query("CompatibleArchitecture")? });
+        let page = || Ok::<_, ApiError>(Page { marker: query("Marker")?, max_items: query("MaxItems")? });
         let operation = match (method.as_str(), &segments[..]) {
             ("POST", ["2015-03-31", "functions"]) => Self::CreateFunction,
-            ("GET", ["2015-03-31", "functions"]) => {
-                Self::ListFunctions { marker: query("Marker")?, max_items: query("MaxItems")? }
-            }
+            ("GET", ["2015-03-31", "functions"]) => Self::ListFunctions { page: page()?, version: query("FunctionVersion")? },
             ("GET", ["2015-03-31", "functions", name]) => Self::GetFunction(named(name)?),
             ("DELETE", ["2015-03-31", "functions", name]) => Self::DeleteFunction(named(name)?),
             ("GET", ["2015-03-31", "functions", name, "configuration"]) => Self::GetFunctionConfiguration(named(name)?),
             ("PUT", ["2015-03-31", "functions", name, "configuration"]) => Self::UpdateFunctionConfiguration(named(name)?),
             ("PUT", ["2015-03-31", "functions", name, "code"]) => Self::UpdateFunctionCode(named(name)?),
             ("POST", ["2015-03-31", "functions", name, "invocations"]) => Self::Invoke(named(name)?),
+            ("PUT", ["2017-10-31", "functions", name, "concurrency"]) => Self::PutFunctionConcurrency(named(name)?),
+            ("DELETE", ["2017-10-31", "functions", name, "concurrency"]) => Self::DeleteFunctionConcurrency(named(name)?),
+            ("GET", ["2019-09-30", "functions", name, "concurrency"]) => Self::GetFunctionConcurrency(named(name)?),
+            ("GET", ["2018-10-31", "layers"]) if query("find")?.as_deref() == Some("LayerVersion") => {
+                Self::GetLayerVersionByArn(query("Arn")?.unwrap_or_default())
+            }
+            ("GET", ["2018-10-31", "layers"]) => Self::ListLayers(filter()?, page()?),
+            ("POST", ["2018-10-31", "layers", layer, "versions"]) => Self::PublishLayerVersion((*layer).to_owned()),
+            ("GET", ["2018-10-31", "layers", layer, "versions"]) => {
+                Self::ListLayerVersions((*layer).to_owned(), filter()?, page()?)
+            }
+            ("GET", ["2018-10-31", "layers", layer, "versions", version]) => {
+                Self::GetLayerVersion { layer: (*layer).to_owned(), version: (*version).to_owned() }
+            }
+            ("DELETE", ["2018-10-31", "layers", layer, "versions", version]) => {
+                Self::DeleteLayerVersion { layer: (*layer).to_owned(), version: (*version).to_owned() }
+            }
+            ("GET", ["2015-03-31", "functions", name, "versions"]) => Self::ListVersionsByFunction(named(name)?, page()?),
+            ("GET", ["2015-03-31", "functions", name, "policy"]) => Self::GetPolicy(named(name)?),
+            ("GET", ["2020-06-30", "functions", name, "code-signing-config"]) => Self::GetFunctionCodeSigningConfig(named(name)?),
+            ("GET", ["2016-08-19", "account-settings"]) => Self::GetAccountSettings,
+            ("GET", ["2017-03-31", "tags", resource]) => Self::ListTags((*resource).to_owned()),
+            ("POST", ["2017-03-31", "tags", resource]) => Self::TagResource((*resource).to_owned()),
+            ("DELETE", ["2017-03-31", "tags", resource]) => Self::UntagResource((*resource).to_owned(), queries(uri, "tagKeys")?),
+            ("GET", ["kiln", "code", file]) => Self::DownloadCode((*file).to_owned()),
             (
                 _,
-                ["2015-03-31", "functions"]
+                ["2017-10-31" | "2019-09-30", "functions", _, "concurrency"]
+                | ["2018-10-31", "layers"]
+                | ["2018-10-31", "layers", _, "versions"]
+                | ["2018-10-31", "layers", _, "versions", _]
+                | ["2015-03-31", "functions"]
                 | ["2015-03-31", "functions", _]
-                | ["2015-03-31", "functions", _, "configuration" | "code" | "invocations"],
+                | ["2015-03-31", "functions", _, "configuration" | "code" | "invocations"]
+                | ["2016-08-19", "account-settings"]
+                | ["2017-03-31", "tags", _],
             ) => return Err(Kind::MethodNotAllowed.with(format!("{method} is not an operation on {path}"))),
             _ => return Err(Kind::UnknownOperation.with(format!("Kiln has no operation {method} {path}"))),
         };
@@ -64,20 +132,43 @@ impl Operation {
             Self::UpdateFunctionConfiguration(_) => "UpdateFunctionConfiguration",
             Self::DeleteFunction(_) => "DeleteFunction",
             Self::Invoke(_) => "InvokeFunction",
+            Self::PutFunctionConcurrency(_) => "PutFunctionConcurrency",
+            Self::GetFunctionConcurrency(_) => "GetFunctionConcurrency",
+            Self::DeleteFunctionConcurrency(_) => "DeleteFunctionConcurrency",
+            Self::PublishLayerVersion(_) => "PublishLayerVersion",
+            Self::GetLayerVersion { .. } | Self::GetLayerVersionByArn(_) => "GetLayerVersion",
+            Self::ListLayers(..) => "ListLayers",
+            Self::ListLayerVersions(..) => "ListLayerVersions",
+            Self::DeleteLayerVersion { .. } => "DeleteLayerVersion",
+            Self::GetAccountSettings => "GetAccountSettings",
+            Self::ListVersionsByFunction(..) => "ListVersionsByFunction",
+            Self::GetPolicy(_) => "GetPolicy",
+            Self::GetFunctionCodeSigningConfig(_) => "GetFunctionCodeSigningConfig",
+            Self::ListTags(_) => "ListTags",
+            Self::TagResource(_) => "TagResource",
+            Self::UntagResource(..) => "UntagResource",
+            // What it shows is GetFunction's.
+            Self::DownloadCode(_) => "GetFunction",
         }
     }
 }
 
 /// The first value of a key in the query.
 fn query(uri: &Uri, key: &str) -> Result<Option<String>, ApiError> {
+    Ok(queries(uri, key)?.into_iter().next())
+}
+
+/// All values of a key in the query.
+fn queries(uri: &Uri, key: &str) -> Result<Vec<String>, ApiError> {
+    let mut values = Vec::new();
     for pair in uri.query().unwrap_or_default().split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         if decode(name)? == key {
             // In a query `+` is a space.
-            return decode(&value.replace('+', " ")).map(Some);
+            values.push(decode(&value.replace('+', " "))?);
         }
     }
-    Ok(None)
+    Ok(values)
 }
 
 /// Decodes `%XX` once. What does not decode to UTF-8 names nothing of ours.

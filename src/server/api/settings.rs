@@ -8,24 +8,22 @@ use serde_json::Value;
 use tracing::error;
 
 use super::error::{ApiError, Kind};
+use super::layers;
+use super::tags;
 use super::validation::Validation;
-use crate::function::{Memory, NotALimit, Timeout, TmpSize};
+use crate::function::{FunctionName, Limits, Memory, NotALimit, Timeout, TmpSize};
 use crate::registry::Draft;
 use crate::runtime::{Recipe, RuntimeName};
 
 /// Lambda's limits. <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 const MAX_VARS_BYTES: usize = 4096;
-const MAX_DESCRIPTION: usize = 256;
+pub(super) const MAX_DESCRIPTION: usize = 256;
 const MAX_HANDLER: usize = 128;
-const MAX_TAGS: usize = 50;
-const MAX_TAG_KEY: usize = 128;
-const MAX_TAG_VALUE: usize = 256;
-/// The 2018 profile's largest memory, and its step.
-const MAX_MEMORY_MIB: u32 = 3008;
-const MEMORY_STEP_MIB: u32 = 64;
+const MAX_LOG_GROUP: usize = 512;
 
 const ROLE_PATTERN: &str = r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+";
 const VAR_PATTERN: &str = r"[a-zA-Z]([a-zA-Z0-9_])+";
+const LOG_GROUP_PATTERN: &str = r"[\.\-_/#A-Za-z0-9]+";
 
 /// Variables that belong to the platform: a function's own of this name could never be seen.
 const RESERVED: &[&str] = &[
@@ -66,11 +64,11 @@ pub struct Settings {
     pub ephemeral_storage: Option<EphemeralStorage>,
     pub tags: Option<BTreeMap<String, String>>,
     pub revision_id: Option<String>,
+    pub layers: Option<Vec<String>>,
     // Known, and not built yet: what would change how the function runs is refused rather than dropped.
     publish: Option<bool>,
     package_type: Option<String>,
     architectures: Option<Vec<String>>,
-    layers: Option<Vec<String>>,
     vpc_config: Option<Value>,
     dead_letter_config: Option<Value>,
     file_system_configs: Option<Value>,
@@ -79,6 +77,20 @@ pub struct Settings {
     logging_config: Option<Value>,
     #[serde(rename = "KMSKeyArn")]
     kms_key_arn: Option<String>,
+    image_config: Option<Value>,
+    code_signing_config_arn: Option<String>,
+    publish_to: Option<String>,
+    tenancy_config: Option<Value>,
+    capacity_provider_config: Option<Value>,
+    durable_config: Option<Value>,
+}
+
+/// What settings are checked against.
+pub struct Rules<'a> {
+    /// Whose settings they are; `None` where the name itself is at fault.
+    pub function: Option<&'a FunctionName>,
+    pub runtimes_dir: &'a Path,
+    pub limits: Limits,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -105,6 +117,8 @@ pub struct Checked {
     pub vars: Option<BTreeMap<String, String>>,
     pub tmp: Option<TmpSize>,
     pub tags: Option<BTreeMap<String, String>>,
+    /// Well formed; whether there are such layers is asked later.
+    pub layers: Option<Vec<String>>,
 }
 
 impl Checked {
@@ -129,19 +143,29 @@ impl Checked {
 }
 
 impl Settings {
+    /// Those that are members of UpdateFunctionCode; Lambda ignores the others there.
+    pub fn with_code(self) -> Self {
+        let Self { publish, architectures, revision_id, .. } = self;
+        Self { publish, architectures, revision_id, ..Self::default() }
+    }
+
+    /// Those that are members of UpdateFunctionConfiguration.
+    pub fn without_code(self) -> Self {
+        Self { tags: None, publish: None, package_type: None, architectures: None, code_signing_config_arn: None, ..self }
+    }
+
     /// `validation` may hold failures of other members already: they are told together.
-    pub fn check(self, mut validation: Validation, runtimes_dir: &Path) -> Result<Checked, ApiError> {
-        self.check_members(&mut validation);
+    pub fn check(self, mut validation: Validation, rules: &Rules) -> Result<Checked, ApiError> {
+        self.check_members(&mut validation, rules.limits);
+        self.check_enums(&mut validation);
         validation.finish()?;
         // From here on it is Lambda's own rules rather than its model's, and they are told one at a time.
-        self.refuse_unsupported()?;
-        let runtime = self.runtime.as_deref().map(|text| installed(text, runtimes_dir)).transpose()?;
-        let memory = self.memory_size.map(check_memory).transpose()?;
+        self.refuse_unsupported(rules.function)?;
+        let runtime = self.runtime.as_deref().map(|text| installed(text, rules.runtimes_dir)).transpose()?;
+        let memory = self.memory_size.map(|mib| check_memory(mib, rules.limits)).transpose()?;
         let vars = self.environment.map(|environment| environment.variables.unwrap_or_default());
         vars.as_ref().map_or(Ok(()), check_vars)?;
-        if self.tags.as_ref().is_some_and(|tags| tags.len() > MAX_TAGS) {
-            return Err(Kind::InvalidParameterValue.with("Number of tags exceeds resource tag limit."));
-        }
+        self.tags.as_ref().map_or(Ok(()), tags::check_count)?;
         Ok(Checked {
             role: self.role,
             runtime,
@@ -153,11 +177,13 @@ impl Settings {
             vars,
             tmp: self.ephemeral_storage.and_then(|storage| TmpSize::from_mib(in_range(storage.size)).ok()),
             tags: self.tags,
+            layers: self.layers,
         })
     }
 
     /// The model's constraints: pattern, length, range.
-    fn check_members(&self, validation: &mut Validation) {
+    fn check_members(&self, validation: &mut Validation, limits: Limits) {
+        layers::check_arns(self.layers.as_deref().unwrap_or_default(), validation);
         if let Some(role) = self.role.as_ref().filter(|role| !is_role(role)) {
             validation.fail("role", role, format!("Member must satisfy regular expression pattern: {ROLE_PATTERN}"));
         }
@@ -175,31 +201,78 @@ impl Settings {
             validation.limit("timeout", secs, Timeout::from_secs(in_range(secs)));
         }
         if let Some(mib) = self.memory_size {
-            validation.limit("memorySize", mib, Memory::from_mib(in_range(mib).min(Memory::MAX)));
+            // A smaller bound than the model's is a rule of the account's: see `check_memory`.
+            let modelled = if limits.memory_max_mib < Memory::MAX { in_range(mib).min(Memory::MAX) } else { in_range(mib) };
+            validation.limit("memorySize", mib, Memory::from_mib(modelled));
         }
-        if let Some(storage) = &self.ephemeral_storage {
-            validation.limit("ephemeralStorage.size", storage.size, TmpSize::from_mib(in_range(storage.size)));
-        }
-        for name in self.environment.iter().flat_map(|environment| environment.variables.iter().flatten()).map(|(name, _)| name) {
-            if !is_var_name(name) {
-                let constraint =
-                    format!("Map keys must satisfy constraint: [Member must satisfy regular expression pattern: {VAR_PATTERN}]");
-                validation.fail("environment.variables", format!("{{{name}=...}}"), constraint);
+        if let Some(size) = self.ephemeral_storage.as_ref().map(|storage| storage.size) {
+            let max = limits.tmp_max_mib;
+            match TmpSize::from_mib(in_range(size)) {
+                Ok(tmp) if tmp.mib() <= max => {}
+                Err(error) if in_range(size) <= max => validation.fail("ephemeralStorage.size", size, error.constraint),
+                _ => {
+                    let constraint = format!("Member must have value less than or equal to {max}");
+                    validation.fail("ephemeralStorage.size", size, constraint);
+                }
             }
         }
-        for (key, value) in self.tags.iter().flatten() {
-            if key.is_empty() || key.chars().count() > MAX_TAG_KEY || value.chars().count() > MAX_TAG_VALUE {
-                let constraint = format!(
-                    "Map keys must satisfy constraint: [Member must have length less than or equal to {MAX_TAG_KEY}, Member must \
-                     have length greater than or equal to 1]; map values: [Member must have length less than or equal to {MAX_TAG_VALUE}]"
-                );
-                validation.fail("tags", format!("{{{key}={value}}}"), constraint);
+        let variables = self.environment.iter().flat_map(|environment| environment.variables.iter().flatten());
+        if variables.map(|(name, _)| name).any(|name| !is_var_name(name)) {
+            validation.secret(
+                "environment.variables",
+                format!("Map keys must satisfy constraint: [Member must satisfy regular expression pattern: {VAR_PATTERN}]"),
+            );
+        }
+        self.tags.iter().for_each(|tags| tags::check_lengths(tags, validation));
+    }
+
+    /// Members with few values; which of those Kiln can do is another question.
+    fn check_enums(&self, validation: &mut Validation) {
+        let member = |value: &Option<Value>, member: &str| {
+            value.as_ref().and_then(|value| value.get(member)).and_then(Value::as_str).map(str::to_owned)
+        };
+        let group = member(&self.logging_config, "LogGroup");
+        for (field, value, set) in [
+            ("packageType", self.package_type.clone(), &["Zip", "Image"][..]),
+            ("tracingConfig.mode", member(&self.tracing_config, "Mode"), &["Active", "PassThrough"]),
+            ("snapStart.applyOn", member(&self.snap_start, "ApplyOn"), &["PublishedVersions", "None"]),
+            ("loggingConfig.logFormat", member(&self.logging_config, "LogFormat"), &["JSON", "Text"]),
+        ] {
+            if let Some(value) = value.filter(|value| !set.contains(&value.as_str())) {
+                validation.fail(field, value, format!("Member must satisfy enum value set: [{}]", set.join(", ")));
             }
+        }
+        if let Some(given) = &self.architectures {
+            let shown = format!("[{}]", given.join(", "));
+            match &given[..] {
+                [] => validation.fail("architectures", shown, "Member must have length greater than or equal to 1"),
+                [one] if ["x86_64", "arm64"].contains(&one.as_str()) => {}
+                [_] => validation.fail(
+                    "architectures",
+                    shown,
+                    "Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64], Member must not be null]",
+                ),
+                _ => validation.fail("architectures", shown, "Member must have length less than or equal to 1"),
+            }
+        }
+        match group {
+            Some(group) if group.is_empty() => {
+                validation.fail("loggingConfig.logGroup", group, "Member must have length greater than or equal to 1");
+            }
+            Some(group) if group.len() > MAX_LOG_GROUP => {
+                let constraint = format!("Member must have length less than or equal to {MAX_LOG_GROUP}");
+                validation.fail("loggingConfig.logGroup", group, constraint);
+            }
+            Some(group) if !group.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_/#".contains(&b)) => {
+                let constraint = format!("Member must satisfy regular expression pattern: {LOG_GROUP_PATTERN}");
+                validation.fail("loggingConfig.logGroup", group, constraint);
+            }
+            _ => {}
         }
     }
 
     /// Anything that the function would run differently by, and that Kiln does not do yet.
-    fn refuse_unsupported(&self) -> Result<(), ApiError> {
+    fn refuse_unsupported(&self, function: Option<&FunctionName>) -> Result<(), ApiError> {
         let holds = |value: &Option<Value>, member: &str| {
             value.as_ref().and_then(|value| value.get(member)).is_some_and(|member| match member {
                 Value::Array(list) => !list.is_empty(),
@@ -211,11 +284,18 @@ impl Settings {
             value.as_ref().and_then(|value| value.get(member)).and_then(Value::as_str).is_some_and(|text| text == wanted)
         };
         let foreign = |architecture: &String| architecture != ARCHITECTURE;
+        let given = |value: &Option<Value>| match value {
+            None | Some(Value::Null) => false,
+            Some(Value::Object(members)) => !members.is_empty(),
+            Some(_) => true,
+        };
+        let named = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let own_group = function.map(|name| log_group(name.as_str()));
+        let group = self.logging_config.as_ref().and_then(|config| config.get("LogGroup")).and_then(Value::as_str);
         let rows = [
             (self.package_type.as_ref().is_some_and(|kind| kind != "Zip"), "PackageType Image"),
             (self.architectures.iter().flatten().any(foreign), "an architecture other than this host's"),
             (self.publish == Some(true), "Publish: versions"),
-            (self.layers.as_ref().is_some_and(|layers| !layers.is_empty()), "Layers"),
             (holds(&self.vpc_config, "SubnetIds") || holds(&self.vpc_config, "SecurityGroupIds"), "VpcConfig"),
             (holds(&self.dead_letter_config, "TargetArn"), "DeadLetterConfig"),
             (
@@ -225,7 +305,18 @@ impl Settings {
             (says(&self.snap_start, "ApplyOn", "PublishedVersions"), "SnapStart"),
             (says(&self.tracing_config, "Mode", "Active"), "TracingConfig Active"),
             (says(&self.logging_config, "LogFormat", "JSON"), "LoggingConfig JSON"),
-            (self.kms_key_arn.as_ref().is_some_and(|arn| !arn.is_empty()), "KMSKeyArn"),
+            (group.is_some() && group != own_group.as_deref(), "another LogGroup than the function's own in LoggingConfig"),
+            (
+                holds(&self.logging_config, "ApplicationLogLevel") || holds(&self.logging_config, "SystemLogLevel"),
+                "log levels in LoggingConfig",
+            ),
+            (named(&self.kms_key_arn), "KMSKeyArn"),
+            (given(&self.image_config), "ImageConfig"),
+            (named(&self.code_signing_config_arn), "CodeSigningConfigArn"),
+            (named(&self.publish_to), "PublishTo"),
+            (given(&self.tenancy_config), "TenancyConfig"),
+            (given(&self.capacity_provider_config), "CapacityProviderConfig"),
+            (given(&self.durable_config), "DurableConfig"),
         ];
         match rows.iter().find(|(given, _)| *given) {
             Some((_, what)) => Err(Kind::InvalidParameterValue.with(format!("Kiln does not support this yet: {what}"))),
@@ -253,15 +344,20 @@ fn in_range(number: i64) -> u32 {
     u32::try_from(number.max(0)).unwrap_or(u32::MAX)
 }
 
-fn check_memory(mib: i64) -> Result<Memory, ApiError> {
-    let mib = in_range(mib);
-    if mib > MAX_MEMORY_MIB {
+/// Where a log goes that nobody sent elsewhere.
+pub fn log_group(function: &str) -> String {
+    format!("/aws/lambda/{function}")
+}
+
+fn check_memory(mib: i64, limits: Limits) -> Result<Memory, ApiError> {
+    let (mib, max, step) = (in_range(mib), limits.memory_max_mib, limits.memory_step_mib);
+    if mib > max {
         return Err(Kind::InvalidParameterValue.with(format!(
-            "'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to {MAX_MEMORY_MIB}"
+            "'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to {max}"
         )));
     }
-    if mib % MEMORY_STEP_MIB != 0 {
-        return Err(Validation::only("memorySize", mib, format!("Member must be a multiple of {MEMORY_STEP_MIB}")));
+    if mib % step != 0 {
+        return Err(Validation::only("memorySize", mib, format!("Member must be a multiple of {step}")));
     }
     Memory::from_mib(mib).map_err(|error| Validation::only("memorySize", mib, error.constraint))
 }
@@ -328,102 +424,4 @@ fn is_var_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(json: &str) -> Result<Checked, ApiError> {
-        let directory = tempfile::tempdir().unwrap();
-        let recipe = format!("name='nodejs8.10'\ntree='{}'\nstart=[['/x']]", crate::code::Digest::of(b""));
-        std::fs::write(directory.path().join("nodejs8.10.toml"), recipe).unwrap();
-        let settings: Settings = serde_json::from_str(json).unwrap();
-        settings.check(Validation::default(), directory.path())
-    }
-
-    #[track_caller]
-    fn refused(json: &str, kind: Kind, text: &str) {
-        let error = check(json).unwrap_err();
-        assert_eq!(error.kind, kind, "{}", error.message);
-        assert!(error.message.contains(text), "{}", error.message);
-    }
-
-    #[test]
-    fn settings_within_the_limits_hold() {
-        let json = r#"{"Role":"arn:aws:iam::000000000000:role/a/b","Runtime":"nodejs8.10","Handler":"a/b.handler","Timeout":900,
-            "MemorySize":3008,"Environment":{"Variables":{"Ab":"ü"}},"Unknown":{"x":[1]},"Architectures":["x86_64"],
-            "PackageType":"Zip","Publish":false,"Layers":[],"TracingConfig":{"Mode":"PassThrough"},"EphemeralStorage":{"Size":512}}"#;
-        let checked = check(json).unwrap();
-        assert_eq!(checked.memory.map(Memory::mib), Some(3008));
-        assert_eq!(checked.timeout.map(Timeout::secs), Some(900));
-    }
-
-    #[test]
-    fn each_limit_is_told_in_lambdas_words() {
-        use Kind::{InvalidParameterValue as Parameter, Validation as Model};
-        refused(
-            r#"{"Timeout":0}"#,
-            Model,
-            "Value '0' at 'timeout' failed to satisfy constraint: Member must have value greater than or equal to 1",
-        );
-        refused(r#"{"Timeout":901}"#, Model, "less than or equal to 900");
-        refused(r#"{"Timeout":-99999999999}"#, Model, "Value '-99999999999' at 'timeout'");
-        refused(
-            r#"{"MemorySize":127}"#,
-            Model,
-            "at 'memorySize' failed to satisfy constraint: Member must have value greater than or equal to 128",
-        );
-        refused(
-            r#"{"MemorySize":3072}"#,
-            Parameter,
-            "'MemorySize' value failed to satisfy constraint: Member must have value less than or equal to 3008",
-        );
-        refused(r#"{"MemorySize":99999999999}"#, Parameter, "less than or equal to 3008");
-        refused(
-            r#"{"MemorySize":200}"#,
-            Model,
-            "Value '200' at 'memorySize' failed to satisfy constraint: Member must be a multiple of 64",
-        );
-        refused(r#"{"Handler":"a b"}"#, Model, r"[^\s]+");
-        refused(r#"{"Role":"me"}"#, Model, "1 validation error detected: Value 'me' at 'role'");
-        refused(r#"{"Timeout":0,"MemorySize":1}"#, Model, "2 validation errors detected: ");
-        refused(
-            r#"{"Runtime":"node99"}"#,
-            Parameter,
-            "Value node99 at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [nodejs8.10] or be a valid ARN",
-        );
-        refused(r#"{"Runtime":"../x"}"#, Parameter, "[nodejs8.10]");
-        refused(r#"{"Environment":{"Variables":{"A":"1"}}}"#, Model, "environment.variables");
-        refused(
-            r#"{"Environment":{"Variables":{"TZ":"x","AWS_REGION":"1"}}}"#,
-            Parameter,
-            "Reserved keys used in this request: AWS_REGION, TZ",
-        );
-        refused(r#"{"Environment":{"Variables":{"AA":"\u0000"}}}"#, Parameter, "NUL");
-        refused(r#"{"EphemeralStorage":{"Size":511}}"#, Model, "ephemeralStorage.size");
-    }
-
-    #[test]
-    fn variables_over_4096_bytes_are_refused_and_those_of_4096_taken() {
-        let json = |length: usize| format!(r#"{{"Environment":{{"Variables":{{"AA":"{}"}}}}}}"#, "x".repeat(length));
-        // {"AA":"…"} is nine bytes and the value.
-        assert!(check(&json(4096 - 9)).is_ok());
-        refused(&json(4096 - 8), Kind::InvalidParameterValue, "exceeded the 4KB limit. String measured: {\"AA\":\"xxx");
-    }
-
-    #[test]
-    fn what_is_not_built_yet_is_refused_rather_than_dropped() {
-        for json in [
-            r#"{"PackageType":"Image"}"#,
-            r#"{"Architectures":["sparc"]}"#,
-            r#"{"Publish":true}"#,
-            r#"{"Layers":["arn:x"]}"#,
-            r#"{"VpcConfig":{"SubnetIds":["s"]}}"#,
-            r#"{"DeadLetterConfig":{"TargetArn":"x"}}"#,
-            r#"{"FileSystemConfigs":[{}]}"#,
-            r#"{"SnapStart":{"ApplyOn":"PublishedVersions"}}"#,
-            r#"{"LoggingConfig":{"LogFormat":"JSON"}}"#,
-            r#"{"KMSKeyArn":"x"}"#,
-        ] {
-            refused(json, Kind::InvalidParameterValue, "Kiln does not support this yet");
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::settings::ARCHITECTURE;
+use super::settings::{ARCHITECTURE, log_group};
 use super::target::{Home, LATEST};
 use crate::registry::Record;
 use crate::runtime::Recipe;
@@ -47,6 +47,8 @@ pub struct FunctionConfiguration {
     architectures: [&'static str; 1],
     ephemeral_storage: Size,
     snap_start: SnapStart,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<Layer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime_version_config: Option<RuntimeVersion>,
     logging_config: LoggingConfig,
@@ -95,6 +97,13 @@ struct SnapStart {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
+struct Layer {
+    arn: String,
+    code_size: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
 struct RuntimeVersion {
     runtime_version_arn: String,
 }
@@ -137,9 +146,14 @@ pub fn configuration(record: &Record, arn: String, phase: Phase, home: &Home, ru
         architectures: [ARCHITECTURE],
         ephemeral_storage: Size { size: function.tmp.mib() },
         snap_start: SnapStart { apply_on: "None", optimization_status: "Off" },
+        layers: record
+            .layers
+            .iter()
+            .map(|layer| Layer { arn: home.layer_version_arn(&layer.name, layer.version), code_size: layer.code_size })
+            .collect(),
         runtime_version_config: version
             .map(|tree| RuntimeVersion { runtime_version_arn: format!("arn:aws:lambda:{}::runtime:{tree}", home.region) }),
-        logging_config: LoggingConfig { log_format: "Text", log_group: format!("/aws/lambda/{}", function.name) },
+        logging_config: LoggingConfig { log_format: "Text", log_group: log_group(function.name.as_str()) },
     }
 }
 
@@ -173,7 +187,7 @@ fn state(phase: Phase) -> Option<State> {
 }
 
 /// `2024-05-01T12:34:56.789+0000`
-fn timestamp(ms: i64) -> String {
+pub(super) fn timestamp(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S%.3f+0000").to_string()
 }
 

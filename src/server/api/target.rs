@@ -66,6 +66,7 @@ impl Target {
 
     /// Out of the body of CreateFunction. `Err` holds the constraint that the text fails, or a whole error.
     pub fn parse_new(text: &str, home: &Home) -> Result<FunctionName, NewNameError> {
+        let pattern = || NewNameError::Constraint(format!("Member must satisfy regular expression pattern: {PATTERN_CREATE}"));
         let parts = Parts::split(text, PATTERN_CREATE, MAX_CREATE).map_err(|error| match error.kind {
             Kind::Validation if text.is_empty() => {
                 NewNameError::Constraint("Member must have length greater than or equal to 1".into())
@@ -73,10 +74,22 @@ impl Target {
             Kind::Validation if text.len() > MAX_CREATE => {
                 NewNameError::Constraint(format!("Member must have length less than or equal to {MAX_CREATE}"))
             }
-            _ => NewNameError::Constraint(format!("Member must satisfy regular expression pattern: {PATTERN_CREATE}")),
+            _ => pattern(),
         })?;
+        // The pattern lets a qualifier through, and Lambda does not: no version can be created.
+        if parts.qualifier.is_some() {
+            return Err(pattern());
+        }
+        if let Some(account) = parts.account.filter(|account| *account != home.account) {
+            let why = format!("not authorized to create a function in account {account}: this is account {}", home.account);
+            return Err(NewNameError::Whole(Kind::AccessDenied.with(why)));
+        }
         let name = parts.name_at(home).map_err(NewNameError::Whole)?;
-        FunctionName::parse(name).map_err(|error| NewNameError::Constraint(error.to_string()))
+        // In the model's words and not by the model: Lambda's own error, without the others.
+        FunctionName::parse(name).map_err(|error| {
+            let failed = Validation::only("functionName", name, error);
+            NewNameError::Whole(Kind::InvalidParameterValue.with(failed.message))
+        })
     }
 
     pub fn arn(&self, home: &Home) -> String {
@@ -106,7 +119,7 @@ pub enum NewNameError {
     Whole(ApiError),
 }
 
-fn qualified(arn: String, qualifier: Option<&str>) -> String {
+pub fn qualified(arn: String, qualifier: Option<&str>) -> String {
     match qualifier {
         Some(qualifier) => format!("{arn}:{qualifier}"),
         None => arn,
@@ -198,7 +211,7 @@ fn word(byte: u8) -> bool {
 }
 
 /// `us-east-1`, `us-gov-west-1`, `eusc-de-east-1`: two letters first, one digit last, words between.
-fn is_region(part: &str) -> bool {
+pub(super) fn is_region(part: &str) -> bool {
     let part = part.strip_prefix("eusc-").unwrap_or(part);
     let words: Vec<&str> = part.split('-').collect();
     let letters = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
@@ -285,9 +298,22 @@ mod tests {
             Err(NewNameError::Constraint(text)) => text,
             other => panic!("{other:?}"),
         };
-        assert_eq!(constraint(&"x".repeat(65)), "Member must have length less than or equal to 64");
         assert_eq!(constraint(&"x".repeat(141)), "Member must have length less than or equal to 140");
-        assert!(constraint("a.b").starts_with("Member must satisfy regular expression pattern: "));
+        for text in ["a.b", "f:1", "f:$LATEST", "arn:aws:lambda:us-east-1:000000000000:function:f:live"] {
+            assert!(constraint(text).starts_with("Member must satisfy regular expression pattern: "), "{text}");
+        }
+        let whole = |text: &str| match Target::parse_new(text, &home()) {
+            Err(NewNameError::Whole(error)) => error,
+            other => panic!("{other:?}"),
+        };
+        let long = whole(&"x".repeat(65));
+        assert!(
+            long.message
+                .ends_with(" at 'functionName' failed to satisfy constraint: Member must have length less than or equal to 64")
+        );
+        assert_eq!(long.kind, Kind::InvalidParameterValue);
+        assert_eq!(whole("111111111111:function:f").kind, Kind::AccessDenied);
+        assert_eq!(whole("arn:aws:lambda:eu-west-1:000000000000:function:f").kind, Kind::ResourceNotFound);
         assert_eq!(Target::parse_new("us-east-1:000000000000:function:f", &home()).unwrap().as_str(), "f");
     }
 }

@@ -25,9 +25,20 @@ impl Validation {
         self.failures.push(format!("Value '{value}' at '{field}' failed to satisfy constraint: {constraint}"));
     }
 
+    /// Of a member that the model calls sensitive: its value is not told.
+    pub fn secret(&mut self, field: &str, constraint: impl Display) {
+        self.failures.push(format!("Value at '{field}' failed to satisfy constraint: {constraint}"));
+    }
+
     /// A required member is missing; a missing value has no quotes.
     pub fn null(&mut self, field: &str) {
         self.failures.push(format!("Value null at '{field}' failed to satisfy constraint: Member must not be null"));
+    }
+
+    pub fn missing(field: &str) -> ApiError {
+        let mut validation = Self::default();
+        validation.null(field);
+        validation.into_error()
     }
 
     pub fn finish(self) -> Result<(), ApiError> {

@@ -89,6 +89,7 @@ mod tests {
             name: function.runtime.clone(),
             tree: TreeId(Digest::of(b"")),
             start: vec![],
+            hot: vec![],
             execution_env: true,
             vars: [("PATH".to_owned(), "/var/lang/bin".to_owned()), ("LANG".into(), "en_US.UTF-8".into())].into(),
         };

@@ -145,7 +145,8 @@ async fn silent_end(lost: &mut watch::Receiver<Option<Lost>>) -> Ended {
 pub struct Control(AsyncFd<OwnedFd>);
 
 /// What kiln-init says.
-enum Word {
+#[derive(Debug)]
+pub enum Word {
     Resting,
     Started(Option<OwnedFd>),
     Ended(Ended),
@@ -177,7 +178,8 @@ impl Control {
     }
 }
 
-fn word(packet: Packet) -> Word {
+/// One packet of kiln-init, which runs beside the function: whatever it is, it means something.
+pub fn word(packet: Packet) -> Word {
     let Ok([kind, detail, _, _, value @ ..]) = <[u8; init::MESSAGE]>::try_from(packet.bytes.as_slice()) else {
         return Word::Ended(Ended::Broken { errno: libc::EPROTO });
     };

@@ -15,6 +15,10 @@
 //! least recently used first, are evicted for it; busy ones never are. A victim's memory counts as free from the
 //! decision on: its kill is one write away.
 //!
+//! **Reserves.** A function with a reserve may have so many requests at once and no more, and nobody else can use them up:
+//! all functions without one share what is left of the limit. Who comes too many is refused at once; who only finds the
+//! reserve's slots *settling* (see below) waits for one of them, so that never more slots run than are reserved.
+//!
 //! **Who waits.** One queue in order of arrival. A warm slot goes to the first who can use it. Starts are strictly
 //! first come, first served: were small functions let past, a large one would never fit. A request that finds a
 //! slot of its function *settling* (answered, not yet back) waits for it a moment before it costs a cold start.
@@ -36,7 +40,7 @@ pub struct Limits {
     pub budget: u64,
     /// Slots that may initialise at once.
     pub starts: usize,
-    /// Requests at once: running and waiting. Who has its answer does not count.
+    /// Requests at once: running and waiting. Who has its answer does not count. Reserves are parts of it.
     pub concurrency: usize,
     /// Requests that may wait, for each function.
     pub waiters: usize,
@@ -134,19 +138,23 @@ pub struct Core {
     idle: HashMap<FunctionName, Vec<SlotId>>,
     /// In order of tickets.
     waiting: Vec<Waiter>,
+    /// Requests at once of the functions that have a bound of their own.
+    reserves: BTreeMap<FunctionName, usize>,
     next: u64,
 }
 
 impl Core {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, slots: BTreeMap::new(), idle: HashMap::new(), waiting: Vec::new(), next: 0 }
+        let (slots, reserves) = (BTreeMap::new(), BTreeMap::new());
+        Self { limits, slots, idle: HashMap::new(), waiting: Vec::new(), reserves, next: 0 }
     }
 
     /// A new request. It is served, refused, or waits, and then hears by a later call's orders.
     pub fn request(&mut self, want: Want, now: Instant) -> (Ticket, Vec<Order>) {
         let ticket = Ticket(self.number());
-        if self.in_flight() >= self.limits.concurrency {
-            return (ticket, vec![Order::Refuse { ticket, why: Throttle::Concurrency }]);
+        let (in_flight, most, why) = self.share(&want.function);
+        if in_flight >= most {
+            return (ticket, vec![Order::Refuse { ticket, why }]);
         }
         if want.memory.bytes() > self.limits.budget {
             return (ticket, vec![Order::Refuse { ticket, why: Throttle::Memory }]);
@@ -168,6 +176,7 @@ impl Core {
         let mut orders = Vec::new();
         self.forget(slot);
         self.enqueue(ticket, want, now);
+        self.shed(&mut orders);
         self.serve(now, &mut orders);
         orders
     }
@@ -243,6 +252,19 @@ impl Core {
         orders
     }
 
+    /// From now on so many requests at once are the function's own; `None`: it has no reserve, and shares what nobody
+    /// has reserved. Those that wait and are too many now are refused; those that run are not.
+    pub fn reserve(&mut self, function: &FunctionName, reserve: Option<usize>, now: Instant) -> Vec<Order> {
+        match reserve {
+            Some(reserve) => self.reserves.insert(function.clone(), reserve),
+            None => self.reserves.remove(function),
+        };
+        let mut orders = Vec::new();
+        self.shed(&mut orders);
+        self.serve(now, &mut orders);
+        orders
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) -> Vec<Order> {
         let mut orders = Vec::new();
@@ -252,6 +274,7 @@ impl Core {
             self.retire(slot, Retire::IdleTooLong, &mut orders);
         }
         self.serve(now, &mut orders);
+        let before = self.waiting.len();
         self.waiting.retain(|waiter| {
             let late = waiter.want.until <= now;
             if late {
@@ -259,6 +282,10 @@ impl Core {
             }
             !late
         });
+        // Others may have waited only for their turn behind one of these.
+        if self.waiting.len() < before {
+            self.serve(now, &mut orders);
+        }
         orders
     }
 
@@ -296,8 +323,48 @@ impl Core {
     }
 
     pub fn in_flight(&self) -> usize {
-        let counts = |slot: &&Slot| matches!(slot.state, State::Initialising | State::Busy { answered: false });
-        self.slots.values().filter(counts).count() + self.waiting.len()
+        self.in_flight_of(|_| true)
+    }
+
+    /// Functions with a reserve, how large it is, and their requests at this moment.
+    pub fn reserves(&self) -> impl Iterator<Item = (&FunctionName, usize, usize)> {
+        self.reserves.iter().map(|(function, reserve)| (function, *reserve, self.in_flight_of(|other| other == function)))
+    }
+
+    /// Requests at once that nobody has reserved.
+    pub fn unreserved(&self) -> usize {
+        self.limits.concurrency.saturating_sub(self.reserves.values().sum())
+    }
+
+    fn in_flight_of(&self, counts: impl Fn(&FunctionName) -> bool) -> usize {
+        let in_flight = |slot: &&Slot| matches!(slot.state, State::Initialising | State::Busy { answered: false });
+        self.slots.values().filter(in_flight).filter(|slot| counts(&slot.function)).count()
+            + self.waiting.iter().filter(|waiter| counts(&waiter.want.function)).count()
+    }
+
+    /// Requests at this moment in what the function draws on (its reserve, or what nobody has reserved), how many it
+    /// allows, and what is short when it is used up.
+    fn share(&self, function: &FunctionName) -> (usize, usize, Throttle) {
+        match self.reserves.get(function) {
+            Some(reserve) => (self.in_flight_of(|other| other == function), *reserve, Throttle::Reserved),
+            None => (self.in_flight_of(|other| !self.reserves.contains_key(other)), self.unreserved(), Throttle::Concurrency),
+        }
+    }
+
+    /// All slots of the function's reserve run, settling ones included. Never true of a function without one.
+    fn is_used_up(&self, function: &FunctionName) -> bool {
+        let runs = |slot: &&Slot| slot.function == *function && !matches!(slot.state, State::Idle { .. });
+        self.reserves.get(function).is_some_and(|reserve| self.slots.values().filter(runs).count() >= *reserve)
+    }
+
+    /// Refuses those who wait beyond their share, the latest first.
+    fn shed(&mut self, orders: &mut Vec<Order>) {
+        for at in (0..self.waiting.len()).rev() {
+            let (in_flight, most, why) = self.share(&self.waiting[at].want.function);
+            if in_flight > most {
+                orders.push(Order::Refuse { ticket: self.waiting.remove(at).ticket, why });
+            }
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -335,6 +402,12 @@ impl Core {
         let mut at = 0;
         while let Some(waiter) = self.waiting.get(at) {
             let (ticket, want, held) = (waiter.ticket, waiter.want.clone(), waiter.hold_until > now);
+            // Holds up nobody else: what it waits for, nobody else could use.
+            if self.is_used_up(&want.function) {
+                self.waiting[at].short = Throttle::Reserved;
+                at += 1;
+                continue;
+            }
             if let Some(slot) = self.thaw(&want, orders) {
                 self.waiting.remove(at);
                 orders.push(Order::Lend { ticket, slot });

@@ -22,6 +22,7 @@ enum Step {
     DeadWhenLent,
     Died { pick: usize },
     Abandon { pick: usize },
+    Reserve { function: usize, reserve: Option<usize> },
     Pass { ms: u64 },
 }
 
@@ -39,6 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DeadWhenLent),
         1 => pick().prop_map(|pick| Step::Died { pick }),
         1 => pick().prop_map(|pick| Step::Abandon { pick }),
+        1 => (0..FUNCTIONS, prop::option::weighted(0.7, 0..5usize))
+            .prop_map(|(function, reserve)| Step::Reserve { function, reserve }),
         3 => (1..30u64).prop_map(|ms| Step::Pass { ms }),
     ]
 }
@@ -50,6 +53,9 @@ struct Shadow {
     stamps: [Stamp; FUNCTIONS],
     next_stamp: u64,
     waiting: BTreeMap<Ticket, Want>,
+    /// Since when each of them waits.
+    since: BTreeMap<Ticket, Instant>,
+    reserves: [Option<usize>; FUNCTIONS],
     starting: BTreeMap<SlotId, Want>,
     /// Slots on loan, and whether their request is answered.
     busy: BTreeMap<SlotId, (Want, bool)>,
@@ -79,6 +85,8 @@ impl Shadow {
             stamps: std::array::from_fn(|n| Stamp(n as u64)),
             next_stamp: 100,
             waiting: BTreeMap::new(),
+            since: BTreeMap::new(),
+            reserves: [None; FUNCTIONS],
             starting: BTreeMap::new(),
             busy: BTreeMap::new(),
             idle: Vec::new(),
@@ -92,8 +100,34 @@ impl Shadow {
         FunctionName::parse(&format!("f{function}")).unwrap()
     }
 
+    fn number(function: &FunctionName) -> usize {
+        function.as_str()[1..].parse().unwrap()
+    }
+
     fn current(&self, function: &FunctionName) -> Stamp {
-        (0..FUNCTIONS).find(|n| Self::name(*n) == *function).map(|n| self.stamps[n]).unwrap()
+        self.stamps[Self::number(function)]
+    }
+
+    fn reserve(&self, function: &FunctionName) -> Option<usize> {
+        self.reserves[Self::number(function)]
+    }
+
+    /// Slots that run for the function, settling ones included.
+    fn running(&self, function: &FunctionName) -> usize {
+        self.starting.values().chain(self.busy.values().map(|(want, _)| want)).filter(|want| want.function == *function).count()
+    }
+
+    /// Requests at once of all functions that draw on the same as this one: its own reserve, or what nobody has reserved.
+    fn in_flight_beside(&self, function: &FunctionName) -> usize {
+        let unanswered = self.busy.values().filter(|(_, answered)| !answered).map(|(want, _)| want);
+        let all = self.waiting.values().chain(self.starting.values()).chain(unanswered);
+        all.filter(|want| want.function == *function || self.reserve(function).or(self.reserve(&want.function)).is_none()).count()
+    }
+
+    /// How many of them there may be.
+    fn share(&self, function: &FunctionName) -> usize {
+        let reserved: usize = self.reserves.iter().flatten().sum();
+        self.reserve(function).unwrap_or(limits().concurrency.saturating_sub(reserved))
     }
 
     fn obey(&mut self, orders: Vec<Order>) {
@@ -102,6 +136,7 @@ impl Shadow {
             match order {
                 Order::Lend { ticket, slot } => {
                     let want = self.waiting.remove(&ticket).expect("only who waits is served");
+                    self.within_its_reserve(&want);
                     let at = self.idle.iter().position(|(idle, _)| *idle == slot).expect("only what is idle is lent");
                     let (_, made_for) = self.idle.remove(at);
                     assert_eq!((&made_for.function, made_for.stamp), (&want.function, want.stamp), "a stale or foreign slot");
@@ -118,11 +153,18 @@ impl Shadow {
                 }
                 Order::Start { ticket, slot } => {
                     let want = self.waiting.remove(&ticket).expect("only who waits is served");
+                    self.within_its_reserve(&want);
                     self.first_of_its_kind(ticket, &want);
                     assert!(self.starting.insert(slot, want).is_none());
                 }
-                Order::Refuse { ticket, .. } => {
-                    self.waiting.remove(&ticket).expect("only who waits is refused");
+                Order::Refuse { ticket, why } => {
+                    let want = self.waiting.remove(&ticket).expect("only who waits is refused");
+                    let reserved = self.reserve(&want.function).is_some();
+                    match why {
+                        Throttle::Reserved => assert!(reserved, "refused for a reserve that is not there"),
+                        Throttle::Concurrency => assert!(!reserved, "others have used the reserve up"),
+                        Throttle::Memory | Throttle::Starts => {}
+                    }
                     self.ended += 1;
                 }
                 Order::Retire { slot, .. } => {
@@ -133,6 +175,7 @@ impl Shadow {
         }
         if let Some((slot, ticket, want)) = dead {
             self.waiting.insert(ticket, want.clone());
+            self.since.insert(ticket, self.now);
             let orders = self.core.replace(slot, ticket, want, self.now);
             return self.obey(orders);
         }
@@ -144,12 +187,21 @@ impl Shadow {
         assert!(!self.waiting.iter().any(alike), "a later request overtook an earlier one for the same");
     }
 
+    fn within_its_reserve(&self, want: &Want) {
+        let most = self.reserve(&want.function);
+        assert!(most.is_none_or(|most| self.running(&want.function) < most), "more than the reserve would run");
+    }
+
     fn check(&self) {
         assert!(self.core.charged() <= limits().budget, "over budget: {}", self.core.charged() / MIB);
         assert!(self.starting.len() <= limits().starts, "too many starts");
         let unanswered = self.busy.values().filter(|(_, answered)| !answered).count();
         let in_flight = self.waiting.len() + self.starting.len() + unanswered;
-        assert!(in_flight <= limits().concurrency);
+        for want in self.waiting.values() {
+            let beside = self.in_flight_beside(&want.function);
+            assert!(beside <= self.share(&want.function), "{beside} at once, one of them waiting");
+        }
+        self.nobody_waits_for_nothing();
         assert_eq!((self.core.in_flight(), self.core.waiting()), (in_flight, self.waiting.len()));
         for function in 0..FUNCTIONS {
             let waiters = self.waiting.values().filter(|want| want.function == Self::name(function)).count();
@@ -158,6 +210,20 @@ impl Shadow {
         let all: BTreeSet<SlotId> =
             self.starting.keys().chain(self.busy.keys()).copied().chain(self.idle.iter().map(|(slot, _)| *slot)).collect();
         assert_eq!(all, self.core.slots().map(|(id, _)| id).collect(), "a slot was lost or invented");
+    }
+
+    /// The first who need not hope for a settling slot any more, and may run, lacks something.
+    fn nobody_waits_for_nothing(&self) {
+        let may_run = |(ticket, want): &(&Ticket, &Want)| {
+            let most = self.reserve(&want.function);
+            self.since[ticket] + limits().settle <= self.now && most.is_none_or(|most| self.running(&want.function) < most)
+        };
+        if let Some((_, want)) = self.waiting.iter().find(may_run) {
+            let idle: u64 =
+                self.core.slots().filter(|(_, slot)| matches!(slot.state, State::Idle { .. })).map(|(_, s)| s.charge()).sum();
+            let room = limits().budget - (self.core.charged() - idle);
+            assert!(self.starting.len() == limits().starts || want.memory.bytes() > room, "{want:?} waits for nothing");
+        }
     }
 
     fn act(&mut self, step: Step) {
@@ -171,8 +237,16 @@ impl Shadow {
                     until: now + Duration::from_millis(patience_ms),
                 };
                 self.requested += 1;
+                let fits = self.in_flight_beside(&want.function) < self.share(&want.function);
                 let (ticket, orders) = self.core.request(want.clone(), now);
+                let refused = orders.iter().any(|order| {
+                    matches!(order, Order::Refuse { why: Throttle::Reserved | Throttle::Concurrency, ticket: one } if *one == ticket)
+                });
+                // A bound on waiters may refuse as well, and says what was short: a reserve whose slots settle.
+                let settles = self.reserve(&want.function).is_some_and(|most| self.running(&want.function) >= most);
+                assert!(refused != fits || (refused && settles), "its share has room: {fits}, refused: {refused}");
                 self.waiting.insert(ticket, want);
+                self.since.insert(ticket, now);
                 self.obey(orders);
             }
             Step::Started { pick } => {
@@ -242,6 +316,11 @@ impl Shadow {
                     let orders = self.core.abandon(ticket, now);
                     self.obey(orders);
                 }
+            }
+            Step::Reserve { function, reserve } => {
+                self.reserves[function] = reserve;
+                let orders = self.core.reserve(&Self::name(function), reserve, now);
+                self.obey(orders);
             }
             Step::Pass { ms } => {
                 self.now += Duration::from_millis(ms);
@@ -382,4 +461,76 @@ fn the_queue_of_a_function_is_bounded() {
     }
     let (ticket, orders) = core.request(want("a", 128, now), now);
     assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Starts }]);
+}
+
+#[test]
+fn a_reserve_is_refused_beyond_at_once_and_none_of_it_goes_to_others() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { concurrency: 3, starts: 8, ..limits() });
+    core.reserve(&want("mine", 128, now).function, Some(2), now);
+    assert!(matches!(core.request(want("other", 128, now), now).1[..], [Order::Start { .. }]));
+    let (ticket, orders) = core.request(want("other", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Concurrency }], "one of three is unreserved");
+    for _ in 0..2 {
+        assert!(matches!(core.request(want("mine", 128, now), now).1[..], [Order::Start { .. }]));
+    }
+    let (ticket, orders) = core.request(want("mine", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Reserved }]);
+}
+
+#[test]
+fn a_reserve_of_nothing_refuses_everything() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    warm(&mut core, &want("a", 128, now), Usage { now: 20 * MIB, tmp: 0 }, now);
+    core.reserve(&want("a", 128, now).function, Some(0), now);
+    let (ticket, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Reserved }]);
+    core.reserve(&want("a", 128, now).function, None, now);
+    assert!(matches!(core.request(want("a", 128, now), now).1[..], [Order::Lend { .. }]));
+}
+
+#[test]
+fn the_next_request_of_a_reserve_of_one_waits_for_the_slot_that_has_answered() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let wanted = want("a", 128, now);
+    core.reserve(&wanted.function, Some(1), now);
+    let (_, orders) = core.request(wanted.clone(), now);
+    let [Order::Start { slot, .. }] = orders[..] else { panic!("{orders:?}") };
+    core.started(slot, now);
+    core.answered(slot);
+    let (ticket, orders) = core.request(wanted.clone(), now);
+    assert_eq!(orders, []);
+    let late = now + limits().settle * 2;
+    assert_eq!(core.tick(late), [], "no second slot starts, however long the first one settles");
+    assert_eq!(core.give_back(slot, Usage::default(), Some(Stamp(1)), late), [Order::Lend { ticket, slot }]);
+}
+
+#[test]
+fn a_lowered_reserve_refuses_the_latest_of_those_who_wait_and_none_who_runs() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 1, ..limits() });
+    let wanted = want("a", 128, now);
+    core.request(wanted.clone(), now);
+    let tickets: Vec<Ticket> = (0..3).map(|_| core.request(wanted.clone(), now).0).collect();
+    let refused = |ticket| Order::Refuse { ticket, why: Throttle::Reserved };
+    assert_eq!(core.reserve(&wanted.function, Some(2), now), [refused(tickets[2]), refused(tickets[1])]);
+    assert_eq!(core.reserve(&wanted.function, Some(0), now), [refused(tickets[0])]);
+    assert_eq!(core.in_flight(), 1);
+}
+
+#[test]
+fn who_waits_for_its_reserve_holds_up_nobody_else() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let mine = want("mine", 128, now);
+    core.reserve(&mine.function, Some(1), now);
+    let (_, orders) = core.request(mine.clone(), now);
+    let [Order::Start { slot, .. }] = orders[..] else { panic!("{orders:?}") };
+    core.started(slot, now);
+    core.answered(slot);
+    assert_eq!(core.request(mine, now).1, []);
+    let late = now + limits().settle * 2;
+    assert!(matches!(core.request(want("other", 128, now), late).1[..], [Order::Start { .. }]));
 }

@@ -12,4 +12,4 @@ mod snapshot;
 
 pub use self::core::{Limits, SlotId, Usage, Want};
 pub use driver::{Facts, Lease, Permit, Pool, Pooled, Turn};
-pub use snapshot::{Seen, SeenState, Snapshot};
+pub use snapshot::{Reserve, Seen, SeenState, Snapshot};

@@ -12,12 +12,24 @@ pub struct Snapshot {
     /// Invocations accepted and not yet answered, and their bound.
     pub in_flight: usize,
     pub concurrency: usize,
+    /// The part of that bound which no function has reserved.
+    pub unreserved: usize,
+    pub reserves: Vec<Reserve>,
     /// Environments that initialise now, and their bound.
     pub starting: usize,
     pub parallel_starts: usize,
     /// Invocations that wait for capacity.
     pub waiting: usize,
     pub environments: Vec<Seen>,
+}
+
+/// A function with reserved concurrency.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reserve {
+    pub function: FunctionName,
+    pub reserved: usize,
+    /// Its invocations accepted and not yet answered.
+    pub in_flight: usize,
 }
 
 /// One environment.

@@ -34,8 +34,8 @@ pub(super) async fn serve(stream: TcpStream, desk: Arc<Desk>) -> Result<(), hype
     serve_io(stream, desk).await
 }
 
-/// Over any stream, for tests that count writes.
-pub(super) async fn serve_io<S>(stream: S, desk: Arc<Desk>) -> Result<(), hyper::Error>
+/// Over any stream: for tests that count writes, and for fuzzers.
+pub async fn serve_io<S>(stream: S, desk: Arc<Desk>) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

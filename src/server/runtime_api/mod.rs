@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::debug;
 
+pub use connection::serve_io;
 pub use desk::{AfterWrite, Desk, Event, Init, Reply};
 
 /// A container's connections at once. A client has two or three.

@@ -38,6 +38,12 @@ pub fn ready() -> bool {
     eyes::can_run(eyes::lacking().or((!built).then_some("the runtimes: scripts/build-runtimes")))
 }
 
+/// Whether what this test needs besides is there.
+#[track_caller]
+pub fn has(there: bool, what: &str) -> bool {
+    eyes::can_run((!there).then_some(what))
+}
+
 /// One running kilnd and its directories.
 pub struct Instance {
     pub name: String,
@@ -54,6 +60,8 @@ pub struct Options {
     pub config: String,
     /// Variables of the supervisor's environment.
     pub vars: Vec<(String, String)>,
+    /// Runtimes of the test's own.
+    pub runtimes_dir: Option<PathBuf>,
 }
 
 /// How many ids each test's instance gets. Real ranges are larger; the smallest allowed is 4096.
@@ -92,7 +100,7 @@ impl Instance {
             instance.name,
             instance.run_dir().display(),
             instance.state_dir().display(),
-            runtimes_dir().display(),
+            instance.options.runtimes_dir.clone().unwrap_or_else(runtimes_dir).display(),
             instance.first_id,
             instance.options.config,
         );

@@ -1,0 +1,104 @@
+//! Whether kilnd runs, whether it can be reached, and whether it is the one that we belong to.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::finding::{Finding, broken, ok, warn};
+use super::host::Host;
+use crate::config::Config;
+
+/// `compare` is the file that the caller named: a running kilnd that has read another is worth a word.
+pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Finding> {
+    let run = config.run_dir.display();
+    let both_absent = [host.kilnd.api, host.kilnd.control].iter().all(|door| *door == Some(io::ErrorKind::NotFound));
+    if both_absent {
+        let found = format!("not running: there is no socket in {run}");
+        let cure = "start it (systemctl start kiln, scripts/quickstart, or kilnd --config FILE); or name another instance with --run DIR or --config FILE";
+        return vec![warn("kilnd", found, cure)];
+    }
+    let mut findings = vec![
+        door(host, "kiln.sock", &config.api_socket(), host.kilnd.api, &config.invoke_group, "invoke_group"),
+        door(host, "control.sock", &config.control_socket(), host.kilnd.control, &config.admin_group, "admin_group"),
+    ];
+    if let Some(trouble) = &host.kilnd.trouble {
+        findings.push(broken(
+            "kilnd",
+            format!("it takes connections, but gives no answer: {trouble}"),
+            "look into its log (journalctl -u kiln, or where its output goes), then restart it",
+        ));
+    }
+    let Some(status) = &host.kilnd.status else { return findings };
+    findings.insert(0, ok("kilnd", format!("running in {run}, its server is process {}", status.server_pid)));
+    let ours = env!("CARGO_PKG_VERSION");
+    findings.push(if status.version == ours {
+        ok("versions", format!("kiln and kilnd are both {ours}"))
+    } else {
+        let found = format!("this kiln is {ours}, the running kilnd is {}", status.version);
+        warn("versions", found, "restart kilnd after an upgrade, or use the kiln beside it")
+    });
+    findings.extend(compare.zip(status.config()).map(|(file, running)| same(file, &running)));
+    findings
+}
+
+fn door(host: &Host, check: &'static str, path: &Path, refused: Option<io::ErrorKind>, group: &str, key: &str) -> Finding {
+    let shown = path.display();
+    match refused {
+        None => {}
+        Some(io::ErrorKind::NotFound) => {
+            return broken(
+                check,
+                format!("there is no {shown}, although its neighbour is there"),
+                "restart kilnd: somebody removed it",
+            );
+        }
+        Some(io::ErrorKind::ConnectionRefused) => {
+            return broken(
+                check,
+                format!("{shown} is there, but nobody listens: kilnd was killed"),
+                "start kilnd again; it removes what its predecessor left",
+            );
+        }
+        Some(io::ErrorKind::PermissionDenied) => {
+            let cure = format!("sudo usermod -aG {group} $USER, and log in again; or use sudo");
+            return warn(check, format!("{shown} is not for this user: it belongs to {group}"), cure);
+        }
+        Some(io::ErrorKind::WouldBlock) => {
+            let found = format!("{shown} takes no more connections: its queue is full");
+            return broken(check, found, "look into kilnd's log for what it waits for, then restart it");
+        }
+        Some(other) => return broken(check, format!("{shown}: {other}"), "restart kilnd"),
+    }
+    let Ok(about) = std::fs::symlink_metadata(host.path(path)) else { return ok(check, format!("{shown} answers")) };
+    let mode = about.mode() & 0o777;
+    match host.group(group) {
+        Some(id) if id != about.gid() => {
+            let found = format!("{shown} belongs to the group {}, not to {group} ({id})", about.gid());
+            broken(check, found, format!("restart kilnd with this configuration, or correct {key}"))
+        }
+        _ if mode & 0o007 != 0 => broken(
+            check,
+            format!("{shown} is open to everybody (mode {mode:04o})"),
+            "restart kilnd, which makes it 0660; find out who changed it",
+        ),
+        _ => ok(check, format!("{shown} answers; group {group}")),
+    }
+}
+
+fn same(file: &Config, running: &Config) -> Finding {
+    let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
+    // The supervisor settles how many 0 is.
+    let mut file = file.clone();
+    file.launchers = file.launcher_count();
+    let (file, running) = (table(&file), table(running));
+    let differ: Vec<&str> =
+        file.iter().filter(|(key, value)| running.get(*key) != Some(value)).map(|(key, _)| key.as_str()).collect();
+    if differ.is_empty() {
+        return ok("in-force", "kilnd runs with this configuration");
+    }
+    warn(
+        "in-force",
+        format!("kilnd runs with other values of {}", differ.join(", ")),
+        "restart kilnd: it reads its configuration when it starts",
+    )
+}

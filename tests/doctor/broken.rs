@@ -1,0 +1,269 @@
+//! A made-up host on which all is well, and one row for each way to break it: exactly that check must say so, with its cure.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use kiln::cli::doctor::{Account, Finding, Host, Kilnd, Probe, State, Status, examine};
+use kiln::code::Digest;
+use kiln::config::Config;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::root;
+
+const R: u32 = 1_879_048_192;
+const INVOKE: u32 = 994;
+const ADMIN: u32 = 993;
+
+struct World {
+    root: tempfile::TempDir,
+    host: Host,
+    config: Config,
+}
+
+impl World {
+    /// A unified host where kilnd runs as a service, seen by root. Root makes it, for its files have owners.
+    fn well() -> Self {
+        let root = tempfile::Builder::new().prefix("kiln-doctor-").tempdir_in("/var/tmp").unwrap();
+        let account = |name: &str, id| Account { name: name.into(), id };
+        let config = Config::default();
+        let in_force = Config { launchers: config.launcher_count(), ..config.clone() };
+        let status = json!({ "version": env!("CARGO_PKG_VERSION"), "server_pid": 77, "descriptors": 65_536, "config": in_force });
+        let host = Host {
+            root: root.path().to_owned(),
+            release: "6.1.0-18-amd64".into(),
+            machine: "x86_64".into(),
+            uid: 0,
+            gids: vec![0],
+            users: vec![account("kiln", 990)],
+            groups: vec![account("kiln-invoke", INVOKE), account("kiln-admin", ADMIN), account("kiln", 990)],
+            descriptors: 1024,
+            user_namespaces: Probe::Works,
+            mounting: Probe::Works,
+            kilnd: Kilnd { status: Some(Status::deserialize(&status).unwrap()), ..Kilnd::default() },
+        };
+        let world = Self { root, host, config };
+        for kind in ["user", "pid", "net", "ipc", "uts", "cgroup", "mnt"] {
+            world.write(&format!("proc/self/ns/{kind}"), "");
+            world.write(&format!("proc/sys/user/max_{kind}_namespaces"), "15000\n");
+        }
+        for (path, text) in [
+            ("proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread trap errno user_notif trace log allow\n"),
+            ("proc/sys/fs/nr_open", "1048576\n"),
+            ("proc/filesystems", "nodev\ttmpfs\nnodev\toverlay\n"),
+            ("proc/meminfo", "MemTotal:        8000000 kB\nMemFree: 1 kB\n"),
+            ("proc/self/mountinfo", "26 22 0:24 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n"),
+            ("proc/self/cgroup", "0::/user.slice/session-1.scope\n"),
+            ("proc/77/cgroup", "0::/system.slice/kiln.service/supervisor\n"),
+            ("proc/77/status", "Name:\tkilnd\nState:\tS (sleeping)\nPPid:\t76\n"),
+            ("proc/76/status", "Name:\tkilnd\nState:\tS (sleeping)\nPPid:\t1\n"),
+            ("sys/fs/cgroup/cgroup.controllers", "cpu memory pids io\n"),
+            ("sys/fs/cgroup/system.slice/kiln.service/cgroup.controllers", "cpu memory pids\n"),
+            ("sys/fs/cgroup/system.slice/kiln.service/cgroup.subtree_control", "cpu memory pids\n"),
+            ("sys/fs/cgroup/system.slice/kiln.service/cgroup.type", "domain\n"),
+            ("sys/fs/cgroup/system.slice/kiln.service/kiln-default-1-1/cgroup.procs", ""),
+            ("sys/fs/cgroup/user.slice/session-1.scope/cgroup.type", "domain\n"),
+            ("sys/fs/cgroup/user.slice/session-1.scope/cgroup.procs", "300\n301\n"),
+            ("etc/subuid", "alice:100000:65536\n"),
+            ("etc/subgid", "alice:100000:65536\n"),
+            ("run/kiln/kiln.sock", ""),
+            ("run/kiln/control.sock", ""),
+            ("run/kiln/lock", ""),
+            ("run/lock/kiln-ids.lock", "default 1879113728 65536 /run/kiln /var/lib/kiln\n"),
+            ("var/lib/kiln/runtimes/owner", &format!("{R}\n")),
+            ("var/lib/kiln/runtimes/trees/base/bin/sh", "x"),
+        ] {
+            world.write(path, text);
+        }
+        for (socket, group) in [("kiln.sock", INVOKE), ("control.sock", ADMIN)] {
+            let path = world.path(&format!("run/kiln/{socket}"));
+            chown(&path, None, Some(group)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o660)).unwrap();
+        }
+        for path in ["base", "base/bin"] {
+            chown(world.path("var/lib/kiln/runtimes/trees").join(path), Some(R), Some(R)).unwrap();
+        }
+        let set = "base\n";
+        world.write(&format!("var/lib/kiln/runtimes/sets/{}", Digest::of(set.as_bytes())), set);
+        let recipe = format!("name = 'r1'\ntree = '{}'\nstart = [['/x']]\n", Digest::of(set.as_bytes()));
+        world.write("var/lib/kiln/runtimes/r1.toml", &recipe);
+        let inode = fs::metadata(world.path("run/kiln/lock")).unwrap().ino();
+        world.write("proc/locks", &format!("1: FLOCK  ADVISORY  WRITE 76 00:1a:{inode} 0 EOF\n"));
+        world
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, path: &str) {
+        fs::remove_file(self.path(path)).unwrap();
+    }
+
+    fn not_running(&mut self) {
+        let absent = Some(io::ErrorKind::NotFound);
+        self.host.kilnd = Kilnd { api: absent, control: absent, ..Kilnd::default() };
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        examine(&self.host, &self.config, Some(&self.config))
+    }
+}
+
+#[test]
+fn on_a_host_where_all_is_well_nothing_is_said_against_it() {
+    if !root() {
+        return;
+    }
+    let findings = World::well().findings();
+    let bad: Vec<&Finding> = findings.iter().filter(|finding| finding.state != State::Ok).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(findings.len() >= 24, "{}", findings.len());
+    assert!(findings.iter().all(|finding| finding.cure.is_none()));
+}
+
+/// What is broken, which check must say it, how bad it is, and words of its finding and of its cure.
+type Row = (fn(&mut World), &'static str, State, &'static str, &'static str);
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    (|w| w.host.release = "5.10.0-28-amd64".into(), "kernel", State::Broken, "5.10.0", "boot a newer kernel"),
+    (|w| w.host.release = "strange".into(), "kernel", State::Broken, "strange", "boot a newer kernel"),
+    (|w| w.host.machine = "aarch64".into(), "architecture", State::Broken, "aarch64", "x86_64 machine"),
+    (|w| w.remove("proc/self/ns/user"), "namespaces", State::Broken, "CONFIG_USER_NS", "built with CONFIG_USER_NS"),
+    (|w| w.write("proc/sys/user/max_net_namespaces", "0\n"), "namespaces", State::Broken, "user.max_net_namespaces = 0", "sysctl -w user.max_net_namespaces=15000"),
+    (|w| w.host.user_namespaces = Probe::Refused("Operation not permitted".into()), "user-namespaces", State::Broken, "not permitted", "pivot_root"),
+    (|w| w.host.user_namespaces = Probe::NotTried("no unshare".into()), "user-namespaces", State::Warn, "no unshare", "util-linux"),
+    (|w| w.remove("proc/sys/kernel/seccomp/actions_avail"), "seccomp", State::Broken, "no filters", "CONFIG_SECCOMP_FILTER"),
+    (|w| w.write("proc/filesystems", "nodev\ttmpfs\n"), "overlayfs", State::Broken, "neither", "modprobe overlay"),
+    (|w| { w.write("proc/filesystems", "nodev\ttmpfs\n"); w.write("lib/modules/6.1.0-18-amd64/modules.dep", "kernel/fs/overlayfs/overlay.ko.xz:\n") },
+        "overlayfs", State::Warn, "not loaded", "modprobe overlay"),
+    (|w| w.host.mounting = Probe::Refused("fsopen: Function not implemented".into()), "mounting", State::Broken, "fsopen", "CAP_SYS_ADMIN"),
+    (|w| w.write("proc/self/mountinfo", ""), "cgroups", State::Broken, "none are mounted", "mount -t cgroup2"),
+    (|w| w.write("proc/self/mountinfo", "1 1 0:1 / /c/m rw - cgroup c rw,memory\n1 1 0:2 / /c/u rw - cgroup2 c rw\n"),
+        "cgroups", State::Broken, "cpu is not mounted", "cgroup_disable="),
+    (|w| w.write("proc/self/mountinfo", "1 1 0:1 / /c/m rw - cgroup c rw,memory\n"), "cgroups", State::Broken, "without cpu", "unified_cgroup_hierarchy"),
+    (|w| w.write("proc/77/cgroup", "0::/../elsewhere\n"), "cgroups", State::Broken, "not visible", "cgroup namespace of its own"),
+    (|w| w.write("sys/fs/cgroup/cgroup.controllers", "cpu pids\n"), "controllers", State::Broken, "offers no memory", "cgroup_disable="),
+    (|w| w.write("sys/fs/cgroup/system.slice/kiln.service/cgroup.subtree_control", "cpu\n"), "delegation", State::Broken, "memory, pids", "Delegate=yes"),
+    (|w| w.host.users.clear(), "user", State::Broken, "no user \"kiln\"", "useradd --system"),
+    (|w| w.host.users[0].id = 0, "user", State::Broken, "which is root", "set user"),
+    (|w| w.config.invoke_group = "others".into(), "invoke-group", State::Broken, "\"others\"", "groupadd --system others"),
+    (|w| w.host.users.push(Account { name: "eve".into(), id: 1_879_120_000 }), "ids", State::Broken, "the user eve (1879120000)", "set first_id = 1879179264"),
+    (|w| w.write("etc/subgid", "bob:1879100000:70000\n"), "ids", State::Broken, "/etc/subgid promises bob", "take that line out of /etc/subgid"),
+    (|w| w.write("run/lock/kiln-ids.lock", "other 1879179263 4096 /run/other /srv\n"), "ids", State::Broken, "instance \"other\"", "set first_id = "),
+    (|w| { w.write("var/lib/kiln/runtimes/owner", "1879113730\n"); w.remove("var/lib/kiln/runtimes/r1.toml") },
+        "ids", State::Broken, "1879113730, the owner of all trees", "set first_id = 1879179264"),
+    (|w| w.host.users.push(Account { name: "eve".into(), id: R }), "owner", State::Broken, "is also the user eve", "usermod -u"),
+    (|w| { fs::remove_dir_all(w.path("var/lib/kiln")).unwrap(); w.write("var/lib/kiln", "") }, "state-dir", State::Broken, "/var/lib/kiln is no directory", "move it away"),
+    (|w| w.config.concurrency = 5000, "descriptors", State::Warn, "concurrency is 5000", "LimitNOFILE=82304"),
+    (|w| { w.not_running(); w.write("proc/sys/fs/nr_open", "2400\n") }, "descriptors", State::Broken, "room for 6", "fs.nr_open"),
+    (|w| w.config.memory_budget_mib = 9000, "memory", State::Warn, "9000 of the host's 7812 MiB", "at most 6248"),
+    (|w| w.write("proc/meminfo", "MemTotal: 250000 kB\n"), "memory", State::Warn, "192 of", "more memory"),
+    (|w| fs::remove_dir_all(w.path("var/lib/kiln/runtimes")).unwrap(), "runtimes", State::Broken, "there is no /var/lib/kiln/runtimes", "scripts/build-runtimes"),
+    (|w| w.remove("var/lib/kiln/runtimes/r1.toml"), "runtimes", State::Warn, "holds none", "scripts/build-runtimes"),
+    (|w| w.write("var/lib/kiln/runtimes/r1.toml", "name = 'r1'\n"), "runtime", State::Broken, "its recipe is wrong", "scripts/build-runtimes"),
+    (|w| fs::remove_dir_all(w.path("var/lib/kiln/runtimes/trees/base")).unwrap(), "runtime", State::Broken, "trees/base is missing", "scripts/build-runtimes"),
+    (|w| fs::remove_dir_all(w.path("var/lib/kiln/runtimes/trees/base/bin")).unwrap(), "runtime", State::Broken, "trees/base is empty", "scripts/build-runtimes"),
+    (|w| w.not_running(), "kilnd", State::Warn, "not running", "systemctl start kiln"),
+    (|w| w.host.kilnd.api = Some(io::ErrorKind::ConnectionRefused), "kiln.sock", State::Broken, "nobody listens", "start kilnd again"),
+    (|w| w.host.kilnd.control = Some(io::ErrorKind::NotFound), "control.sock", State::Broken, "there is no /run/kiln/control.sock", "restart kilnd"),
+    (|w| w.host.kilnd.api = Some(io::ErrorKind::PermissionDenied), "kiln.sock", State::Warn, "belongs to kiln-invoke", "usermod -aG kiln-invoke"),
+    (|w| w.host.groups[0].id += 1, "kiln.sock", State::Broken, "not to kiln-invoke", "correct invoke_group"),
+    (|w| fs::set_permissions(w.path("run/kiln/kiln.sock"), fs::Permissions::from_mode(0o666)).unwrap(), "kiln.sock", State::Broken, "open to everybody", "0660"),
+    (|w| { w.host.kilnd.trouble = Some("it has not answered within 5 s".into()); w.host.kilnd.status = None }, "kilnd", State::Broken, "has not answered", "journalctl"),
+    (|w| w.host.kilnd.status.as_mut().unwrap().version = "0.0.1".into(), "versions", State::Warn, "0.0.1", "restart kilnd after an upgrade"),
+    (|w| w.config.idle_s = 1, "in-force", State::Warn, "idle_s", "restart kilnd"),
+    (|w| { w.host.uid = 1000; w.host.gids = vec![] }, "caller", State::Warn, "neither in kiln-invoke nor in kiln-admin", "usermod -aG kiln-invoke"),
+    (|w| w.write("sys/fs/cgroup/kiln-dead-1-7/cgroup.procs", ""), "leftovers", State::Warn, "cgroups: 1", "scripts/leftovers"),
+    (|w| w.write("proc/90/status", "Name:\tkiln-init\nState:\tS\nPPid:\t1\n"), "leftovers", State::Warn, "processes: 1", "scripts/leftovers"),
+    (|w| { w.write("run/lock/kiln-ids.lock", "old 1900000000 4096 /run/old /var/old\n"); w.write("run/old/kiln.sock", "") }, "leftovers", State::Warn, "files: 1", "scripts/leftovers"),
+];
+
+#[test]
+fn what_is_broken_is_said_by_its_own_check_with_its_cure() {
+    if !root() {
+        return;
+    }
+    let well = World::well().findings();
+    for (number, (damage, check, state, found, cure)) in ROWS.iter().enumerate() {
+        let mut world = World::well();
+        damage(&mut world);
+        let findings = world.findings();
+        let told = findings.iter().find(|finding| finding.check == *check && finding.state == *state);
+        let told = told.unwrap_or_else(|| panic!("row {number}: {check} is not {state:?}: {findings:#?}"));
+        assert!(told.found.contains(found), "row {number}: {told:?}");
+        assert!(told.cure.as_ref().is_some_and(|told| told.contains(cure)), "row {number}: {told:?}");
+        // Nobody else becomes broken by it.
+        let broken = findings.iter().filter(|finding| finding.state == State::Broken && finding.check != *check);
+        let follows = |finding: &&Finding| well.iter().any(|other| other.check == finding.check);
+        let others: Vec<&Finding> = broken.filter(follows).collect();
+        assert!(others.is_empty() || *check == "state-dir", "row {number}: {others:#?}");
+    }
+}
+
+#[test]
+fn every_check_has_a_row_that_breaks_it() {
+    if !root() {
+        return;
+    }
+    let never = ["run-dir", "admin-group"]; // their neighbours' code with other words
+    let findings = World::well().findings();
+    for finding in findings.iter().filter(|finding| !never.contains(&&*finding.check)) {
+        assert!(ROWS.iter().any(|row| row.1 == finding.check), "nothing breaks {}", finding.check);
+    }
+}
+
+#[test]
+fn switches_that_hinder_other_users_only_are_named_and_held_against_nobody() {
+    if !root() {
+        return;
+    }
+    let world = World::well();
+    world.write("proc/sys/kernel/unprivileged_userns_clone", "0\n");
+    world.write("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n");
+    let findings = world.findings();
+    let told = findings.iter().find(|finding| finding.check == "user-namespaces").unwrap();
+    assert_eq!(told.state, State::Ok);
+    assert!(told.found.contains("unprivileged_userns_clone") && told.found.contains("apparmor_restrict"), "{told:?}");
+}
+
+#[test]
+fn where_kilnd_can_be_started_from_is_asked_when_none_runs() {
+    if !root() {
+        return;
+    }
+    let mut world = World::well();
+    world.not_running();
+    let delegation = |world: &World| world.findings().into_iter().find(|finding| finding.check == "delegation").unwrap();
+    let told = delegation(&world);
+    assert_eq!((told.state, told.cure.unwrap().contains("systemd-run --scope -p Delegate=yes")), (State::Warn, true));
+    // A delegated scope, with nobody else in it.
+    world.write("sys/fs/cgroup/user.slice/session-1.scope/cgroup.controllers", "cpu memory pids\n");
+    world.write("sys/fs/cgroup/user.slice/session-1.scope/cgroup.procs", "300\n");
+    assert_eq!(delegation(&world).state, State::Ok);
+}
+
+#[test]
+fn the_range_that_is_proposed_is_nobodys() {
+    if !root() {
+        return;
+    }
+    let mut world = World::well();
+    world.host.users.push(Account { name: "eve".into(), id: 1_879_120_000 });
+    world.write("etc/subuid", "bob:1879179264:1000000\n");
+    let told = |world: &World| world.findings().into_iter().find(|finding| finding.check == "ids").unwrap();
+    let cure = told(&world).cure.unwrap();
+    let first = cure.split("first_id = ").nth(1).unwrap().split(' ').next().unwrap().trim_end_matches(',').parse().unwrap();
+    assert!(first >= 1_880_179_264, "{cure}");
+    world.config.first_id = first;
+    assert_eq!(told(&world).state, State::Ok, "the cure cures");
+}
