@@ -497,6 +497,56 @@ fn python_finds_modules_in_lambdas_order() {
     }
 }
 
+/// Where each language looks in layers, and what comes first: the function's own, then the directory that names the version.
+#[test]
+fn layers_are_found_where_each_language_looks() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    let layer: &[(&str, u32, &[u8])] = &[
+        ("python/plain.py", 0o644, b"SAYS = 'plain'"),
+        ("python/both.py", 0o644, b"SAYS = 'plain'"),
+        ("python/own.py", 0o644, b"SAYS = 'layer'"),
+        ("python/lib/python3.13/site-packages/both.py", 0o644, b"SAYS = 'of 3.13'"),
+        ("nodejs/node_modules/plain/index.js", 0o644, b"exports.says = 'plain';"),
+        ("nodejs/node_modules/both/index.js", 0o644, b"exports.says = 'plain';"),
+        ("nodejs/node22/node_modules/both/index.js", 0o644, b"exports.says = 'of 22';"),
+        ("nodejs/node_modules/own/index.js", 0o644, b"exports.says = 'layer';"),
+        ("bin/tool", 0o755, b"#!/bin/sh\necho tool\n"),
+        ("wrap", 0o755, b"#!/bin/sh\nWRAPPED=yes exec \"$@\"\n"),
+    ];
+    let body = json!({ "Content": { "ZipFile": code::base64(&code::zip(layer)) } }).to_string();
+    let answer = instance.api().request("POST", "/2018-10-31/layers/shared/versions", &[], body.as_bytes());
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let settings = json!({
+        "Timeout": 20, "Layers": [answer.json()["LayerVersionArn"]],
+        "Environment": { "Variables": { "AWS_LAMBDA_EXEC_WRAPPER": "/opt/wrap" } },
+    });
+
+    let python: &[(&str, u32, &[u8])] = &[
+        ("own.py", 0o644, b"SAYS = 'function'"),
+        (
+            "index.py",
+            0o644,
+            b"import both, os, own, plain, subprocess\ndef handler(event, context):\n    tool = subprocess.check_output(['tool'], text=True)\n    return [plain.SAYS, both.SAYS, own.SAYS, tool.strip(), os.environ['WRAPPED']]\n",
+        ),
+    ];
+    instance.create("python", "python3.13", "index.handler", &code::zip(python), settings.clone());
+    assert_eq!(instance.call("python", &json!({})), json!(["plain", "of 3.13", "function", "tool", "yes"]));
+
+    let node: &[(&str, u32, &[u8])] = &[
+        ("node_modules/own/index.js", 0o644, b"exports.says = 'function';"),
+        (
+            "index.js",
+            0o644,
+            b"const { execFileSync } = require('child_process'), says = ['plain', 'both', 'own'].map(name => require(name).says);\nexports.handler = async () => [...says, execFileSync('tool').toString().trim(), process.env.WRAPPED];",
+        ),
+    ];
+    instance.create("node", "nodejs22.x", "index.handler", &code::zip(node), settings);
+    assert_eq!(instance.call("node", &json!({})), json!(["plain", "of 22", "function", "tool", "yes"]));
+}
+
 /// NODE_OPTIONS are the customer's; NODE_PATH has Lambda's order unless they replace it.
 #[test]
 fn node_takes_its_customers_options() {

@@ -88,7 +88,7 @@ fn boto3_manages_functions_as_on_lambda() {
 
 #[test]
 fn boto3_invokes_functions_as_on_lambda() {
-    all_go_well("", &["invoking", "reserving"]);
+    all_go_well("", &["invoking"]);
 }
 
 #[test]

@@ -6,8 +6,12 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use doors::{House, snapshot};
+use kiln::function::FunctionName;
+use kiln::server::logs::{Kind, LogSink, Origin, Piece};
 use serde_json::Value;
 
 fn kiln(run_dir: &Path, words: &[&str]) -> Output {
@@ -172,7 +176,8 @@ fn who_may_not_is_told_which_group_to_join() {
     let house = House::open();
     // Where the program lies, others may not look; so they get a copy.
     let program = house.run_dir().join("kiln");
-    std::fs::copy(env!("CARGO_BIN_EXE_kiln"), &program).unwrap();
+    // By another process: one that this one forks meanwhile, for another test, would hold the copy open for writing.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_kiln")).arg(&program).status().unwrap().success());
     let nobody = |words: &[&str]| {
         let mut command = Command::new(&program);
         command.args(words).env("KILN_RUN_DIR", house.run_dir()).uid(4711).gid(4711).current_dir("/").output().unwrap()
@@ -272,6 +277,70 @@ fn a_reader_that_has_enough_is_no_error() {
         let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
         assert_eq!(err, "", "{words:?}");
     }
+}
+
+/// What a function printed, as the house's log has it.
+fn printed(house: &House, function: &str, kind: Kind, lines: &[u8]) {
+    let origin = Arc::new(Origin {
+        function: FunctionName::parse(function).unwrap(),
+        version: "$LATEST".into(),
+        stream: "2026/05/04/[$LATEST]0123456789abcdef0123456789abcdef".into(),
+        container: Some("3-17".into()),
+    });
+    let logs = house.fakes.logs.lock().unwrap();
+    let time = UNIX_EPOCH + Duration::from_millis(1_777_896_000_007);
+    assert!(logs.as_ref().unwrap().append(&Piece { origin: &origin, request: None, kind, time, lines }));
+}
+
+#[test]
+fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
+    let house = House::open();
+    let run = house.run_dir();
+    create(&house, "hello");
+    assert_eq!(ended(&kiln(run, &["logs", "hello"]), 0).0, "", "it has not run yet");
+    printed(&house, "hello", Kind::Platform, b"START RequestId: 1\n");
+    printed(&house, "hello", Kind::Function, b"\x1b[2J\xff two\rlines\n");
+    let raw = b"START RequestId: 1\n\x1b[2J\xff two\rlines\n";
+    let piped = || kiln(run, &["logs", "hello"]).stdout;
+    while piped().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(piped(), raw);
+    let (out, _) = ended(&kiln(run, &["logs", "hello", "--json", "-n", "1"]), 0);
+    let entry: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&entry["kind"], &entry["base64"]), (&"function".into(), &"G1sySv8gdHdvDWxpbmVz".into()));
+    let timed = kiln(run, &["logs", "hello", "--time", "-n", "2"]).stdout;
+    assert!(timed.starts_with(b"2026-05-04T12:00:00.007Z START"), "{}", String::from_utf8_lossy(&timed));
+
+    let careful = "\x1b[2mSTART RequestId: 1\x1b[0m\r\n\\x1b[2J\\xff two\r\n    lines\r\n";
+    assert_eq!(on_a_terminal(run, &["logs", "hello"]), careful);
+    let unquoted = on_a_terminal(run, &["logs", "hello", "--raw"]);
+    assert!(unquoted.contains("\x1b[2J"), "{unquoted:?}");
+
+    for (words, code, said) in [
+        (&["logs", "nope"][..], 4, "no function nope, and no log of one"),
+        (&["logs", "hello", "--since", "soon"][..], 2, "--since soon: write 90s"),
+        (&["logs", "hello", "-n", "many"][..], 2, "a number of at most"),
+    ] {
+        let (_, err) = ended(&kiln(run, words), code);
+        assert!(err.contains(said), "{err}");
+    }
+}
+
+/// What a terminal gets to see (which makes CR LF of each line's end).
+fn on_a_terminal(run_dir: &Path, words: &[&str]) -> String {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.args(words).env("KILN_RUN_DIR", run_dir).env_remove("NO_COLOR").stdin(Stdio::null()).stdout(terminal.slave);
+    let status = command.status().unwrap();
+    // The last handle of its other end, so that reading comes to an end (EIO, on Linux).
+    drop(command);
+    assert!(status.success());
+    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = nix::unistd::read(&terminal.master, &mut buffer) {
+        seen.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
 }
 
 #[test]

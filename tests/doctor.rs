@@ -269,7 +269,8 @@ fn somebody_without_rights_sees_what_they_may_and_is_told_the_rest() {
     }
     let home = premises("");
     let program = home.path().join("kiln");
-    fs::copy(env!("CARGO_BIN_EXE_kiln"), &program).unwrap();
+    // By another process: a fork of another test, at that moment, would hold a copy of ours open for writing (ETXTBSY).
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_kiln")).arg(&program).status().unwrap().success());
     fs::set_permissions(home.path().join("runtimes"), fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = Command::new(&program);
     command.args(["doctor", "--config"]).arg(home.path().join("kiln.toml")).env_remove("KILN_RUN_DIR");

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 use super::failure::Failure;
 
@@ -28,6 +30,20 @@ pub struct Client {
 pub enum Socket {
     Api,
     Control,
+}
+
+/// An answer that is still coming. Dropping it ends the exchange.
+pub struct Stream {
+    headers: HeaderMap,
+    pub body: Incoming,
+    /// Moves the bytes. Ends with the exchange: dropping a task's handle would not end it, dropping the set does.
+    _driver: JoinSet<hyper::Result<()>>,
+}
+
+impl Stream {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
 }
 
 /// What kilnd answered with a status of 2xx.
@@ -57,28 +73,48 @@ impl Client {
         }
         let request =
             request.body(Full::new(body.into())).map_err(|error| Failure::Usage(format!("this cannot be asked for: {error}")))?;
-        let exchange = tokio::time::timeout(TIME, self.exchange(socket, request)).await;
+        let whole = async {
+            let (status, stream) = self.exchange(socket, request).await?;
+            Ok::<_, Failure>((status, stream.whole().await?))
+        };
+        let exchange = tokio::time::timeout(TIME, whole).await;
         let (status, reply) =
             exchange.map_err(|_| Failure::Unreachable(format!("kilnd did not answer within {} s", TIME.as_secs())))??;
         if status.is_success() { Ok(reply) } else { Err(refused(status, &reply)) }
     }
 
-    async fn exchange(&self, socket: Socket, request: Request<Full<Bytes>>) -> Result<(StatusCode, Reply), Failure> {
+    /// What the operators' door has to tell for as long as it takes. `path` is percent-encoded.
+    pub async fn stream(&self, path: &str) -> Result<Stream, Failure> {
+        let request = Request::get(path).header(HOST, "kiln").body(Full::default());
+        let request = request.map_err(|error| Failure::Usage(format!("this cannot be asked for: {error}")))?;
+        let (status, stream) = self.exchange(Socket::Control, request).await?;
+        if status.is_success() { Ok(stream) } else { Err(refused(status, &stream.whole().await?)) }
+    }
+
+    async fn exchange(&self, socket: Socket, request: Request<Full<Bytes>>) -> Result<(StatusCode, Stream), Failure> {
         let path = self.run_dir.join(match socket {
             Socket::Api => "kiln.sock",
             Socket::Control => "control.sock",
         });
         let stream = UnixStream::connect(&path).await.map_err(|error| unreachable(&path, socket, &error))?;
-        let lost = |error: hyper::Error| Failure::Unreachable(format!("kilnd went away before it answered: {error}"));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        // Ends with the exchange: dropping the task's handle would not end it, dropping the set does.
-        let mut driver = tokio::task::JoinSet::new();
+        let mut driver = JoinSet::new();
         driver.spawn(connection);
         let response = sender.send_request(request).await.map_err(lost)?;
         let (head, body) = response.into_parts();
-        let body = body.collect().await.map_err(lost)?.to_bytes();
-        Ok((head.status, Reply { headers: head.headers, body }))
+        Ok((head.status, Stream { headers: head.headers, body, _driver: driver }))
     }
+}
+
+impl Stream {
+    async fn whole(self) -> Result<Reply, Failure> {
+        let body = self.body.collect().await.map_err(lost)?.to_bytes();
+        Ok(Reply { headers: self.headers, body })
+    }
+}
+
+fn lost(error: hyper::Error) -> Failure {
+    Failure::Unreachable(format!("kilnd went away before it answered: {error}"))
 }
 
 impl Reply {

@@ -14,6 +14,7 @@ mod failure;
 mod function;
 mod invoke;
 mod layer;
+mod logs;
 mod output;
 mod package;
 mod pool;
@@ -61,7 +62,8 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Function(command) => function::execute(&client, command, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Layer(command) => layer::execute(&client, command, as_json).await,
-        Command::Pool => pool::execute(&client, as_json).await,
+        Command::Logs(command) => logs::execute(&client, command, as_json).await,
+        Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
         Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
     }
 }

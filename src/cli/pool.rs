@@ -1,10 +1,15 @@
 //! `kiln pool`: who is warm, who works, and what bounds them.
+//!
+//! MEMORY is what the function uses at this moment (frozen ones are read, not woken) of what it may, /tmp not counted; PEAK
+//! is the most that was seen, as REPORT's Max Memory Used tells it.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use hyper::Method;
 use serde::Deserialize;
 
+use super::args::{Pool as Arguments, Sort};
 use super::client::{Client, Socket};
 use super::failure::Failure;
 use super::output;
@@ -45,21 +50,49 @@ struct Environment {
 
 const HEADINGS: &[&str] = &["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "INVOCATIONS", "CONTAINER"];
 
-pub async fn execute(client: &Client, as_json: bool) -> Result<(), Failure> {
+pub async fn execute(client: &Client, arguments: Arguments, as_json: bool) -> Result<(), Failure> {
     let reply = client.request(Socket::Control, Method::GET, "/v1/pool", &[], "").await?;
     if as_json {
         return output::print_json(&reply.json()?);
     }
-    let pool: Pool = serde_json::from_slice(&reply.body).map_err(|error| {
+    let mut pool: Pool = serde_json::from_slice(&reply.body).map_err(|error| {
         Failure::Failed(format!("kilnd's answer is not understood ({error}): are kiln and kilnd of one version?"))
     })?;
+    sort(&mut pool.environments, arguments.sort);
     output::print_line(&shown(&pool))
 }
 
+/// The largest, oldest and busiest first; among equals, and without a wish, by function, and the busy ones first.
+fn sort(environments: &mut [Environment], by: Sort) {
+    let state = |environment: &Environment| ["busy", "initialising", "idle"].iter().position(|s| *s == environment.state);
+    environments.sort_by(|a, b| {
+        a.function.cmp(&b.function).then_with(|| state(a).cmp(&state(b))).then_with(|| b.age_s.total_cmp(&a.age_s))
+    });
+    // Times in milliseconds: what has a fraction has no order of its own.
+    let millis = |secs: f64| (secs * 1e3) as u64;
+    match by {
+        Sort::Function => {}
+        Sort::Memory => environments.sort_by_key(|environment| Reverse(environment.used_mib)),
+        Sort::Peak => environments.sort_by_key(|environment| Reverse(environment.peak_mib)),
+        Sort::Age => environments.sort_by_key(|environment| Reverse(millis(environment.age_s))),
+        Sort::Idle => environments.sort_by_key(|environment| Reverse(environment.idle_s.map(millis))),
+        Sort::Invocations => environments.sort_by_key(|environment| Reverse(environment.invocations)),
+    }
+}
+
 fn shown(pool: &Pool) -> String {
+    let count = |state: &str| pool.environments.iter().filter(|environment| environment.state == state).count();
     let mut summary = format!(
-        "{} of {} MB in use, {} of {} invocations running, {} starting, {} waiting",
-        pool.charged_mib, pool.budget_mib, pool.in_flight, pool.concurrency, pool.starting, pool.waiting
+        "{} busy, {} initialising, {} idle; {} of {} MB in use; {} of {} invocations running, {} starting, {} waiting",
+        count("busy"),
+        count("initialising"),
+        count("idle"),
+        pool.charged_mib,
+        pool.budget_mib,
+        pool.in_flight,
+        pool.concurrency,
+        pool.starting,
+        pool.waiting
     );
     for Reserve { function, reserved, in_flight } in &pool.reserves {
         summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
@@ -88,20 +121,39 @@ fn shown(pool: &Pool) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_pool_is_a_table_and_its_bounds() {
-        let environment = Environment {
-            function: "hello".into(),
+    fn environment(function: &str, state: &str, used_mib: u64) -> Environment {
+        Environment {
+            function: function.into(),
             version: "$LATEST".into(),
-            state: "idle".into(),
+            state: state.into(),
             age_s: 75.2,
-            idle_s: Some(3.0),
+            idle_s: (state == "idle").then_some(3.0),
             memory_mib: 128,
-            used_mib: 36,
+            used_mib,
             peak_mib: 40,
             invocations: 2,
             container: Some("3-17".into()),
-        };
+        }
+    }
+
+    #[test]
+    fn environments_are_in_an_order_that_does_not_change_by_itself() {
+        let mut all = vec![environment("b", "idle", 1), environment("b", "busy", 2), environment("a", "idle", 3)];
+        let order = |all: &[Environment]| all.iter().map(|one| one.used_mib).collect::<Vec<_>>();
+        sort(&mut all, Sort::Function);
+        assert_eq!(order(&all), [3, 2, 1]);
+        all.reverse();
+        sort(&mut all, Sort::Function);
+        assert_eq!(order(&all), [3, 2, 1]);
+        all[2].used_mib = 9;
+        sort(&mut all, Sort::Memory);
+        assert_eq!(order(&all), [9, 3, 2]);
+        sort(&mut all, Sort::Idle);
+        assert_eq!(order(&all), [3, 9, 2], "who is not idle comes last");
+    }
+
+    #[test]
+    fn a_pool_is_a_table_and_its_bounds() {
         let mut pool = Pool {
             budget_mib: 3200,
             charged_mib: 36,
@@ -110,13 +162,16 @@ mod tests {
             starting: 0,
             waiting: 0,
             reserves: vec![Reserve { function: "hello".into(), reserved: 5, in_flight: 1 }],
-            environments: vec![environment],
+            environments: vec![environment("hello", "idle", 36)],
         };
         let text = shown(&pool);
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(cells, ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "40", "MB", "2", "3-17"]);
         assert!(text.ends_with("\nhello: 1 of its 5 reserved"), "{text}");
+        let summary =
+            "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB in use; 0 of 1000 invocations running, 0 starting, 0 waiting\n";
+        assert!(text.contains(summary), "{text}");
         pool.environments.clear();
-        assert!(shown(&pool).starts_with("no execution environments; 36 of 3200 MB in use"));
+        assert!(shown(&pool).starts_with("no execution environments; 0 busy"));
     }
 }

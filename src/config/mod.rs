@@ -64,6 +64,14 @@ pub struct Config {
     pub idle_s: u64,
     /// How long running invocations may go on after SIGTERM.
     pub drain_s: u64,
+    /// What is kept of one function's log; the oldest goes first.
+    pub log_max_mib: u64,
+    /// Of all functions' logs together; the largest gives first.
+    pub log_total_mib: u64,
+    /// Older lines go, those of deleted functions too.
+    pub log_days: u64,
+    /// Older rows of the books go.
+    pub books_days: u64,
 }
 
 impl Default for Config {
@@ -91,6 +99,14 @@ impl Default for Config {
             capacity_wait_s: 5,
             idle_s: 600,
             drain_s: 30,
+            // A quarter of a million lines of an ordinary length.
+            log_max_mib: 64,
+            // Sixty-four noisy functions; a small host's disk has room for it.
+            log_total_mib: 4096,
+            // What was wrong last week can be looked up this week, after a holiday too.
+            log_days: 14,
+            // A year's bill can be checked a month later.
+            books_days: 400,
         }
     }
 }
@@ -175,7 +191,18 @@ impl Config {
         );
         rule(self.concurrency >= 1, "concurrency", "must be at least 1");
         rule(self.parallel_starts >= 1, "parallel_starts", "must be at least 1");
+        // A segment is a sixteenth of it, and holds the largest line several times.
+        rule((16..=1 << 20).contains(&self.log_max_mib), "log_max_mib", "must be 16 to 1048576");
+        let total = self.log_max_mib..=1 << 24;
+        rule(total.contains(&self.log_total_mib), "log_total_mib", "must be at least log_max_mib, and at most 16777216");
+        for (key, days) in [("log_days", self.log_days), ("books_days", self.books_days)] {
+            rule((1..=36_500).contains(&days), key, "must be 1 to 36500");
+        }
         broken
+    }
+
+    pub fn logs_dir(&self) -> PathBuf {
+        self.state_dir.join("logs")
     }
 
     pub fn capacity_wait(&self) -> Duration {
@@ -195,6 +222,14 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get() as u32).min(64),
             n => n,
         }
+    }
+
+    pub fn logs(&self) -> Duration {
+        Duration::from_secs(self.log_days * 24 * 3600)
+    }
+
+    pub fn books(&self) -> Duration {
+        Duration::from_secs(self.books_days * 24 * 3600)
     }
 
     pub fn api_socket(&self) -> PathBuf {
@@ -275,6 +310,10 @@ mod tests {
             ("first_id = 1000", "first_id"),
             ("id_count = 100", "id_count"),
             ("launchers = 65", "launchers"),
+            ("log_max_mib = 15", "log_max_mib"),
+            ("log_total_mib = 63", "log_total_mib"),
+            ("log_days = 0", "log_days"),
+            ("books_days = 40000", "books_days"),
             ("memory_budget_mib = 64", "memory_budget_mib"),
             ("concurrency = 0", "concurrency"),
             ("parallel_starts = 0", "parallel_starts"),

@@ -1,11 +1,12 @@
 //! The books in SQLite: the row is in the synced write-ahead log when `record` returns.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, params};
 
 use super::{Meter, MeterError, Row};
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 
 /// See the module docs. Cheap to clone. Rows that wait together share one commit ([`crate::database`]).
 #[derive(Clone)]
@@ -15,6 +16,50 @@ impl SqliteMeter {
     pub fn new(database: Database) -> Self {
         Self(database)
     }
+}
+
+/// Between two looks for rows that are old enough to go.
+const RETAIN: Duration = Duration::from_secs(3600);
+/// Rows that go in one transaction, and the pause before the next: a call that waits to be written into the books waits for
+/// one of them at most.
+const BATCH: u32 = 500;
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl SqliteMeter {
+    /// Lets rows go that are older than `age`. Never ends; a task of the server's.
+    pub async fn retain(self: Arc<Self>, age: Duration) {
+        loop {
+            if let Err(error) = self.remove_older(SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)).await {
+                tracing::warn!(%error, "old rows could not be removed from the books");
+            }
+            tokio::time::sleep(RETAIN).await;
+        }
+    }
+
+    /// Removes what began before `than`, batch by batch; says how many rows.
+    async fn remove_older(&self, than: SystemTime) -> Result<usize, DatabaseError> {
+        let than = millis(than);
+        let mut removed = 0;
+        loop {
+            let work = move |db: &Connection| remove_batch(db, than);
+            match self.0.write("remove old rows from the books", work, |_| ()).await? {
+                0 => return Ok(removed),
+                batch => removed += batch,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Rows are written as invocations end, so old ones are first: no index is needed to find them, and an insert has none more to
+/// care for. (A clock that was wrong for a while leaves its rows until the right time has passed them.)
+fn remove_batch(db: &Connection, than_ms: i64) -> rusqlite::Result<usize> {
+    db.prepare_cached("DELETE FROM invocations WHERE start_ms < ?1 AND id < (SELECT min(id) FROM invocations) + ?2")?
+        .execute(params![than_ms, BATCH])
+}
+
+fn millis(time: SystemTime) -> i64 {
+    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Meter for SqliteMeter {
@@ -27,7 +72,6 @@ impl Meter for SqliteMeter {
 
 fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-    let start = row.start.duration_since(UNIX_EPOCH).unwrap_or_default();
     db.prepare_cached(
         "INSERT INTO invocations (request, function, version, start_ms, duration_us, billed_ms, memory_mib, \
          max_memory_used_mib, init_us, error_type) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -36,7 +80,7 @@ fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
         row.request.to_string(),
         row.function.as_str(),
         row.version,
-        micros(start) / 1000,
+        millis(row.start),
         micros(row.duration),
         micros(row.billed) / 1000,
         row.memory.mib(),
@@ -83,6 +127,24 @@ mod tests {
             })
             .unwrap();
         assert_eq!(found, (row.request.to_string(), 1_700_000_000_123, 1_234, 100, 110_100, None));
+    }
+
+    #[tokio::test]
+    async fn old_rows_go_batch_by_batch_and_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kiln.db");
+        let (database, _thread) = Database::open(&path).unwrap();
+        let at = |day: u64| UNIX_EPOCH + Duration::from_secs(day * 86_400);
+        let meter = SqliteMeter::new(database.clone());
+        // More than two batches that are old, the last of them written among younger ones, as a long invocation's is.
+        let days = [vec![1; 1100], vec![9, 1, 9], vec![9; 10]].concat();
+        let work = move |db: &Connection| days.iter().try_for_each(|day| insert(db, &Row { start: at(*day), ..row() }));
+        database.write("write many rows", work, |()| ()).await.unwrap();
+        assert_eq!(meter.remove_older(at(5)).await.unwrap(), 1101);
+        assert_eq!(meter.remove_older(at(5)).await.unwrap(), 0);
+        let left: i64 =
+            Connection::open(&path).unwrap().query_row("SELECT count(*) FROM invocations", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 12);
     }
 
     #[tokio::test]

@@ -17,14 +17,13 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::function::{Function, FunctionName, Profile};
-use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal};
+use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
     Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
-use crate::server::logs::lines::{self, Phase};
-use crate::server::logs::{Journal, LogSink, Recent};
+use crate::server::logs::{Journal, LogSink, lines};
 use crate::server::pool::{Lease, Limits, Permit, Pool, Snapshot, Turn, Want};
 
 /// Requests of one function that may wait for capacity: each holds its payload.
@@ -40,7 +39,7 @@ struct Parts<F, M, L> {
     meter: Arc<M>,
     starter: Starter<L>,
     pool: Pool<Environment>,
-    recent: Arc<Recent>,
+    logs: Arc<dyn LogSink>,
     capacity_wait: Duration,
     profile: Profile,
     stopping: AtomicBool,
@@ -56,8 +55,7 @@ impl<F, M, L> Clone for Dispatch<F, M, L> {
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
-    pub fn new(config: &Config, functions: Arc<F>, meter: Arc<M>, launchers: L) -> Self {
-        let recent = Arc::new(Recent::default());
+    pub fn new(config: &Config, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
         let limits = Limits {
             budget: budget(config),
             starts: config.parallel_starts as usize,
@@ -83,9 +81,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         Self(Arc::new(Parts {
             functions,
             meter,
-            starter: Starter::new(config, launchers, recent.clone()),
+            starter: Starter::new(config, launchers, logs.clone()),
             pool,
-            recent,
+            logs,
             capacity_wait: config.capacity_wait(),
             profile: config.profile,
             stopping: AtomicBool::new(false),
@@ -99,12 +97,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let (caller, answer) = oneshot::channel();
         let running = Running::begin(self.clone())?;
         tokio::spawn(async move {
-            let (dispatch, name) = (&running.0, invocation.function.clone());
-            dispatch.run(invocation, Caller(Some(caller))).await;
-            // Deleted meanwhile: what ran until now has written once more.
-            if dispatch.0.functions.function(&name).is_none() {
-                dispatch.0.recent.forget(&name);
-            }
+            running.0.run(invocation, Caller(Some(caller))).await;
         });
         answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
     }
@@ -115,7 +108,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Err(refusal) => return caller.hears(Err(refusal)),
         };
         let warm = matches!(turn, Turn::Warm(_));
-        let (mut lease, run) = match self.environment(&function, turn).await {
+        let (mut lease, run) = match self.environment(&function, invocation.request, turn).await {
             Ok(ready) => ready,
             Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
@@ -138,14 +131,15 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let (environment, grow) = lease.parts();
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
-        let row = self.row(&invocation, &function, &outcome, run.start, settled.took, lease.peak(), lease.init_to_report());
+        let cause = reported(&outcome, settled.trouble.as_ref());
+        let row = self.row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
         lease.output().platform(&lines::end(invocation.request));
-        lease.output().platform(&lines::report(&row, outcome.cause()));
+        lease.output().platform(&lines::report(&row, cause));
         let log_tail = lease.output().end();
         crate::kill_point!("before-give-back");
-        self.give_back(lease, &function.name, settled);
+        self.give_back(lease, &function.name, &settled);
         caller.hears(Ok(Answer { outcome, log_tail }));
     }
 
@@ -171,28 +165,29 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     async fn environment(
         &self,
         function: &Arc<Function>,
+        request: RequestId,
         turn: Turn<Environment>,
     ) -> Result<(Lease<Environment>, Run), (InitFailure, Run)> {
         let limit = function.timeout.duration();
         let permit = match turn {
-            Turn::Warm(lease) => return Ok((lease, Run::begin(limit))),
+            Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
             Turn::Cold(permit) => permit,
         };
         let first = match self.start(function, &permit, None).await {
-            Ok(environment) => return Ok((permit.install(environment), Run::begin(limit))),
+            Ok(environment) => return Ok((permit.install(environment), Run::begin(request, limit))),
             Err(failure) => failure,
         };
-        self.log_init(function, &first, Phase::Init);
+        self.init_failed(function, &first);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
-        let run = Run::begin(limit);
+        let run = Run::begin(request, limit);
         match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
             Err(second) => {
-                self.log_init(function, &second, Phase::Invoke);
+                self.init_failed(function, &second);
                 Err((second, run))
             }
         }
@@ -208,13 +203,11 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
-    fn log_init(&self, function: &Function, failure: &InitFailure, phase: Phase) {
-        let line = lines::init_report(failure.took, phase, &failure.cause);
-        self.0.recent.append(&function.name, line.as_bytes());
+    fn init_failed(&self, function: &Function, failure: &InitFailure) {
         let (function, cause) = (&function.name, failure.cause.text());
         match failure.cause {
-            Cause::Sandbox { .. } => warn!(%function, cause, ?phase, "an environment could not be built"),
-            _ => info!(%function, cause, ?phase, "init failed"),
+            Cause::Sandbox { .. } => warn!(%function, cause, "an environment could not be built"),
+            _ => info!(%function, cause, "init failed"),
         }
     }
 
@@ -232,16 +225,16 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Some(body) => FunctionFailure::reported(failure.cause, body),
             None => FunctionFailure::found(failure.cause, invocation.request),
         });
-        let mut journal = Journal::new(function.name.clone(), self.0.recent.clone());
-        journal.begin(lines::start(invocation.request, "$LATEST"));
+        let mut journal = Journal::new(failure.origin, self.0.logs.clone());
+        journal.begin(invocation.request, lines::start(invocation.request, "$LATEST"));
         journal.quote(&failure.said);
         if let Some(cause) = outcome.cause() {
-            journal.write(lines::failure(invocation.request, cause, SystemTime::now()).as_bytes());
+            journal.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }
-        let row = self.row(invocation, function, &outcome, run.start, took, failure.peak, None);
+        let row = self.row(invocation, function, outcome.cause(), run.start, took, failure.peak, None);
         self.enter(&row).await;
-        journal.write(lines::end(invocation.request).as_bytes());
-        journal.write(lines::report(&row, outcome.cause()).as_bytes());
+        journal.platform(&lines::end(invocation.request));
+        journal.platform(&lines::report(&row, outcome.cause()));
         caller.hears(Ok(Answer { outcome, log_tail: journal.end() }));
     }
 
@@ -250,7 +243,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         &self,
         invocation: &Invocation,
         function: &Function,
-        outcome: &Outcome,
+        cause: Option<&Cause>,
         start: SystemTime,
         duration: Duration,
         peak: u64,
@@ -266,7 +259,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             memory: function.memory,
             max_memory_used_mib: max_memory_used_mib(peak),
             init,
-            error_type: outcome.cause().map(|cause| cause.report_type().to_owned()),
+            error_type: cause.map(|cause| cause.report_type().to_owned()),
         }
     }
 
@@ -278,7 +271,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
-    fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, settled: Settled) {
+    fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, settled: &Settled) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
         match settled.reusable {
             Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage.into(), current),
@@ -290,9 +283,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.pool.snapshot()
     }
 
-    /// The last output of a function, platform lines included.
-    pub fn recent_log(&self, name: &FunctionName) -> Vec<u8> {
-        self.0.recent.of(name)
+    /// With every environment's memory as it is now. For a thread that may block.
+    pub fn measured(&self) -> Snapshot {
+        self.0.pool.measured()
     }
 
     /// Rows that are missing in the books since the start.
@@ -304,9 +297,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     /// now, busy ones when their invocation ends; the reserve counts from now on.
     pub fn function_changed(&self, name: &FunctionName) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
-        if current.is_none() {
-            self.0.recent.forget(name);
-        }
         self.0.pool.function_changed(name, current);
         self.0.pool.reserve(name, self.0.functions.reserved(name).map(|reserve| reserve as usize));
     }
@@ -359,6 +349,15 @@ impl Caller {
         if let Some(caller) = self.0.take() {
             let _ = caller.send(answer);
         }
+    }
+}
+
+/// What REPORT and the books name: what ended the environment. The handler's own error ends none; an exit or a timeout
+/// after the answer does, though its caller has long heard something else.
+fn reported<'a>(outcome: &'a Outcome, trouble: Option<&'a Cause>) -> Option<&'a Cause> {
+    match outcome.cause() {
+        None | Some(Cause::Reported { .. }) => trouble.or(outcome.cause()),
+        first => first,
     }
 }
 

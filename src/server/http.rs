@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use hyper::http::request::Parts;
@@ -54,8 +54,12 @@ pub struct Peer {
 
 /// One door: answers requests, always.
 pub trait Door: Send + Sync + 'static {
+    /// Whole, or in pieces for as long as it takes. Dropped when the caller goes away; it has to end when the door is told to
+    /// stop, or the drain waits for it.
+    type Answer: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
     /// What is left of the body afterwards is thrown away.
-    fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> impl Future<Output = Response<Self::Answer>> + Send;
 }
 
 /// Says when to take no more requests.
@@ -237,6 +241,7 @@ async fn discard(head: &Parts, mut body: Incoming) {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -246,6 +251,8 @@ mod tests {
     struct Talkative;
 
     impl Door for Talkative {
+        type Answer = Full<Bytes>;
+
         async fn answer(&self, _: &Peer, _: &Parts, _: &mut Incoming) -> Response<Full<Bytes>> {
             Response::new(Full::from(vec![b'x'; LARGE]))
         }

@@ -443,7 +443,7 @@ mod tests {
     async fn a_layers_code_stays_until_its_version_its_last_function_and_its_last_environment_are_gone() {
         let house = house().await;
         let layer = house.publish("a", b"layer").await;
-        let function = house.create_with("f", b"zip", &[layer.clone()]).await;
+        let function = house.create_with("f", b"zip", std::slice::from_ref(&layer)).await;
         let environment = function.clone();
         let sweep = house.sweep();
         let forget = format!("forget {}", Digest::of(b"layer"));

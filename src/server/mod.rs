@@ -49,10 +49,11 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::Control;
+use self::control::{Control, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{Launcher, Launchers};
 use self::intake::{Hands, Intake};
+use self::logs::LogStore;
 use self::supervisor_link::{Event, SupervisorLink};
 use self::warming::Warming;
 use crate::code::Digest;
@@ -92,10 +93,12 @@ pub fn run() -> anyhow::Result<()> {
     raise_descriptor_limit()?;
 
     let (database, thread) = Database::open(&config.state_dir.join("db/kiln.db"))?;
+    let (logs, log_thread) = LogStore::open(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
-    let ended = runtime.block_on(serve(config, inherited, database));
-    // Drops what still runs, and with it the last handles of the database; then the file is closed in order.
+    let ended = runtime.block_on(serve(config, inherited, database, logs));
+    // Drops what still runs, and with it the last handles of the database and the logs; then their files are closed in order.
     drop(runtime);
+    log_thread.join();
     thread.join();
     ended
 }
@@ -106,20 +109,20 @@ struct Inherited {
     control: OwnedFd,
 }
 
-async fn serve(config: Config, inherited: Inherited, database: Database) -> anyhow::Result<()> {
+async fn serve(config: Config, inherited: Inherited, database: Database, logs: LogStore) -> anyhow::Result<()> {
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
-    let dispatch = Dispatch::new(&config, registry.clone(), meter, launchers.clone());
+    let dispatch = Dispatch::new(&config, registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
     let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
     let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone()));
     let admin_group = group(&config.admin_group);
-    let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
-    let seen = dispatch.clone();
-    let control = Control::new(&config, move || seen.snapshot());
-
     let (stop, stopping) = watch::channel(false);
+    let (functions, seen) = (registry.clone(), dispatch.clone());
+    let logs = Logs::new(logs, move |name| functions.function(name).is_some(), stopping.clone());
+    let control = Control::new(&config, move || seen.measured(), logs);
+    let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let mut tasks = Tasks::default();
     tasks.spawn("kiln.sock", http::serve("kiln.sock", listener(inherited.api)?, Arc::new(api), stopping.clone()));
@@ -128,6 +131,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database) -> anyh
     let mut background = Tasks::default();
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
+    background.spawn("the end of old books", meter.retain(config.books()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.

@@ -3,10 +3,10 @@
 //! ```text
 //! run_dir    root:root 0755   kiln.sock root:kiln-invoke 0660 (and kiln-admin, by an ACL), control.sock root:kiln-admin 0660,
 //!                             lock, cgroups, trees/
-//! state_dir  root:kiln 0750   db/ kiln:kiln 0700, code/ root:kiln 0750, staging/ root:root 0700, lock
+//! state_dir  root:kiln 0750   db/, logs/ kiln:kiln 0700, code/ root:kiln 0750, staging/ root:root 0700, lock
 //! ```
 //!
-//! So the server reads code (GetFunction's zip) but writes only its database; what an unpack wrote is out of everybody's
+//! So the server reads code (GetFunction's zip) but writes only its database and the logs; what an unpack wrote is out of everybody's
 //! reach until a launcher has walked over it; and no uid of a container can enter state_dir at all.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
@@ -50,6 +50,7 @@ pub fn outer_directories(config: &Config, ids: &Identities) -> Result<(), Premis
 pub fn inner_directories(config: &Config, ids: &Identities) -> Result<(), PremisesError> {
     directory(&config.run_dir.join("trees"), 0o700, ROOT)?;
     directory(&config.state_dir.join("db"), 0o700, ids.server)?;
+    directory(&config.logs_dir(), 0o700, ids.server)?;
     directory(&code(config), 0o750, (ROOT.0, ids.server.1))?;
     directory(&staging(config), 0o700, ROOT)
 }

@@ -36,6 +36,9 @@ async fn nothing_else_is_here_and_nothing_can_be_changed() {
         ("GET", "/v1/pool/x", 404),
         ("POST", "/v1/pool", 405),
         ("DELETE", "/v1/status", 405),
+        ("GET", "/v1/functions/nope/logs", 404),
+        ("GET", "/v1/functions/..%2f..%2fdb/logs", 404),
+        ("POST", "/v1/functions/nope/logs", 405),
         ("GET", "/2015-03-31/functions", 404),
     ] {
         assert_eq!(ask(&house, method, path).await.status, status, "{method} {path}");

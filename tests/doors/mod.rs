@@ -23,12 +23,13 @@ use kiln::config::Config;
 use kiln::database::Database;
 use kiln::function::{FunctionName, Profile};
 use kiln::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, Throttle};
-use kiln::registry::Promise;
 use kiln::registry::sqlite::SqliteRegistry;
+use kiln::registry::{Functions, Promise};
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::Control;
+use kiln::server::control::{Control, Logs};
 use kiln::server::http;
 use kiln::server::intake::{Hands, Intake};
+use kiln::server::logs::LogStore;
 use kiln::server::pool::{Seen, SeenState, Snapshot};
 use kiln::wire::launcher::StagingId;
 use kiln::wire::supervisor::Unpacked;
@@ -57,6 +58,8 @@ pub struct Fakes {
     /// While true, zips wait.
     pub hold: (Mutex<bool>, Condvar),
     pub snapshot: Mutex<Snapshot>,
+    /// The house's own, to write into.
+    pub logs: Mutex<Option<LogStore>>,
 }
 
 impl House {
@@ -150,9 +153,13 @@ async fn serve(
 ) {
     let registry = Arc::new(SqliteRegistry::open(database).await.unwrap());
     let intake = Arc::new(Intake::new(fakes.clone(), registry.clone()));
-    let seen = fakes.clone();
+    let (seen, theirs, functions) = (fakes.clone(), fakes.clone(), registry.clone());
     let api = Api::new(config, admin_group, registry, intake, fakes);
-    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone());
+    std::fs::create_dir_all(config.logs_dir()).unwrap();
+    let (store, log_thread) = LogStore::open(config).unwrap();
+    *theirs.logs.lock().unwrap() = Some(store.clone());
+    let logs = Logs::new(store, move |name| functions.function(name).is_some(), stopping.clone());
+    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone(), logs);
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.
@@ -165,6 +172,9 @@ async fn serve(
         http::serve("kiln.sock", api_listener, Arc::new(api), stopping.clone()),
         http::serve("control.sock", control_listener, Arc::new(control), stopping)
     );
+    // The last handle but the control door's, which has just gone.
+    theirs.logs.lock().unwrap().take();
+    log_thread.join();
 }
 
 /// Does what the function's name says.

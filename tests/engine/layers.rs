@@ -91,6 +91,33 @@ fn layers_are_merged_at_opt_in_their_order_and_found_by_path_and_by_node() {
 }
 
 #[test]
+fn every_runtime_finds_what_a_layer_brings_where_lambda_says() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    let node = publish(&instance, "node", &[("nodejs/node_modules/shared/index.js", 0o644, &library("of node"))]);
+    let source = b"exports.handler = async () => require('shared');";
+    let zip = code::zip(&[("index.js", 0o644, source)]);
+    instance.create("node", "nodejs22.x", "index.handler", &zip, json!({ "MemorySize": 512, "Timeout": 20, "Layers": [node] }));
+    assert_eq!(instance.call("node", &json!({})), "of node");
+
+    let packages = "python/lib/python3.13/site-packages/packed.py";
+    let python =
+        publish(&instance, "python", &[("python/plain.py", 0o644, b"says = 'plain'"), (packages, 0o644, b"says = 'packed'")]);
+    let source = b"import plain, packed\ndef handler(event, context): return [plain.says, packed.says]\n";
+    let zip = code::zip(&[("app.py", 0o644, source)]);
+    instance.create("python", "python3.13", "app.handler", &zip, json!({ "MemorySize": 512, "Timeout": 20, "Layers": [python] }));
+    assert_eq!(instance.call("python", &json!({})), json!(["plain", "packed"]));
+
+    // A runtime of one's own, shared by functions that bring none.
+    let own = publish(&instance, "own", &[("bootstrap", 0o755, &code::probe_program())]);
+    let zip = code::zip(&[("mine.txt", 0o644, b"mine")]);
+    instance.create("own", "provided.al2023", "x", &zip, json!({ "Timeout": 20, "Layers": [own] }));
+    assert_eq!(instance.call("own", &json!({ "do": "read", "path": "/var/task/mine.txt" })), "mine");
+}
+
+#[test]
 fn five_layers_are_mounted_even_when_two_of_them_are_the_same_zip() {
     if !host::ready() {
         return;

@@ -144,7 +144,7 @@ mod tests {
         drop(registry);
         thread.join();
         let (registry, _thread) = open(&directory).await;
-        assert_eq!(registry.layers(Some(&first.name)), [first.clone()]);
+        assert_eq!(registry.layers(Some(&first.name)), std::slice::from_ref(&first));
         assert_eq!(registry.publish_layer(layer("a", b"3")).await.unwrap().version, 3);
         let all: Vec<_> = registry.layers(None).iter().map(|layer| format!("{}:{}", layer.name, layer.version)).collect();
         assert_eq!(all, ["a:1", "a:3", "b:1"]);

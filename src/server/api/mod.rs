@@ -200,6 +200,8 @@ impl Api {
 }
 
 impl Door for Api {
+    type Answer = Full<Bytes>;
+
     async fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> Response<Full<Bytes>> {
         let id = RequestId::new();
         let mut response = self.operate(id, peer, head, body).await.unwrap_or_else(ApiError::into_response);

@@ -3,31 +3,43 @@
 //! In the server process, without privileges. Shows, and decides nothing:
 //!
 //! ```text
-//! GET /v1/pool      every environment, and what bounds them (server::pool's snapshot)
-//! GET /v1/status    who answers: version, instance, process id, since when, limit of descriptors, configuration in force
+//! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
+//! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
+//!                                   configuration in force
+//! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
+//! DELETE /v1/functions/{name}/logs  removes it
 //! ```
 
+mod logs;
+
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::http::{Door, Peer};
 use super::pool::Snapshot;
 use crate::config::Config;
 
+pub use logs::Logs;
+
 /// See the module docs.
 pub struct Control {
     config: Config,
     started: Instant,
-    pool: Box<dyn Fn() -> Snapshot + Send + Sync>,
+    /// Blocks for some milliseconds. Held while it is asked, so that people who look every second wait for each other and
+    /// not the invocations for them.
+    pool: Mutex<Arc<dyn Fn() -> Snapshot + Send + Sync>>,
+    logs: Logs,
 }
 
 #[derive(Serialize)]
@@ -41,9 +53,11 @@ struct Status<'a> {
     config: &'a Config,
 }
 
+type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
+
 impl Control {
-    pub fn new(config: &Config, pool: impl Fn() -> Snapshot + Send + Sync + 'static) -> Self {
-        Self { config: config.clone(), started: Instant::now(), pool: Box::new(pool) }
+    pub fn new(config: &Config, pool: impl Fn() -> Snapshot + Send + Sync + 'static, logs: Logs) -> Self {
+        Self { config: config.clone(), started: Instant::now(), pool: Mutex::new(Arc::new(pool)), logs }
     }
 
     fn status(&self) -> Status<'_> {
@@ -56,22 +70,51 @@ impl Control {
             config: &self.config,
         }
     }
+
+    async fn pool(&self) -> Reply {
+        let pool = self.pool.lock().await;
+        let look = pool.clone();
+        match tokio::task::spawn_blocking(move || look()).await {
+            Ok(snapshot) => reply(StatusCode::OK, json!(snapshot)),
+            Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("look at the pool: {error}")),
+        }
+    }
 }
 
 impl Door for Control {
-    async fn answer(&self, _peer: &Peer, head: &Parts, _body: &mut Incoming) -> Response<Full<Bytes>> {
-        let (status, body) = match (&head.method, head.uri.path()) {
-            (&Method::GET, "/v1/pool") => (StatusCode::OK, json!((self.pool)())),
-            (&Method::GET, "/v1/status") => (StatusCode::OK, json!(self.status())),
-            (_, "/v1/pool" | "/v1/status") => (StatusCode::METHOD_NOT_ALLOWED, json!({ "message": "only GET" })),
-            (_, path) => (StatusCode::NOT_FOUND, json!({ "message": format!("there is no {path} here") })),
-        };
-        let mut response = Response::new(Full::from(body.to_string()));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    type Answer = Either<Full<Bytes>, logs::Lines>;
+
+    async fn answer(&self, _peer: &Peer, head: &Parts, _body: &mut Incoming) -> Reply {
+        let path = head.uri.path();
+        if let Some(name) = path.strip_prefix("/v1/functions/").and_then(|rest| rest.strip_suffix("/logs")) {
+            return match head.method {
+                Method::GET => self.logs.show(name, head.uri.query().unwrap_or_default()).await,
+                Method::DELETE => self.logs.remove(name).await,
+                _ => not_allowed("GET, DELETE"),
+            };
         }
-        response
+        match (&head.method, path) {
+            (&Method::GET, "/v1/pool") => self.pool().await,
+            (&Method::GET, "/v1/status") => reply(StatusCode::OK, json!(self.status())),
+            (_, "/v1/pool" | "/v1/status") => not_allowed("GET"),
+            (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
+        }
     }
+}
+
+fn reply(status: StatusCode, body: Value) -> Reply {
+    let mut response = Response::new(Either::Left(Full::from(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn message(status: StatusCode, text: String) -> Reply {
+    reply(status, json!({ "message": text }))
+}
+
+fn not_allowed(allowed: &'static str) -> Reply {
+    let mut response = message(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }

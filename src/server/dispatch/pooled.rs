@@ -25,6 +25,10 @@ impl Facts for environment::Facts {
         self.used.load(Ordering::Relaxed)
     }
 
+    fn measure(&self) -> Option<u64> {
+        environment::Facts::measure(self)
+    }
+
     fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }

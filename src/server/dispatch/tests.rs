@@ -15,6 +15,7 @@ use crate::invocation::{RequestId, Throttle};
 use crate::meter::MeterError;
 use crate::runtime::RuntimeName;
 use crate::server::environment::fake::{FakeLauncher, Inside, Word};
+use crate::server::logs::tests::Kept;
 use crate::server::pool::SeenState;
 
 const MIB: u64 = 1 << 20;
@@ -55,6 +56,7 @@ struct House {
     registry: Arc<Registry>,
     books: Arc<Books>,
     launcher: FakeLauncher,
+    kept: Arc<Kept>,
     _runtimes: tempfile::TempDir,
 }
 
@@ -78,8 +80,9 @@ impl House {
         std::fs::write(runtimes.path().join("provided.al2023.toml"), recipe).unwrap();
         let config = Config { runtimes_dir: runtimes.path().to_owned(), ..config };
         let (registry, books, launcher) = (Arc::new(Registry::default()), Arc::new(Books::default()), FakeLauncher::new(script));
-        let dispatch = Dispatch::new(&config, registry.clone(), books.clone(), launcher.clone());
-        let house = Self { dispatch, registry, books, launcher, _runtimes: runtimes };
+        let kept = Arc::<Kept>::default();
+        let dispatch = Dispatch::new(&config, registry.clone(), books.clone(), launcher.clone(), kept.clone());
+        let house = Self { dispatch, registry, books, launcher, kept, _runtimes: runtimes };
         house.store(1);
         house
     }
@@ -128,7 +131,7 @@ impl House {
     }
 
     fn log(&self) -> String {
-        String::from_utf8(self.dispatch.recent_log(&name())).unwrap()
+        self.kept.text()
     }
 
     fn count(&self, state: SeenState) -> usize {

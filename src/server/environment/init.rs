@@ -3,6 +3,7 @@
 //! It runs at the launcher's CPU speed (at least one CPU); after it, the function gets what its memory buys.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,8 @@ use crate::config::Config;
 use crate::function::Function;
 use crate::invocation::Cause;
 use crate::runtime::{Recipe, WRAPPER_VAR};
-use crate::server::logs::{Journal, LogSink, Output};
+use crate::server::logs::lines::{self, Phase};
+use crate::server::logs::{Journal, LogSink, Origin, Output};
 use crate::server::runtime_api::{self, Desk, Init};
 use crate::wire::{MAX_MESSAGE, init};
 
@@ -48,6 +50,8 @@ pub struct InitFailure {
     pub took: Duration,
     /// The most memory in use, in bytes.
     pub peak: u64,
+    /// Whose log tells of it.
+    pub origin: Arc<Origin>,
     /// The end of what it printed.
     pub said: Vec<u8>,
 }
@@ -68,12 +72,18 @@ impl<L: Launcher> Starter<L> {
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, InitFailure> {
         let began = Instant::now();
-        let our_fault = |error: StartError| InitFailure {
-            cause: Cause::Sandbox { text: error.to_string() },
-            body: None,
-            took: began.elapsed(),
-            peak: 0,
-            said: Vec::new(),
+        let phase = if inside.is_some() { Phase::Invoke } else { Phase::Init };
+        let stream = vars::log_stream(Timestamp::now(), uuid::Uuid::new_v4().as_u128());
+        let origin = |container| {
+            let version = "$LATEST".to_owned();
+            Arc::new(Origin { function: function.name.clone(), version, stream: stream.clone(), container })
+        };
+        let nowhere = origin(None);
+        let our_fault = |error: StartError| {
+            let (cause, took) = (Cause::Sandbox { text: error.to_string() }, began.elapsed());
+            let mut journal = Journal::new(nowhere.clone(), self.sink.clone());
+            journal.platform(&lines::init_report(took, phase, &cause));
+            InitFailure { cause, body: None, took, peak: 0, origin: nowhere.clone(), said: Vec::new() }
         };
         crate::kill_point!("before-start");
         let (recipe, container) = self.build(function).await.map_err(our_fault)?;
@@ -81,8 +91,10 @@ impl<L: Launcher> Starter<L> {
         let (until, limit) = inside.map_or((built + INIT_LIMIT, INIT_LIMIT), |run| (run.until(), run.limit));
         let wrapper = function.vars.get(WRAPPER_VAR).map(String::as_str);
         let candidates = recipe.command_lines(function.memory, wrapper);
-        let mut environment = self.assemble(function, &candidates, container, died).map_err(our_fault)?;
-        let message = self.start_message(function, &recipe, &candidates).map_err(our_fault)?;
+        let mut journal = Journal::new(origin(Some(container.id.to_string())), self.sink.clone());
+        journal.init(inside.map(|run| run.request), &lines::init_start(&recipe, &self.region));
+        let mut environment = self.assemble(function, &candidates, container, journal, died).map_err(our_fault)?;
+        let message = self.start_message(function, &recipe, &candidates, &stream).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
         crate::kill_point!("init-running");
 
@@ -99,8 +111,11 @@ impl<L: Launcher> Starter<L> {
         };
         environment.kill();
         environment.output.drain();
-        let said = environment.output.end();
-        Err(InitFailure { cause, body, took: environment.init, peak: environment.wall.peak(), said })
+        // Before the line that follows it: the caller of an invocation that never began wants to see what it said.
+        let said = environment.output.said();
+        environment.output.platform(&lines::init_report(environment.init, phase, &cause));
+        let (took, peak, origin) = (environment.init, environment.wall.peak(), environment.output.origin());
+        Err(InitFailure { cause, body, took, peak, origin, said })
     }
 
     async fn build(&self, function: &Function) -> Result<(Arc<Recipe>, Container), StartError> {
@@ -115,14 +130,13 @@ impl<L: Launcher> Starter<L> {
         function: &Arc<Function>,
         candidates: &[Vec<String>],
         container: Container,
+        journal: Journal,
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, StartError> {
         let Container { id, end, cgroup, gauge, init, listener, log, control, lost } = container;
         let desk = Arc::new(Desk::default());
-        let mut journal = Journal::new(function.name.clone(), self.sink.clone());
-        // Kept in case that it fails: the caller of an invocation that never began wants to see why.
-        journal.begin(String::new());
         let output = Output::new(journal, log)?;
+        let gauge = Arc::new(gauge);
         let pulse = Pulse::new(init)?;
         let control = Control::new(control)?;
         set_nonblocking(&listener)?;
@@ -135,7 +149,12 @@ impl<L: Launcher> Starter<L> {
         tasks.spawn(watch(control.clone(), pulse.clone(), lost, told, died));
         Ok(Environment {
             _end: end,
-            facts: Arc::new(Facts { container: id.to_string(), ..Facts::default() }),
+            facts: Arc::new(Facts {
+                container: id.to_string(),
+                used: AtomicU64::default(),
+                peak: AtomicU64::default(),
+                gauge: gauge.clone(),
+            }),
             programs: candidates.iter().filter_map(|line| line.first().cloned()).collect(),
             cgroup,
             wall: Wall::new(gauge, function.memory),
@@ -150,9 +169,14 @@ impl<L: Launcher> Starter<L> {
         })
     }
 
-    fn start_message(&self, function: &Function, recipe: &Recipe, candidates: &[Vec<String>]) -> Result<Vec<u8>, StartError> {
-        let stream = vars::log_stream(Timestamp::now(), uuid::Uuid::new_v4().as_u128());
-        let vars = vars::vars(function, recipe, &self.region, &stream);
+    fn start_message(
+        &self,
+        function: &Function,
+        recipe: &Recipe,
+        candidates: &[Vec<String>],
+        stream: &str,
+    ) -> Result<Vec<u8>, StartError> {
+        let vars = vars::vars(function, recipe, &self.region, stream);
         encode_start(candidates, &vars).ok_or(StartError::TooManyWords)
     }
 }

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Environment, Grow, Perform};
-use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome};
+use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome, RequestId};
 use crate::server::logs::lines;
 use crate::server::runtime_api::{AfterWrite, Event, Reply};
 
 /// The time of one invocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
+    pub request: RequestId,
     pub began: Instant,
     /// The same moment, as clocks on the wall show it.
     pub start: SystemTime,
@@ -24,8 +25,8 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn begin(limit: Duration) -> Self {
-        Self { began: Instant::now(), start: SystemTime::now(), limit }
+    pub fn begin(request: RequestId, limit: Duration) -> Self {
+        Self { request, began: Instant::now(), start: SystemTime::now(), limit }
     }
 
     pub(super) fn until(&self) -> Instant {
@@ -42,10 +43,12 @@ pub enum Invoked {
 }
 
 /// How an invoke phase ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// REPORT's Duration.
     pub took: Duration,
+    /// What ended the environment, where the answer did not.
+    pub trouble: Option<Cause>,
     /// Frozen, and fit for another invocation.
     pub reusable: Option<Frozen>,
 }
@@ -63,7 +66,7 @@ impl Environment {
     /// Hands the event over and waits for the answer. After a failure that the runtime did not report itself,
     /// the container is killed; [`Environment::settle`] still has to be called.
     pub async fn invoke(&mut self, invocation: &Invocation, run: Run, grow: Grow<'_>) -> Invoked {
-        self.output.begin(lines::start(invocation.request, "$LATEST"));
+        self.output.begin(invocation.request, lines::start(invocation.request, "$LATEST"));
         let cgroup = self.cgroup.clone();
         // The event first: it is in the socket when the runtime runs again (DESIGN 7).
         let thaw = AfterWrite::new(move || {
@@ -118,11 +121,12 @@ impl Environment {
             self.kill();
         }
         self.output.drain();
-        // The first cause is the caller's; what came after the answer is only logged.
-        for cause in [outcome.cause(), trouble.as_ref().filter(|cause| outcome.cause() != Some(cause))].into_iter().flatten() {
+        // The caller has its answer, whatever comes after it.
+        let trouble = trouble.filter(|cause| outcome.cause() != Some(cause));
+        for cause in [outcome.cause(), trouble.as_ref()].into_iter().flatten() {
             self.output.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }
-        Settled { took, reusable: if reusable { self.rest(grow) } else { None } }
+        Settled { took, trouble, reusable: if reusable { self.rest(grow) } else { None } }
     }
 
     /// The last look at the wall, then the freeze. `None`: not fit to be used again.

@@ -55,12 +55,14 @@ pub use watch::{Ended, Word, word};
 
 use container::End;
 use freeze::Cgroup;
-use wall::{Verdict, Wall};
+use wall::{Gauge, Verdict, Wall};
 use watch::{Control, Pulse};
 
 /// Asks the pool whether so many bytes of /tmp fit into the host's memory budget.
 pub type Grow<'a> = &'a (dyn Fn(u64) -> bool + Send + Sync);
 
+/// An invocation that runs for so many looks (a tenth of a second) has begun: whoever follows the log sees its START.
+const LOOKS_UNTIL_BEGUN: u32 = 10;
 /// What a runtime said last may still be on its way when its end is known already.
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
@@ -85,13 +87,22 @@ pub struct Environment {
 }
 
 /// What can be told of an environment while somebody else uses it.
-#[derive(Debug, Default)]
 pub struct Facts {
     /// The container's id.
     pub container: String,
     /// Bytes in use when last looked at, and the most so far.
     pub used: AtomicU64,
     pub peak: AtomicU64,
+    gauge: Arc<Gauge>,
+}
+
+impl Facts {
+    /// Looks at the memory now. Wakes nobody: reading the cgroup's files thaws nothing. `None`: the container is gone.
+    pub fn measure(&self) -> Option<u64> {
+        let used = self.gauge.used().ok()?;
+        self.used.store(used, Ordering::Relaxed);
+        Some(used)
+    }
 }
 
 /// What came first.
@@ -157,6 +168,7 @@ impl Environment {
         let mut ticks = interval_at(Instant::now() + wall::EVERY, wall::EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = self.ended.clone();
+        let mut looks = 0_u32;
         loop {
             tokio::select! {
                 biased;
@@ -166,6 +178,10 @@ impl Environment {
                 }
                 () = &mut deadline => return Cause::Timeout(limit),
                 _ = ticks.tick() => {
+                    looks = looks.saturating_add(1);
+                    if looks == LOOKS_UNTIL_BEGUN {
+                        self.output.begun();
+                    }
                     // Unreadable when the launcher clears the cgroup away: then the end is on its way here too.
                     let verdict = self.wall.look().unwrap_or(Verdict::Fine);
                     if let Some(cause) = self.judge(verdict, grow) {

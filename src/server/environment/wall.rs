@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{OFlag, openat};
@@ -43,7 +44,7 @@ pub struct Sample {
 
 /// The wall of one environment.
 pub struct Wall {
-    gauge: Gauge,
+    gauge: Arc<Gauge>,
     limit: u64,
     /// The largest `used` so far: Max Memory Used.
     peak: u64,
@@ -61,7 +62,7 @@ pub enum Verdict {
 }
 
 impl Wall {
-    pub fn new(gauge: Gauge, memory: Memory) -> Self {
+    pub fn new(gauge: Arc<Gauge>, memory: Memory) -> Self {
         let kills = gauge.kills().unwrap_or(0);
         Self { gauge, limit: memory.bytes(), peak: 0, kills }
     }
@@ -101,11 +102,9 @@ impl Wall {
     }
 
     fn sample_at(&mut self, current: u64) -> io::Result<(Sample, Verdict)> {
-        let (file, shmem) = self.gauge.file_and_shmem()?;
-        let tmp = self.gauge.tmp()?;
-        let sample = sample([current, self.gauge.current()?], file, shmem, tmp);
+        let sample = self.gauge.sample_at(current)?;
         self.peak = self.peak.max(sample.used.min(self.limit));
-        let verdict = if sample.used > self.limit { Verdict::OutOfMemory } else { Verdict::Tmp(tmp) };
+        let verdict = if sample.used > self.limit { Verdict::OutOfMemory } else { Verdict::Tmp(sample.tmp) };
         Ok((sample, verdict))
     }
 }
@@ -137,6 +136,17 @@ impl Gauge {
             CgroupLayout::Split => ["memory.usage_in_bytes", "memory.stat", "memory.oom_control"],
         };
         Ok(Self { layout, current: open(current)?, stat: open(stat)?, events: open(events)?, tmp })
+    }
+
+    /// What counts against the function's memory at this moment, for whoever asks.
+    pub fn used(&self) -> io::Result<u64> {
+        Ok(self.sample_at(self.current()?)?.used)
+    }
+
+    fn sample_at(&self, current: u64) -> io::Result<Sample> {
+        let (file, shmem) = self.file_and_shmem()?;
+        let tmp = self.tmp()?;
+        Ok(sample([current, self.current()?], file, shmem, tmp))
     }
 
     fn current(&self) -> io::Result<u64> {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::invocation::{Cause, RequestId};
 use crate::meter::Row;
+use crate::runtime::Recipe;
 
 /// Which attempt an INIT_REPORT line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,16 @@ pub enum Phase {
     Init,
     /// The second one, inside of it.
     Invoke,
+}
+
+/// First in the stream of an environment. Kiln's runtimes have no version of their own but the digest of their tree.
+pub fn init_start(recipe: &Recipe, region: &str) -> String {
+    // `nodejs8.10` is `nodejs:8.10` here, and `provided.al2023` is `provided:al2023`.
+    let name = recipe.name.as_str();
+    let (family, version) = name.split_at(name.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(name.len()));
+    let version = version.strip_prefix('.').unwrap_or(version);
+    let digest = &recipe.tree;
+    format!("INIT_START Runtime Version: {family}:{version}\tRuntime Version ARN: arn:aws:lambda:{region}::runtime:{digest}\n")
 }
 
 pub fn start(request: RequestId, version: &str) -> String {
@@ -70,8 +81,10 @@ pub fn failure(request: RequestId, cause: &Cause, now: SystemTime) -> String {
     }
 }
 
+/// From the whole microseconds that the books keep, so that the line can be had from them.
 fn ms(duration: Duration) -> String {
-    format!("{:.2}", duration.as_secs_f64() * 1e3)
+    let hundredths = (duration.as_micros() + 5) / 10;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 /// `2018-12-01T12:00:00.000Z`
@@ -111,6 +124,23 @@ mod tests {
                 row.request
             )
         );
+    }
+
+    #[test]
+    fn an_environments_first_line_names_its_runtime_as_lambda_does() {
+        use crate::code::Digest;
+        use crate::runtime::{RuntimeName, TreeId};
+        let line = |name: &str| {
+            let (name, tree) = (RuntimeName::parse(name).unwrap(), TreeId(Digest::of(b"tree")));
+            init_start(
+                &Recipe { name, tree, start: vec![], execution_env: true, vars: Default::default(), hot: vec![] },
+                "eu-west-1",
+            )
+        };
+        let arn = format!("Runtime Version ARN: arn:aws:lambda:eu-west-1::runtime:{}\n", Digest::of(b"tree"));
+        assert_eq!(line("nodejs8.10"), format!("INIT_START Runtime Version: nodejs:8.10\t{arn}"));
+        assert_eq!(line("provided.al2023"), format!("INIT_START Runtime Version: provided:al2023\t{arn}"));
+        assert_eq!(line("go"), format!("INIT_START Runtime Version: go:\t{arn}"));
     }
 
     #[test]

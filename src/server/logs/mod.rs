@@ -2,22 +2,27 @@
 //!
 //! Server process, floor 1. The bytes come from the function, hostile: nothing here grows with them. Each environment
 //! has one [`Output`], which alone reads its log pipe, always at once, so that the function never blocks on it. Lines go
-//! to a [`LogSink`] and, during an invocation, into its tail.
+//! to a [`LogSink`], which is the [`store`], and, during an invocation, into its tail. stdout and stderr are one pipe, as on
+//! Lambda: so their lines keep the order in which they were printed, and nobody can tell which was which.
 //!
 //! What is printed between two invocations (by a thread that runs on until the freeze) belongs to the later one.
 
 pub mod lines;
-mod recent;
+pub mod store;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use tokio::net::unix::pipe::Receiver;
+use tokio::time::Instant;
 
 use crate::function::FunctionName;
+use crate::invocation::RequestId;
 
-pub use recent::Recent;
+pub use store::{LogStore, LogThread};
 
 /// `X-Amz-Log-Result` has so many bytes, cut by bytes.
 /// <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
@@ -27,58 +32,156 @@ pub const TAIL: usize = 4096;
 const MAX_LINE: usize = 256 << 10;
 /// The most that is read at once when an invocation ends: what the pipe held, and some more.
 const MAX_DRAIN: usize = 1 << 20;
+/// An invocation that has used its allowance gets so much of it again in each second: of 16 MiB, 16 KiB. In 900 seconds that
+/// is less than the allowance itself, so what is before the invocation stays in the log.
+const REFILL: u64 = 1024;
 
 /// Where lines end up. Called under an output's lock: quick, and never calls back.
 pub trait LogSink: Send + Sync + 'static {
-    /// Whole lines (a partial one only where [`MAX_LINE`] cut it).
-    fn append(&self, function: &FunctionName, lines: &[u8]);
+    /// Whole lines (a partial one only where [`MAX_LINE`] cut it). `false`: there was no room for them.
+    fn append(&self, piece: &Piece<'_>) -> bool;
+
+    /// Bytes that one invocation may print at once.
+    fn allowance(&self) -> u64;
+}
+
+/// Lines of one kind, printed at one moment.
+#[derive(Clone, Copy)]
+pub struct Piece<'a> {
+    pub origin: &'a Arc<Origin>,
+    pub request: Option<RequestId>,
+    pub kind: Kind,
+    pub time: SystemTime,
+    pub lines: &'a [u8],
+}
+
+/// Whose lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub function: FunctionName,
+    /// `$LATEST` or a number.
+    pub version: String,
+    /// The environment, as the function sees it in AWS_LAMBDA_LOG_STREAM_NAME.
+    pub stream: String,
+    /// Its container; none where none could be built.
+    pub container: Option<String>,
+}
+
+/// Who wrote a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Function,
+    /// Lambda's own: START, END, REPORT, INIT_START, causes.
+    Platform,
+    /// Kiln's, which Lambda has not: that lines are missing here.
+    Notice,
+}
+
+/// Lines that are not in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    pub lines: u64,
+    pub bytes: u64,
+}
+
+impl Lost {
+    pub fn of(lines: &[u8]) -> Self {
+        let ends = lines.iter().filter(|byte| **byte == b'\n').count();
+        Self { lines: ends as u64, bytes: lines.len() as u64 }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.lines += other.lines;
+        self.bytes += other.bytes;
+    }
+
+    /// What stands in the log instead.
+    pub fn notice(self, why: &str) -> String {
+        let Self { lines, bytes } = self;
+        format!("KILN: {lines} lines ({bytes} bytes) were dropped here: {why}\n")
+    }
 }
 
 /// A function's log as one environment (or one failed start) writes it, and the tail of the running invocation.
 pub struct Journal {
-    function: FunctionName,
+    origin: Arc<Origin>,
     sink: Arc<dyn LogSink>,
+    /// The invocation that runs.
+    request: Option<RequestId>,
     /// The end of the invocation's log, at most twice [`TAIL`].
     tail: Option<Vec<u8>>,
     /// START, until something follows it: an invocation that never reached its runtime leaves no line here.
-    start: Option<String>,
+    start: Option<(SystemTime, String)>,
+    allowance: Allowance,
+    /// Since the last line that the sink took, and whether the allowance was the reason.
+    lost: Lost,
+    too_much: bool,
+}
+
+/// What an invocation may still print.
+struct Allowance {
+    bytes: u64,
+    of: u64,
+    refilled: Instant,
 }
 
 impl Journal {
-    pub fn new(function: FunctionName, sink: Arc<dyn LogSink>) -> Self {
-        Self { function, sink, tail: None, start: None }
+    pub fn new(origin: Arc<Origin>, sink: Arc<dyn LogSink>) -> Self {
+        let of = sink.allowance();
+        let allowance = Allowance { bytes: of, of, refilled: Instant::now() };
+        Self { origin, sink, request: None, tail: None, start: None, allowance, lost: Lost::default(), too_much: false }
+    }
+
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// An environment begins, perhaps inside of an invocation, with `line`. The end of what its init prints is kept, in case
+    /// that it fails.
+    pub fn init(&mut self, request: Option<RequestId>, line: &str) {
+        self.request = request;
+        self.platform(line);
+        self.tail = Some(Vec::new());
     }
 
     /// An invocation begins: its tail starts with `line`.
-    pub fn begin(&mut self, line: String) {
+    pub fn begin(&mut self, request: RequestId, line: String) {
+        self.request = Some(request);
         self.tail = Some(Vec::new());
-        self.start = Some(line).filter(|line| !line.is_empty());
+        self.start = Some((SystemTime::now(), line));
+        self.allowance = Allowance { bytes: self.allowance.of, of: self.allowance.of, refilled: Instant::now() };
     }
 
     /// It did not begin after all.
     pub fn take_back(&mut self) {
-        (self.tail, self.start) = (None, None);
+        (self.request, self.tail, self.start) = (None, None, None);
     }
 
-    pub fn write(&mut self, lines: &[u8]) {
-        self.write_start();
-        self.append(lines);
+    /// It did: START is not held back any longer.
+    pub fn begun(&mut self) {
+        if let Some((time, start)) = self.start.take() {
+            self.append(Kind::Platform, time, start.as_bytes());
+        }
+    }
+
+    /// A line of the platform's.
+    pub fn platform(&mut self, lines: &str) {
+        if !lines.is_empty() {
+            self.begun();
+            self.append(Kind::Platform, SystemTime::now(), lines.as_bytes());
+        }
+    }
+
+    /// Lines of the function's.
+    pub fn function(&mut self, lines: &[u8]) {
+        self.begun();
+        self.append(Kind::Function, SystemTime::now(), lines);
     }
 
     /// Into the tail only: lines that the function's log has already, from the init that ran inside this invocation.
     pub fn quote(&mut self, lines: &[u8]) {
-        self.write_start();
-        self.keep(lines);
-    }
-
-    fn write_start(&mut self) {
-        if let Some(start) = self.start.take() {
-            self.append(start.as_bytes());
-        }
-    }
-
-    fn append(&mut self, lines: &[u8]) {
-        self.sink.append(&self.function, lines);
+        self.begun();
         self.keep(lines);
     }
 
@@ -91,10 +194,70 @@ impl Journal {
         }
     }
 
+    fn append(&mut self, kind: Kind, time: SystemTime, lines: &[u8]) {
+        self.keep(lines);
+        let allowed = kind != Kind::Function || self.allowance.take(lines.len() as u64);
+        let told = allowed && self.tell_losses(time);
+        let piece = Piece { origin: &self.origin, request: self.request, kind, time, lines };
+        // The platform's own words are tried even where a notice found no room.
+        let taken = (told || allowed && kind != Kind::Function) && self.sink.append(&piece);
+        if !taken {
+            self.lost.add(Lost::of(lines));
+            self.too_much = !allowed;
+        }
+    }
+
+    /// That lines are missing is told where they are missing. `false`: there is no room even for that.
+    fn tell_losses(&mut self, time: SystemTime) -> bool {
+        if self.lost == Lost::default() {
+            return true;
+        }
+        let why = match self.too_much {
+            true => {
+                let kib = self.allowance.of >> 10;
+                format!("one invocation may print {kib} KiB (a quarter of log_max_mib), then {} KiB a second", kib / REFILL)
+            }
+            false => "they came faster than they could be written".to_owned(),
+        };
+        let notice = self.lost.notice(&why);
+        let piece = Piece { origin: &self.origin, request: self.request, kind: Kind::Notice, time, lines: notice.as_bytes() };
+        let told = self.sink.append(&piece);
+        if told {
+            self.lost = Lost::default();
+        }
+        told
+    }
+
     /// The invocation is over: its last [`TAIL`] bytes.
     pub fn end(&mut self) -> Vec<u8> {
+        let tail = self.said();
+        self.request = None;
+        tail
+    }
+
+    /// The end of what was printed since [`Self::init`] or [`Self::begin`].
+    pub fn said(&mut self) -> Vec<u8> {
         let tail = self.tail.take().unwrap_or_default();
         tail[tail.len().saturating_sub(TAIL)..].to_vec()
+    }
+}
+
+impl Allowance {
+    fn take(&mut self, bytes: u64) -> bool {
+        if bytes > self.bytes {
+            let now = Instant::now();
+            let micros = u64::try_from((now - self.refilled).as_micros()).unwrap_or(u64::MAX);
+            let refill = (self.of / REFILL).saturating_mul(micros) / 1_000_000;
+            if refill > 0 {
+                self.bytes = self.bytes.saturating_add(refill).min(self.of);
+                self.refilled = now;
+            }
+        }
+        let enough = bytes <= self.bytes;
+        if enough {
+            self.bytes -= bytes;
+        }
+        enough
     }
 }
 
@@ -129,8 +292,17 @@ impl Output {
     }
 
     /// As [`Journal::begin`].
-    pub fn begin(&self, line: String) {
-        self.lock().journal.begin(line);
+    pub fn begin(&self, request: RequestId, line: String) {
+        self.lock().journal.begin(request, line);
+    }
+
+    /// As [`Journal::begun`].
+    pub fn begun(&self) {
+        self.lock().journal.begun();
+    }
+
+    pub fn origin(&self) -> Arc<Origin> {
+        self.lock().journal.origin().clone()
     }
 
     /// As [`Journal::take_back`].
@@ -140,7 +312,7 @@ impl Output {
 
     /// A line of the platform's.
     pub fn platform(&self, line: &str) {
-        self.lock().journal.write(line.as_bytes());
+        self.lock().journal.platform(line);
     }
 
     /// Takes in what the function has written so far; ends its partial line.
@@ -152,8 +324,13 @@ impl Output {
         if !inner.partial.is_empty() {
             let mut line = std::mem::take(&mut inner.partial);
             line.push(b'\n');
-            inner.journal.write(&line);
+            inner.journal.function(&line);
         }
+    }
+
+    /// As [`Journal::said`].
+    pub fn said(&self) -> Vec<u8> {
+        self.lock().journal.said()
     }
 
     /// As [`Journal::end`].
@@ -185,7 +362,7 @@ impl Output {
         if inner.partial.is_empty() {
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             if whole > 0 {
-                inner.journal.write(&bytes[..whole]);
+                inner.journal.function(&bytes[..whole]);
                 bytes = &bytes[whole..];
             }
         }
@@ -198,10 +375,10 @@ impl Output {
             if inner.partial.len() == MAX_LINE && inner.partial.last() != Some(&b'\n') {
                 let mut line = std::mem::take(&mut inner.partial);
                 line.push(b'\n');
-                inner.journal.write(&line);
+                inner.journal.function(&line);
             } else if inner.partial.last() == Some(&b'\n') {
                 let line = std::mem::take(&mut inner.partial);
-                inner.journal.write(&line);
+                inner.journal.function(&line);
             }
         }
     }
@@ -220,60 +397,4 @@ enum End {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    fn output() -> (Arc<Output>, std::fs::File, Arc<Recent>, FunctionName) {
-        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
-        let (recent, name) = (Arc::new(Recent::default()), FunctionName::parse("f").unwrap());
-        (Output::new(Journal::new(name.clone(), recent.clone()), read).unwrap(), write.into(), recent, name)
-    }
-
-    #[tokio::test]
-    async fn a_tail_is_start_to_end_and_a_partial_line_is_ended() {
-        let (output, mut function, recent, name) = output();
-        function.write_all(b"between\nhal").unwrap();
-        output.begin("START\n".into());
-        output.drain();
-        function.write_all(b"one\npart").unwrap();
-        output.drain();
-        output.platform("END\n");
-        assert_eq!(output.end(), b"START\nbetween\nhal\none\npart\nEND\n");
-        assert_eq!(recent.of(&name), b"START\nbetween\nhal\none\npart\nEND\n");
-    }
-
-    #[tokio::test]
-    async fn a_tail_has_exactly_the_last_4096_bytes() {
-        let (output, mut function, ..) = output();
-        output.begin("START\n".into());
-        for n in 0..3000 {
-            writeln!(function, "{n:9}").unwrap();
-            output.drain();
-        }
-        output.platform("REPORT\t\n");
-        let tail = output.end();
-        assert_eq!(tail.len(), TAIL);
-        assert!(tail.ends_with(b"     2999\nREPORT\t\n"));
-    }
-
-    #[tokio::test]
-    async fn a_function_that_prints_without_end_is_read_and_costs_nothing() {
-        let (output, mut function, recent, name) = output();
-        output.begin("START\n".into());
-        let reader = tokio::spawn(output.clone().read());
-        let piece = [b'x'; 4096];
-        for _ in 0..1000 {
-            while function.write(&piece).is_err() {
-                tokio::task::yield_now().await;
-            }
-        }
-        drop(function);
-        reader.await.unwrap();
-        output.drain();
-        assert!(output.lock().partial.is_empty());
-        assert!(recent.of(&name).len() <= 64 << 10);
-        assert_eq!(output.end().len(), TAIL);
-    }
-}
+pub(in crate::server) mod tests;

@@ -17,6 +17,9 @@ use super::snapshot::{Reserve, Seen, SeenState, Snapshot};
 use crate::function::{FunctionName, Stamp};
 use crate::invocation::Throttle;
 
+/// How long people wait at most for the memory of all environments.
+const MEASURE: Duration = Duration::from_millis(500);
+
 /// What can be pooled. Dropping it must end it.
 pub trait Pooled: Send + 'static {
     /// Looked at in the last moment before it is lent: cheap, and never waits.
@@ -29,6 +32,8 @@ pub trait Facts: Send + Sync {
     fn name(&self) -> &str;
     /// Bytes in use when last looked at.
     fn used(&self) -> u64;
+    /// Looks now, and wakes nobody. `None`: it is gone.
+    fn measure(&self) -> Option<u64>;
     /// The most so far.
     fn peak(&self) -> u64;
 }
@@ -160,11 +165,34 @@ impl<E: Pooled> Pool<E> {
         self.0.change(|inner, _| ((), inner.core.stop()));
     }
 
+    /// What is known at this moment; quick.
     pub fn snapshot(&self) -> Snapshot {
+        self.look().0
+    }
+
+    /// The same with every environment's memory as it is now, for people. Costs some twenty microseconds for each, so it
+    /// runs on a thread that may take them; past [`MEASURE`] the rest is told as last seen.
+    pub fn measured(&self) -> Snapshot {
+        let (mut snapshot, facts) = self.look();
+        let until = std::time::Instant::now() + MEASURE;
+        for (seen, facts) in snapshot.environments.iter_mut().zip(facts) {
+            if std::time::Instant::now() >= until {
+                break;
+            }
+            if let Some(used) = facts.and_then(|facts| facts.measure()) {
+                seen.used_mib = mib(used);
+                seen.peak_mib = seen.peak_mib.max(seen.used_mib);
+            }
+        }
+        snapshot
+    }
+
+    fn look(&self) -> (Snapshot, Vec<Option<Arc<dyn Facts>>>) {
         let now = Instant::now();
         let inner = self.0.lock();
         let (core, limits) = (&inner.core, inner.core.limits());
-        Snapshot {
+        let facts = core.slots().map(|(id, _)| inner.facts.get(&id).cloned()).collect();
+        let snapshot = Snapshot {
             budget_mib: limits.budget >> 20,
             charged_mib: core.charged() >> 20,
             in_flight: core.in_flight(),
@@ -178,7 +206,8 @@ impl<E: Pooled> Pool<E> {
             parallel_starts: limits.starts,
             waiting: core.waiting(),
             environments: core.slots().map(|(id, slot)| seen(slot, inner.facts.get(&id), now)).collect(),
-        }
+        };
+        (snapshot, facts)
     }
 }
 
@@ -196,11 +225,16 @@ fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
         idle_s,
         memory_mib: slot.memory.mib(),
         charged_mib: slot.charge() >> 20,
-        used_mib: facts.map_or(0, |facts| facts.used() >> 20),
-        peak_mib: facts.map_or(0, |facts| facts.peak() >> 20),
+        used_mib: facts.map_or(0, |facts| mib(facts.used())),
+        peak_mib: facts.map_or(0, |facts| mib(facts.peak())),
         invocations: slot.loans,
         container: facts.map(|facts| facts.name().to_owned()),
     }
+}
+
+/// To the nearest, as REPORT does.
+fn mib(bytes: u64) -> u64 {
+    (bytes + (1 << 19)) >> 20
 }
 
 impl<E: Pooled> Shared<E> {

@@ -30,6 +30,9 @@ impl Facts for Red {
     fn used(&self) -> u64 {
         0
     }
+    fn measure(&self) -> Option<u64> {
+        Some(50 << 20)
+    }
     fn peak(&self) -> u64 {
         0
     }
@@ -213,4 +216,13 @@ async fn who_stops_waiting_leaves_the_queue() {
     let _two = (shop.acquire().await, shop.acquire().await);
     assert!(tokio::time::timeout(Duration::from_secs(1), shop.acquire()).await.is_err());
     assert_eq!(shop.pool.snapshot().waiting, 0);
+}
+
+#[tokio::test]
+async fn who_measures_sees_the_memory_of_now_and_a_peak_that_is_no_less() {
+    let shop = Shop::new();
+    let lease = shop.lease().await;
+    let memory = |snapshot: Snapshot| (snapshot.environments[0].used_mib, snapshot.environments[0].peak_mib);
+    assert_eq!((memory(shop.pool.snapshot()), memory(shop.pool.measured())), ((0, 0), (50, 50)));
+    drop(lease);
 }

@@ -171,6 +171,8 @@ async fn an_init_error_is_tried_again_in_a_new_container_and_is_the_callers_verb
     assert!(reports[0].ends_with(" ms\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError"), "{all}");
     assert!(reports[1].ends_with(" ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ImportModuleError"), "{all}");
     assert_eq!((reports.len(), house.launcher.built()), (2, 2));
+    let request = Some(house.books.rows.lock().unwrap()[0].request);
+    assert_eq!(house.kept.whose("Traceback"), [None, request], "the second try is the invocation's own");
 }
 
 #[tokio::test(start_paused = true)]

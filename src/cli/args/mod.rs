@@ -1,0 +1,225 @@
+//! The command line, and the help that it prints; verbs with verbs of their own have a file each.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The end of every verb's help.
+macro_rules! help {
+    ($examples:literal, json: $json:literal) => {
+        concat!(
+            "Examples:\n",
+            $examples,
+            "\n\nWith --json:\n",
+            $json,
+            "\n\nExit codes:\n  0 done  1 failed  2 wrong usage  3 kilnd not reachable  4 no such function  5 throttled  6 the function failed"
+        )
+    };
+}
+
+// After the macro, which they use.
+mod function;
+mod layer;
+mod logs;
+mod runtime;
+
+pub use self::function::{Code, Concurrency, Create, FunctionCommand, Settings, Update};
+pub use self::layer::{LayerCommand, Publish};
+pub use self::logs::Logs;
+pub use self::runtime::{AddRuntime, RuntimeCommand, WhichRuntimes};
+
+const HELP: &str = help!(
+    "  kiln doctor
+  kiln function create hello --runtime nodejs8.10 --handler index.handler --dir examples/node-tutorial
+  kiln invoke hello --payload '{\"name\": \"World\"}' --log
+  kiln logs hello -f
+  kiln pool",
+    json: "  Each verb's own help says what it prints (kiln pool --help)."
+);
+
+const COMPLETIONS_HELP: &str = help!(
+    "  kiln completions bash > ~/.local/share/bash-completion/completions/kiln
+  kiln completions zsh > ~/.zfunc/_kiln          (with fpath+=~/.zfunc before compinit in .zshrc)
+  kiln completions fish > ~/.config/fish/completions/kiln.fish",
+    json: "  The same: a shell's script is no JSON."
+);
+
+const CONFIG_CHECK_HELP: &str = help!(
+    "  sudo kiln config check
+  kiln config check ./kiln.toml",
+    json: "  file, ok, checks: a list of { check, key, state (ok, warn, broken, needs-root), found, cure }; check is the key's name"
+);
+
+const CONFIG_SAMPLE_HELP: &str = help!(
+    "  kiln config sample | sudo tee /etc/kiln/kiln.toml",
+    json: "  Every key with its default."
+);
+
+const DOCTOR_HELP: &str = help!(
+    "  sudo kiln doctor
+  sudo kiln doctor --config /etc/kiln/kiln.toml     (also before kilnd's first start)
+  kiln doctor --json | jq '.checks[] | select(.state == \"broken\")'",
+    json: "  run_dir, ok, checks: a list of { check, key, state (ok, warn, broken, needs-root), found, cure }
+Ends with 0 when nothing is broken, with 1 when something is."
+);
+
+const INVOKE_HELP: &str = help!(
+    "  kiln invoke hello
+  kiln invoke hello --payload '{\"name\": \"World\"}'
+  kiln invoke hello --payload @event.json --log
+  jq -n '{n: 1}' | kiln invoke hello --payload - | jq .
+  kiln invoke hello --dry-run                       (may I, and is the event JSON? the function does not run)
+
+The result goes to stdout, the log (with --log) to stderr.",
+    json: "  request_id, executed_version, function_error (null, or Unhandled), payload, log"
+);
+
+const POOL_HELP: &str = help!(
+    "  kiln pool
+  kiln pool --sort memory
+  kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
+    json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
+  reserves: a list of { function, reserved, in_flight }, environments: a list of
+  { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container }"
+);
+
+/// Run AWS Lambda functions on this host.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, after_help = HELP, subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// The run directory of the instance to talk to [default: /run/kiln]
+    #[arg(long, value_name = "DIR", env = "KILN_RUN_DIR", global = true)]
+    pub run: Option<PathBuf>,
+    /// Print JSON with stable names
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a shell's completions of kiln's words
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions { shell: CompletionShell },
+    /// Show what may be configured, and try a configuration on this host
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at everything that Kiln needs of this host, with the cure for what is wrong
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// The configuration to look at [default: that of the running kilnd, else /etc/kiln/kiln.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Create, show, change and delete functions
+    #[command(subcommand)]
+    Function(FunctionCommand),
+    /// Run a function and print what it returns
+    #[command(after_help = INVOKE_HELP)]
+    Invoke(Invoke),
+    /// Publish, show and delete layers: what functions share below /opt
+    #[command(subcommand)]
+    Layer(LayerCommand),
+    /// Show what a function printed, and the platform's lines around it
+    #[command(after_help = logs::LOGS_HELP)]
+    Logs(Logs),
+    /// Show every execution environment
+    #[command(after_help = POOL_HELP)]
+    Pool(Pool),
+    /// Show, build and check the runtimes that functions run in
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Try a configuration on this host: every key, every fault, and its cure
+    #[command(after_help = CONFIG_CHECK_HELP)]
+    Check {
+        /// What kilnd would read [default: /etc/kiln/kiln.toml]
+        file: Option<PathBuf>,
+    },
+    /// Print a configuration with every key, its default, unit and reason
+    #[command(after_help = CONFIG_SAMPLE_HELP)]
+    Sample,
+}
+
+#[derive(Debug, Args)]
+pub struct Invoke {
+    /// Name or ARN
+    pub name: String,
+    /// The event: JSON, @FILE, or - for stdin
+    #[arg(long, value_name = "JSON|@FILE|-", default_value = "{}")]
+    pub payload: String,
+    /// Print the end of the invocation's log to stderr
+    #[arg(long, conflicts_with = "dry_run")]
+    pub log: bool,
+    /// Ask whether it could be invoked so, and do not run it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Pool {
+    /// What the order is by
+    #[arg(long, value_enum, default_value_t = Sort::Function)]
+    pub sort: Sort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    Function,
+    Memory,
+    Peak,
+    Age,
+    Idle,
+    Invocations,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_no_contradictions() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn code_is_one_of_three_and_never_two() {
+        let parse = |words: &str| Arguments::try_parse_from(words.split(' '));
+        assert!(parse("kiln function create f --runtime r --handler h --zip z").is_ok());
+        assert!(parse("kiln function create f --runtime r --handler h --file f").is_ok());
+        assert!(parse("kiln function create f --runtime r --handler h --zip z --dir d").is_err());
+        assert!(parse("kiln function update f --file z --dir d").is_err());
+    }
+
+    #[test]
+    fn every_verb_has_examples_says_what_json_it_prints_and_names_the_exit_codes() {
+        fn leaves(command: &clap::Command, found: &mut Vec<clap::Command>) {
+            if command.get_subcommands().next().is_none() {
+                found.push(command.clone());
+            }
+            command.get_subcommands().for_each(|below| leaves(below, found));
+        }
+        let mut found = Vec::new();
+        leaves(&Arguments::command(), &mut found);
+        assert!(found.len() >= 10);
+        for verb in found {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for part in ["Examples:\n  ", "\nWith --json:\n  ", "\nExit codes:\n  0 done"] {
+                assert!(help.contains(part), "{} has no {part:?} in its help", verb.get_name());
+            }
+        }
+    }
+}

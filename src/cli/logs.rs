@@ -1,0 +1,339 @@
+//! `kiln logs`: what a function printed, and the platform's lines around it, as they were and as they come.
+//!
+//! On a terminal the platform's lines are dim, and nothing that a function printed reaches the terminal as a command: control
+//! characters are spelled out, and a carriage return (as Lambda's clients write a line break within one event) begins an
+//! indented line, which is none of the platform's. Into a pipe or a file goes exactly what was printed.
+//!
+//! `-f` goes on from the last cursor that it saw when the server is replaced, so nothing is lost and nothing comes twice.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::BodyExt;
+use hyper::Method;
+use jiff::Timestamp;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Deserialize;
+
+use super::args::Logs;
+use super::client::{Client, Socket, Stream};
+use super::failure::Failure;
+use super::output;
+
+/// How many lines there are unless something says otherwise: a few screens.
+const LINES: usize = 100;
+/// Between two tries to reach a server that is away, and between two looks whether anybody still reads what we print.
+const PAUSE: Duration = Duration::from_millis(500);
+/// More than the longest entry: a line of 256 KiB, escaped.
+const MAX_ENTRY: usize = 4 << 20;
+
+/// An entry, as far as it is shown.
+#[derive(Deserialize)]
+struct Entry {
+    cursor: String,
+    time_ms: i64,
+    kind: Kind,
+    line: Option<String>,
+    base64: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Function,
+    Platform,
+    Notice,
+}
+
+pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), Failure> {
+    let path = format!("/v1/functions/{}/logs", name(&logs.name));
+    if logs.delete {
+        client.request(Socket::Control, Method::DELETE, &path, &[], "").await?;
+        output::say(&format!("the log of {} is removed", logs.name));
+        return Ok(());
+    }
+    let mut shown = Shown::new(&logs, as_json);
+    let query = query(&logs)?;
+    let mut cursor: Option<String> = None;
+    let mut away = false;
+    loop {
+        let from = cursor.as_ref().map_or_else(|| begin(&logs), |cursor| format!("after={cursor}"));
+        match client.stream(&format!("{path}?{query}&{from}")).await {
+            Ok(stream) => {
+                if std::mem::take(&mut away) {
+                    output::say("kiln: kilnd is back");
+                }
+                if let Some(begin) = stream.header("x-kiln-cursor") {
+                    cursor.get_or_insert(begin.to_owned());
+                }
+                match copy(stream, &mut shown, &mut cursor).await? {
+                    Ended::Reader => return Ok(()),
+                    Ended::Whole if !logs.follow => return Ok(()),
+                    Ended::Cut if !logs.follow => {
+                        return Err(Failure::Unreachable("kilnd went away in the middle of the log".into()));
+                    }
+                    Ended::Whole | Ended::Cut => {}
+                }
+            }
+            // It was there before: it will be there again.
+            Err(Failure::Unreachable(_)) if cursor.is_some() => {
+                if !std::mem::replace(&mut away, true) {
+                    output::say("kiln: kilnd is away; waiting for it");
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        if !has_reader() {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Why a stream is over.
+enum Ended {
+    Whole,
+    /// The server went away.
+    Cut,
+    /// Nobody reads our stdout any more.
+    Reader,
+}
+
+/// Prints whole entries as they come; `cursor` follows what was printed.
+async fn copy(mut stream: Stream, shown: &mut Shown, cursor: &mut Option<String>) -> Result<Ended, Failure> {
+    let mut rest: Vec<u8> = Vec::new();
+    loop {
+        let frame = tokio::select! {
+            frame = stream.body.frame() => frame,
+            () = tokio::time::sleep(PAUSE) => {
+                if has_reader() { continue } else { return Ok(Ended::Reader) }
+            }
+        };
+        let data = match frame {
+            None => return Ok(Ended::Whole),
+            Some(Err(_)) => return Ok(Ended::Cut),
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
+        rest.extend_from_slice(&data);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let mut text = Vec::new();
+        for line in rest[..whole].split_inclusive(|byte| *byte == b'\n') {
+            let entry: Entry = serde_json::from_slice(line).map_err(|error| {
+                Failure::Failed(format!("kilnd's answer is not understood ({error}): are kiln and kilnd of one version?"))
+            })?;
+            shown.entry(&entry, line, &mut text);
+            *cursor = Some(entry.cursor);
+        }
+        rest.drain(..whole);
+        if rest.len() > MAX_ENTRY {
+            return Err(Failure::Failed("kilnd's answer is not understood: an endless line".into()));
+        }
+        if !print(&text)? {
+            return Ok(Ended::Reader);
+        }
+    }
+}
+
+/// `false`: nobody reads it, who had what they wanted.
+fn print(text: &[u8]) -> Result<bool, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Failed(format!("the log cannot be written to stdout: {error}"))),
+    }
+}
+
+/// Whether the other end of our stdout is open, as far as that can be known without writing.
+fn has_reader() -> bool {
+    let stdout = io::stdout();
+    let mut looked = [PollFd::new(std::os::fd::AsFd::as_fd(&stdout), PollFlags::empty())];
+    let closed = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
+    !(poll(&mut looked, PollTimeout::ZERO).is_ok() && looked.iter().any(closed))
+}
+
+/// A name, or the one in an ARN (whose qualifier has no log of its own).
+fn name(text: &str) -> String {
+    let name = text.split(":function:").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or(text);
+    encoded(name)
+}
+
+fn query(logs: &Logs) -> Result<String, Failure> {
+    let mut query = format!("follow={}", u8::from(logs.follow));
+    if let Some(since) = &logs.since {
+        query += &format!("&since_ms={}", since_ms(since, Timestamp::now())?);
+    }
+    if let Some(request) = &logs.request {
+        query += &format!("&request={}", encoded(request));
+    }
+    if let Some(container) = &logs.container {
+        query += &format!("&container={}", encoded(container));
+    }
+    Ok(query)
+}
+
+/// Where it begins, as long as nothing has been shown.
+fn begin(logs: &Logs) -> String {
+    let searched = logs.since.is_some() || logs.request.is_some() || logs.container.is_some();
+    match logs.lines.as_deref() {
+        Some("all") => String::new(),
+        Some(lines) => format!("tail={lines}"),
+        None if searched => String::new(),
+        None => format!("tail={LINES}"),
+    }
+}
+
+/// `90s`, `10m`, `2h`, `3d` ago, or a time of RFC 3339.
+fn since_ms(text: &str, now: Timestamp) -> Result<i64, Failure> {
+    let unit = |text: &str| match text {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let number = text.find(|c: char| !c.is_ascii_digit()).map(|end| text.split_at(end));
+    let ago = number.and_then(|(number, rest)| number.parse::<i64>().ok()?.checked_mul(unit(rest)?)?.checked_mul(1000));
+    let then = ago.map(|ago| now.as_millisecond().saturating_sub(ago).max(0));
+    let exact = || text.parse::<Timestamp>().ok().map(|time| time.as_millisecond().max(0));
+    then.or_else(exact).ok_or_else(|| {
+        Failure::Usage(format!("--since {text}: write 90s, 10m, 2h or 3d, or a time such as 2026-05-04T12:00:00Z"))
+    })
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// How entries are printed.
+struct Shown {
+    as_json: bool,
+    time: bool,
+    /// The reader is a person at a terminal.
+    careful: bool,
+    colours: bool,
+}
+
+const DIM: &str = "\x1b[2m";
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const PLAIN: &str = "\x1b[0m";
+
+impl Shown {
+    fn new(logs: &Logs, as_json: bool) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { as_json, time: logs.time, careful: terminal && !logs.raw, colours }
+    }
+
+    fn entry(&self, entry: &Entry, json: &[u8], to: &mut Vec<u8>) {
+        if self.as_json {
+            return to.extend_from_slice(json);
+        }
+        let bytes = match (&entry.line, &entry.base64) {
+            (Some(line), _) => line.clone().into_bytes(),
+            (None, Some(base64)) => STANDARD.decode(base64).unwrap_or_default(),
+            (None, None) => Vec::new(),
+        };
+        let dress = self.dress(entry.kind, &bytes);
+        if self.time {
+            let time = Timestamp::from_millisecond(entry.time_ms).unwrap_or_default();
+            let (on, off) = if self.colours { (DIM, PLAIN) } else { ("", "") };
+            to.extend_from_slice(format!("{on}{}{off} ", time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")).as_bytes());
+        }
+        to.extend_from_slice(dress.as_bytes());
+        match (self.careful, entry.kind) {
+            (true, Kind::Function) => to.extend_from_slice(careful(&bytes).as_bytes()),
+            // Written by kilnd; what is a function's in it (a file's name) is spelled out too, line by line.
+            (true, _) => {
+                let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').map(careful).collect();
+                to.extend_from_slice(lines.join("\n").as_bytes());
+            }
+            (false, _) => to.extend_from_slice(&bytes),
+        }
+        to.extend_from_slice(if dress.is_empty() { "" } else { PLAIN }.as_bytes());
+        to.push(b'\n');
+    }
+
+    fn dress(&self, kind: Kind, line: &[u8]) -> &'static str {
+        let holds = |text: &str| line.windows(text.len()).any(|part| part == text.as_bytes());
+        match kind {
+            _ if !self.colours => "",
+            Kind::Function => "",
+            Kind::Notice => YELLOW,
+            Kind::Platform if ["\tStatus: ", " Task timed out after ", " Error: "].into_iter().any(holds) => RED,
+            Kind::Platform => DIM,
+        }
+    }
+}
+
+/// What a terminal may be given: text and tabs. Everything that could command it, or turn text round, is spelled out.
+fn careful(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => text.push(c),
+                // Python and Node write the lines of one event so.
+                '\r' => text.push_str("\n    "),
+                // Bidirectional overrides and isolates; line and paragraph separators.
+                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}' => {
+                    text.push_str(&format!("\\u{{{:x}}}", u32::from(c)));
+                }
+                c if c.is_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
+                c => text.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(terminal: bool, kind: &str, line: &str) -> String {
+        let shown = Shown { as_json: false, time: false, careful: terminal, colours: terminal };
+        let json = serde_json::json!({ "cursor": "1:2", "time_ms": 0, "kind": kind, "line": line }).to_string();
+        let mut text = Vec::new();
+        shown.entry(&serde_json::from_str(&json).unwrap(), json.as_bytes(), &mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn what_a_function_printed_is_no_command_to_a_terminal_and_untouched_in_a_pipe() {
+        let hostile = "\x1b]0;title\x07 \x1b[2J\u{9b}31m\ta\rEND RequestId: 1\u{202e}";
+        assert_eq!(shown(false, "function", hostile), format!("{hostile}\n"));
+        assert_eq!(shown(true, "function", hostile), "\\x1b]0;title\\x07 \\x1b[2J\\x9b31m\ta\n    END RequestId: 1\\u{202e}\n");
+        assert_eq!(careful(b"\xff ok"), "\\xff ok");
+    }
+
+    #[test]
+    fn only_the_platforms_lines_are_dressed() {
+        assert_eq!(shown(true, "platform", "END RequestId: 1"), "\x1b[2mEND RequestId: 1\x1b[0m\n");
+        assert_eq!(shown(true, "platform", "REPORT 1\tStatus: timeout"), "\x1b[31mREPORT 1\tStatus: timeout\x1b[0m\n");
+        assert_eq!(shown(true, "function", "END RequestId: 1"), "END RequestId: 1\n");
+        assert_eq!(shown(false, "platform", "END RequestId: 1"), "END RequestId: 1\n");
+    }
+
+    #[test]
+    fn a_time_is_so_long_ago_or_exact() {
+        let now: Timestamp = "2026-05-04T12:00:00Z".parse().unwrap();
+        let ms = |text: &str| since_ms(text, now).map(|ms| now.as_millisecond() - ms);
+        assert_eq!((ms("90s"), ms("10m"), ms("1h"), ms("3d")), (Ok(90_000), Ok(600_000), Ok(3_600_000), Ok(259_200_000)));
+        assert_eq!(ms("2026-05-04T13:59:00+02:00"), Ok(60_000));
+        for wrong in ["10", "m", "10w", "yesterday", "-5m", "99999999999999999d"] {
+            assert!(matches!(ms(wrong), Err(Failure::Usage(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_function_is_named_by_its_name_or_its_arn() {
+        assert_eq!(name("arn:aws:lambda:us-east-1:000000000000:function:hello:$LATEST"), "hello");
+        assert_eq!((name("hello").as_str(), name("a b?").as_str()), ("hello", "a%20b%3F"));
+    }
+}

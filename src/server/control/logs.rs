@@ -1,0 +1,287 @@
+//! A function's log for people on duty: `GET /v1/functions/{name}/logs`, a JSON object on each line.
+//!
+//! | Query | |
+//! |---|---|
+//! | `tail=N` | begins N entries before the end |
+//! | `since_ms=T` | entries of that time (milliseconds since 1970) and later |
+//! | `request=ID`, `container=ID` | entries of one invocation; of one container, or of one log stream |
+//! | `after=CURSOR` | begins behind the entry that bore this cursor |
+//! | `follow=1` | goes on with what is printed from now on, until the caller goes away or the server stops |
+//!
+//! Each object is a [record](super::super::logs::store::record::Record) with `function` and `cursor`; the header
+//! `x-kiln-cursor` is the cursor at the beginning. Whoever goes on from the last cursor that they saw, after whatever
+//! interruption, misses nothing and sees nothing twice.
+//!
+//! The disk is read on threads that may block, a block ahead of the caller and no more.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::Either;
+use hyper::body::{Body, Frame};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::{Reply, message, reply};
+use crate::function::FunctionName;
+use crate::server::http::Stop;
+use crate::server::logs::LogStore;
+use crate::server::logs::store::reader::{Query, Reader};
+use crate::server::logs::store::segments::Position;
+
+/// Readers at once: each may have a thread and a block in memory.
+const MAX_READERS: usize = 64;
+/// What a search from the end may find: each costs memory until it is sent.
+const MAX_TAIL: usize = 1 << 20;
+
+type Known = dyn Fn(&FunctionName) -> bool + Send + Sync;
+
+/// What the door needs of the logs.
+pub struct Logs {
+    store: LogStore,
+    /// Whether there is such a function now.
+    known: Box<Known>,
+    stop: Stop,
+    readers: Arc<Semaphore>,
+}
+
+/// What was asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    query: Query,
+    follow: bool,
+}
+
+impl Logs {
+    pub fn new(store: LogStore, known: impl Fn(&FunctionName) -> bool + Send + Sync + 'static, stop: Stop) -> Self {
+        Self { store, known: Box::new(known), stop, readers: Arc::new(Semaphore::new(MAX_READERS)) }
+    }
+
+    pub(super) async fn show(&self, name: &str, query: &str) -> Reply {
+        let Some(function) = self.function(name) else { return unknown(name) };
+        let asked = match parse(query) {
+            Ok(asked) => asked,
+            Err(what) => return message(StatusCode::BAD_REQUEST, what),
+        };
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else {
+            let text = format!("{MAX_READERS} others are reading logs; end one of them");
+            return message(StatusCode::SERVICE_UNAVAILABLE, text);
+        };
+        // Before the log is looked at, so that nothing written after that look goes unnoticed.
+        let written = self.store.written();
+        let end = (!asked.follow).then(|| self.store.end(&function));
+        let (store, name) = (self.store.clone(), function.clone());
+        let reader = match spawn_blocking(move || store.read(&name, asked.query)).await {
+            Ok(Ok(reader)) => reader,
+            Ok(Err(error)) => return failed(&function, &error),
+            Err(error) => return failed(&function, &error.into()),
+        };
+        let cursor = reader.position();
+        let follow = Follow { function, reader, end, written, stop: self.stop.clone(), _permit: permit };
+        let mut response = Response::new(Either::Right(Lines::new(follow)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+        if let Ok(cursor) = HeaderValue::from_str(&cursor.to_string()) {
+            response.headers_mut().insert("x-kiln-cursor", cursor);
+        }
+        response
+    }
+
+    pub(super) async fn remove(&self, name: &str) -> Reply {
+        let Some(function) = self.function(name) else { return unknown(name) };
+        self.store.remove(&function).await;
+        reply(StatusCode::OK, json!({}))
+    }
+
+    /// One that exists, or has a log.
+    fn function(&self, name: &str) -> Option<FunctionName> {
+        FunctionName::parse(name).ok().filter(|function| (self.known)(function) || self.store.has(function))
+    }
+}
+
+fn unknown(name: &str) -> Reply {
+    let mut response = message(StatusCode::NOT_FOUND, format!("there is no function {name}, and no log of one"));
+    // As at the other door, for the client that both have.
+    response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("ResourceNotFoundException"));
+    response
+}
+
+fn failed(function: &FunctionName, error: &io::Error) -> Reply {
+    warn!(%function, %error, "a log could not be read");
+    message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the log of {function}: {error}"))
+}
+
+fn parse(query: &str) -> Result<Asked, String> {
+    let mut asked = Asked::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decoded(value);
+        let wrong = |rule: &str| Err(format!("{key}={value:?}: {rule}"));
+        match key {
+            "tail" => match value.parse() {
+                Ok(tail) if tail <= MAX_TAIL => asked.query.tail = Some(tail),
+                _ => return wrong(&format!("must be 0 to {MAX_TAIL}")),
+            },
+            "since_ms" => match value.parse() {
+                Ok(since) => asked.query.filter.since_ms = Some(since),
+                Err(_) => return wrong("must be milliseconds since 1970"),
+            },
+            "after" => match Position::parse(&value) {
+                Some(after) => asked.query.after = Some(after),
+                None => return wrong("must be a cursor, as an entry bears it"),
+            },
+            "request" => asked.query.filter.request = Some(value.to_ascii_lowercase()),
+            "container" => asked.query.filter.container = Some(value),
+            "follow" => match value.as_str() {
+                "1" | "true" => asked.follow = true,
+                "0" | "false" => asked.follow = false,
+                _ => return wrong("must be 1 or 0"),
+            },
+            _ => return Err(format!("{key}: there are tail, since_ms, after, request, container and follow")),
+        }
+    }
+    Ok(asked)
+}
+
+/// Percent-encoding, as a log stream's name needs it. What is none stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok()).and_then(|two| u8::from_str_radix(two, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A reading under way.
+struct Follow {
+    function: FunctionName,
+    reader: Reader,
+    /// Where to stop; `None` for who follows.
+    end: Option<Position>,
+    written: tokio::sync::watch::Receiver<()>,
+    stop: Stop,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Follow {
+    /// The next lines, and itself for those after them. `None`: there are no more.
+    async fn step(mut self) -> io::Result<Option<(Bytes, Self)>> {
+        loop {
+            if *self.stop.borrow() || self.end.is_some_and(|end| self.reader.position() >= end) {
+                return Ok(None);
+            }
+            self.written.mark_unchanged();
+            let mut reader = self.reader;
+            let (back, found) = spawn_blocking(move || {
+                let found = reader.read();
+                (reader, found)
+            })
+            .await?;
+            self.reader = back;
+            let found = found.inspect_err(|error| warn!(function = %self.function, %error, "a log could not be read"))?;
+            let mut lines = Vec::new();
+            if found.gap {
+                lines.extend(self.gap());
+            }
+            for entry in found.entries.iter().filter(|entry| self.end.is_none_or(|end| entry.after <= end)) {
+                lines.extend(self.shown(&entry.json, entry.after));
+            }
+            if !lines.is_empty() {
+                return Ok(Some((lines.into(), self)));
+            }
+            if found.at_end {
+                if self.end.is_some() {
+                    return Ok(None);
+                }
+                tokio::select! {
+                    changed = self.written.changed() => if changed.is_err() { return Ok(None) },
+                    _ = self.stop.wait_for(|stop| *stop) => return Ok(None),
+                }
+            }
+        }
+    }
+
+    /// A record with what is not in its file. Every record is an object, and none is empty.
+    fn shown(&self, json: &[u8], after: Position) -> Vec<u8> {
+        let mut line = format!(r#"{{"cursor":"{after}","function":"{}","#, self.function).into_bytes();
+        line.extend_from_slice(json.strip_prefix(b"{").unwrap_or(json));
+        line.push(b'\n');
+        line
+    }
+
+    fn gap(&self) -> Vec<u8> {
+        let text = "KILN: lines may be missing here: older ones were removed before they were read";
+        let notice = json!({ "time_ms": 0, "kind": "notice", "version": "", "stream": "", "line": text });
+        self.shown(notice.to_string().as_bytes(), self.reader.position())
+    }
+}
+
+type Step = Pin<Box<dyn Future<Output = io::Result<Option<(Bytes, Follow)>>> + Send>>;
+
+/// The body of an answer: pieces as they are read.
+pub struct Lines(Option<Step>);
+
+impl Lines {
+    fn new(follow: Follow) -> Self {
+        Self(Some(Box::pin(follow.step())))
+    }
+}
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(step) = &mut self.0 else { return Poll::Ready(None) };
+        let Poll::Ready(done) = step.as_mut().poll(cx) else { return Poll::Pending };
+        Poll::Ready(match done {
+            Ok(Some((lines, follow))) => {
+                self.0 = Some(Box::pin(follow.step()));
+                Some(Ok(Frame::data(lines)))
+            }
+            Ok(None) => {
+                self.0 = None;
+                None
+            }
+            Err(error) => {
+                self.0 = None;
+                Some(Err(error))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::logs::store::reader::Filter;
+
+    #[test]
+    fn a_query_is_read_whole_or_refused() {
+        let asked = parse("tail=5&since_ms=7&request=ABC&container=2026/01/01/%5b$LATEST%5dab&after=12:34&follow=1").unwrap();
+        let filter = Filter { since_ms: Some(7), request: Some("abc".into()), container: Some("2026/01/01/[$LATEST]ab".into()) };
+        let query = Query { tail: Some(5), after: Some(Position { segment: 12, offset: 34 }), filter };
+        assert_eq!(asked, Asked { query, follow: true });
+        for wrong in ["tail=x", "tail=1048577", "since_ms=-1", "after=1", "follow=yes", "fellow=1"] {
+            assert!(parse(wrong).unwrap_err().contains(wrong.split('=').next().unwrap()), "{wrong}");
+        }
+    }
+}

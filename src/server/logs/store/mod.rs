@@ -1,0 +1,142 @@
+//! The logs of all functions, durable: files under `state_dir/logs`, found again by function, time, request and container.
+//!
+//! ```text
+//! environments ── append ──▶ [queue, bounded] ──▶ writer's thread ──▶ segments on the disk ──▶ readers, following ones too
+//!                    └ no room: refused, counted, told in the log itself
+//! ```
+//!
+//! [`record`] one entry · [`segments`] the files, what is kept of them · [`queue`] what waits · `writer` the thread ·
+//! [`reader`] who asks, on threads that may block.
+//!
+//! What is in a file survives SIGKILL of every process of ours; it is not synced, so a power cut may cost the last seconds (the
+//! books are synced). A line is in its file some 10 ms after it was printed.
+
+pub mod queue;
+pub mod reader;
+pub mod record;
+pub mod segments;
+mod writer;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{oneshot, watch};
+
+use self::queue::{Queue, Removal};
+use self::reader::{Query, Reader};
+use self::segments::{Bounds, Catalogue, Position, Segments};
+use self::writer::{Disk, Writer};
+use super::{LogSink, Piece};
+use crate::config::Config;
+use crate::function::FunctionName;
+
+/// A function's log is so many segments, so that what goes when it is full is a small part.
+const SEGMENTS: u64 = 16;
+/// What one invocation may print at once is a quarter of its function's log: its START stays, and so do those before it.
+const ALLOWANCE: u64 = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("read the logs in {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("start the logs' thread")]
+    Thread { source: io::Error },
+}
+
+/// A handle to the logs; cheap to clone. When the last one is dropped the thread writes what waits, and ends.
+#[derive(Clone)]
+pub struct LogStore(Arc<Shared>);
+
+struct Shared {
+    queue: Arc<Queue>,
+    catalogue: Catalogue,
+    written: watch::Receiver<()>,
+    allowance: u64,
+}
+
+/// Joins the thread, so that what was printed is in its file before the process ends.
+pub struct LogThread(JoinHandle<()>);
+
+impl LogThread {
+    /// Waits until every [`LogStore`] is dropped and everything is written.
+    pub fn join(self) {
+        // A panic aborts the process, so there is no other result than the unit.
+        let _ = self.0.join();
+    }
+}
+
+impl LogStore {
+    /// The logs in `state_dir/logs`, which the supervisor has made.
+    pub fn open(config: &Config) -> Result<(Self, LogThread), LogError> {
+        let function = config.log_max_mib << 20;
+        let bounds = Bounds { segment: function / SEGMENTS, function, total: config.log_total_mib << 20, age: config.logs() };
+        Self::open_with(&config.logs_dir(), bounds)
+    }
+
+    pub fn open_with(root: &Path, bounds: Bounds) -> Result<(Self, LogThread), LogError> {
+        let fail = |source| LogError::Open { path: root.to_owned(), source };
+        let segments = Segments::open(root, bounds).map_err(fail)?;
+        let (catalogue, queue) = (segments.catalogue(), Arc::<Queue>::default());
+        let (tell, written) = watch::channel(());
+        let disk = Disk { root: root.into(), looked: None, full: false };
+        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk };
+        let thread = thread::Builder::new()
+            .name("logs".into())
+            .spawn(move || writer.run())
+            .map_err(|source| LogError::Thread { source })?;
+        let allowance = bounds.function / ALLOWANCE;
+        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance })), LogThread(thread)))
+    }
+
+    /// Whether anything is kept of this function, which may have been deleted since.
+    pub fn has(&self, function: &FunctionName) -> bool {
+        self.0.catalogue.end(function).is_some()
+    }
+
+    /// Where the function's log ends now.
+    pub fn end(&self, function: &FunctionName) -> Position {
+        self.0.catalogue.end(function).unwrap_or_default()
+    }
+
+    /// Blocks: for a thread that may.
+    pub fn read(&self, function: &FunctionName, query: Query) -> io::Result<Reader> {
+        Reader::open(self.0.catalogue.clone(), function.clone(), query)
+    }
+
+    /// Changes whenever something is written from now on, to whichever log.
+    pub fn written(&self) -> watch::Receiver<()> {
+        let mut written = self.0.written.clone();
+        written.mark_unchanged();
+        written
+    }
+
+    /// Removes the whole log of a function.
+    pub async fn remove(&self, function: &FunctionName) {
+        let (done, removed) = oneshot::channel();
+        self.0.queue.remove(Removal { function: function.clone(), done });
+        // Without an answer the server is about to end.
+        let _ = removed.await;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl LogSink for LogStore {
+    fn append(&self, piece: &Piece<'_>) -> bool {
+        self.0.queue.push(piece)
+    }
+
+    fn allowance(&self) -> u64 {
+        self.0.allowance
+    }
+}
+
+#[cfg(test)]
+mod tests;
