@@ -131,7 +131,8 @@ impl Wanted {
     }
 }
 
-/// Base64 of JSON, as one line: it becomes a header of the Runtime API, and line breaks between JSON's tokens mean nothing.
+/// Base64 of JSON, as one line of ASCII: it becomes a header of the Runtime API, where line breaks between JSON's tokens mean
+/// nothing. Some clients (lambda_runtime) refuse a header of other letters, so within strings these are escaped.
 fn client_context(text: &str) -> Result<String, ApiError> {
     if text.len() > MAX_CLIENT_CONTEXT {
         return Err(Kind::InvalidRequestContent.with(format!("Client context must be at most {MAX_CLIENT_CONTEXT} bytes")));
@@ -139,11 +140,16 @@ fn client_context(text: &str) -> Result<String, ApiError> {
     let wrong = || Kind::InvalidRequestContent.with("Client context must be a valid Base64-encoded JSON object.");
     let json = STANDARD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong)?;
     serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json).map_err(|_| wrong())?;
-    // JSON allows DEL within a string; a header does not.
-    if json.contains('\u{7f}') {
-        return Err(wrong());
+    let mut line = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter {
+            '\n' | '\r' | '\t' => line.push(' '),
+            ' '..='~' => line.push(letter),
+            // Only a string has such letters, DEL among them.
+            _ => letter.encode_utf16(&mut [0; 2]).iter().for_each(|unit| line.push_str(&format!("\\u{unit:04x}"))),
+        }
     }
-    Ok(json.replace(['\n', '\r', '\t'], " "))
+    Ok(line)
 }
 
 /// The caller's root and parent, or new ones. Nothing is sampled: there is nowhere to send a trace to.
@@ -192,6 +198,8 @@ mod tests {
     #[test]
     fn a_client_context_becomes_one_line() {
         assert_eq!(client_context(&STANDARD.encode("{\"a\":\r\n\t1}")).unwrap(), "{\"a\":   1}");
+        let letters = "{\"ü\":\"\u{7f} 🦀\"}";
+        assert_eq!(client_context(&STANDARD.encode(letters)).unwrap(), r#"{"\u00fc":"\u007f \ud83e\udd80"}"#);
         for bad in [STANDARD.encode("[1]"), STANDARD.encode("nope"), "§".into(), STANDARD.encode(b"{\"a\":\"\xff\"}")] {
             assert_eq!(client_context(&bad).unwrap_err().kind, Kind::InvalidRequestContent, "{bad}");
         }
