@@ -35,7 +35,7 @@ fn two_instances_run_side_by_side_and_leave_nothing() {
         assert_eq!(instance.cgroups(), [""; 0].map(std::path::PathBuf::from));
         let mut state: Vec<_> = fs::read_dir(instance.state_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         state.sort();
-        assert_eq!(state, ["code", "db", "lock", "staging"]);
+        assert_eq!(state, ["code", "db", "lock", "logs", "staging"]);
         assert!(!fs::read_to_string("/run/lock/kiln-ids.lock").unwrap().contains(&instance.name));
     }
 }
