@@ -1,6 +1,10 @@
 //! Names of content: the SHA-256 of a zip, and of a directory tree.
 //!
-//! A word, known to every process. Never touches a file.
+//! A word, known to every process. Never touches a file. [`room`]: how much of a disk code may take; [`machine`]: what a
+//! program was built for.
+
+pub mod machine;
+pub mod room;
 
 use std::fmt;
 use std::str::FromStr;

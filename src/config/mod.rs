@@ -54,6 +54,8 @@ pub struct Config {
     pub launchers: u32,
     /// Memory that all environments together may use; 0 is four fifths of the host's.
     pub memory_budget_mib: u64,
+    /// Zips of all functions and layers together, each counted as often as it is used.
+    pub code_budget_mib: u64,
     /// Invocations at once, over all functions.
     pub concurrency: u32,
     /// Environments that may initialise at once.
@@ -94,6 +96,8 @@ impl Default for Config {
             id_count: 65_536,
             launchers: 0,
             memory_budget_mib: 0,
+            // Lambda's 80,530,636,800 bytes.
+            code_budget_mib: 76_800,
             concurrency: 1000,
             parallel_starts: 8,
             capacity_wait_s: 5,
@@ -189,6 +193,7 @@ impl Config {
             "memory_budget_mib",
             "must be 0, or at least 128",
         );
+        rule(self.code_budget_mib >= 1, "code_budget_mib", "must be at least 1");
         rule(self.concurrency >= 1, "concurrency", "must be at least 1");
         rule(self.parallel_starts >= 1, "parallel_starts", "must be at least 1");
         // A segment is a sixteenth of it, and holds the largest line several times.
@@ -315,6 +320,7 @@ mod tests {
             ("log_days = 0", "log_days"),
             ("books_days = 40000", "books_days"),
             ("memory_budget_mib = 64", "memory_budget_mib"),
+            ("code_budget_mib = 0", "code_budget_mib"),
             ("concurrency = 0", "concurrency"),
             ("parallel_starts = 0", "parallel_starts"),
         ] {

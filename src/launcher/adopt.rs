@@ -1,5 +1,7 @@
 //! Takes over the tree that `unpack` left in `staging/<id>/tree`: checks it, owns it, renames it to `code/<sha256>`.
 //!
+//! Runs in a launcher's helper ([`super::errand`]), which has nothing open but the two directories and the zip.
+//!
 //! Root handles a hostile tree here, so nothing in it is ever followed, and everything is checked before the first change.
 //! `unpack` is dead by now: only then does the supervisor make `staging/<id>` root's. So nothing changes between the two. The last rename is what makes
 //! the code exist; whatever is cut short before it leaves files in `staging/` only, which the supervisor sweeps.
@@ -7,7 +9,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
@@ -15,17 +17,28 @@ use std::path::{Component, Path, PathBuf};
 use nix::fcntl::{AtFlags as NixAtFlags, FcntlArg, SealFlag, fcntl};
 use nix::unistd::{Gid, Uid, fchown, fchownat, syncfs};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fsync, openat, openat2, readlinkat, renameat, statat,
-    unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fchmod, fsync, openat, openat2, readlinkat, renameat,
+    renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::code::Digest;
 use crate::kill_point;
-use crate::launcher::store::{Store, beneath};
+use crate::launcher::store::beneath;
 use crate::sys::tree;
-use crate::wire::launcher::StagingId;
+use crate::wire::launcher::{StagingId, workbench};
+
+/// Where code lies, and where it comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Shelves<'a> {
+    pub code: BorrowedFd<'a>,
+    pub staging: BorrowedFd<'a>,
+    /// R, who owns every tree.
+    pub owner: u32,
+    /// The launcher's number.
+    pub launcher: u32,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
@@ -83,10 +96,20 @@ fn failed_io(call: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Er
     move |source| AdoptError::Call { call, path, source }
 }
 
+/// The name below `staging/` of what is being adopted.
+pub fn taken(launcher: u32, staging: StagingId) -> String {
+    format!("{}{staging}", workbench(launcher))
+}
+
+/// The name below `staging/` of what is being removed.
+pub fn forgotten(launcher: u32, code: Digest) -> String {
+    format!("{}{code}", workbench(launcher))
+}
+
 /// Whatever comes of it, `staging/<staging>` is gone afterwards, unless `unpack` may still be at work in it.
-pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
+pub fn adopt(store: &Shelves<'_>, staging: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
     let name = staging.to_string();
-    let directory = match beneath(&store.staging, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+    let directory = match beneath(store.staging, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
         Err(error) => return Err(failed_io("open staging", name)(error)),
@@ -95,18 +118,18 @@ pub fn adopt(store: &Store, staging: StagingId, code: Digest, zip: File) -> Resu
         return Err(AdoptError::Refused(Refusal::NotHandedOver(staging)));
     }
     // Ours alone: another launcher that was told to adopt the same finds nothing. It would remove what we adopt.
-    let taken = format!("adopt-{name}");
-    match renameat(&store.staging, &*name, &store.staging, &*taken) {
+    let taken = taken(store.launcher, staging);
+    match renameat(store.staging, &*name, store.staging, &*taken) {
         Err(Errno::NOENT) => return Err(AdoptError::Refused(Refusal::NoTree(staging))),
         renamed => renamed.map_err(failed("rename", &name))?,
     }
     let adopted = adopt_from(store, &directory, staging, code, zip);
     // What is left was refused, or has been adopted before under this digest.
-    let removed = remove(&store.staging, &taken);
+    let removed = clear(store, &taken);
     adopted.and(removed)
 }
 
-fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
+fn adopt_from(store: &Shelves<'_>, staging: &OwnedFd, id: StagingId, code: Digest, zip: File) -> Result<(), AdoptError> {
     let zip = Zip::check(zip, code)?;
     let tree = match beneath(staging, TREE, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
         Ok(tree) => tree,
@@ -116,10 +139,10 @@ fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip
     let walk = Walk::new(&tree)?;
     walk.check()?;
     let name = code.to_string();
-    if statat(&store.code, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+    if statat(store.code, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         // Another function has the same zip. What is there is never replaced; but whoever brought it may have been killed
         // before the name was on the disk.
-        return fsync(&store.code).map_err(failed("fsync", "code"));
+        return fsync(store.code).map_err(failed("fsync", "code"));
     }
     kill_point!("adopt-before-chown");
     walk.own(store.owner)?;
@@ -128,27 +151,35 @@ fn adopt_from(store: &Store, staging: &OwnedFd, id: StagingId, code: Digest, zip
     syncfs(&tree).map_err(|errno| failed_io("syncfs", TREE)(errno.into()))?;
     kill_point!("adopt-before-rename");
     let zip_name = format!("{code}.zip");
-    renameat(staging, ZIP, &store.code, &*zip_name).map_err(failed("rename", &zip_name))?;
+    renameat(staging, ZIP, store.code, &*zip_name).map_err(failed("rename", &zip_name))?;
     kill_point!("adopt-after-zip");
-    renameat(staging, TREE, &store.code, &*name).map_err(failed("rename", &name))?;
-    fsync(&store.code).map_err(failed("fsync", "code"))
+    match renameat_with(staging, TREE, store.code, &*name, RenameFlags::NOREPLACE) {
+        // Another helper has brought the same meanwhile.
+        Err(Errno::EXIST) => {}
+        renamed => renamed.map_err(failed("rename", &name))?,
+    }
+    fsync(store.code).map_err(failed("fsync", "code"))
 }
 
 /// Removes `code/<code>` and its zip. Renamed first, so that a tree half removed never bears its name.
-pub fn forget(store: &Store, code: Digest) -> Result<(), AdoptError> {
-    let (name, gone) = (code.to_string(), format!("forget-{code}"));
+pub fn forget(store: &Shelves<'_>, code: Digest) -> Result<(), AdoptError> {
+    let (name, gone) = (code.to_string(), forgotten(store.launcher, code));
     // What an earlier one could not remove would be in the way.
-    remove(&store.staging, &gone)?;
+    clear(store, &gone)?;
     let absent = |done: Result<(), Errno>| if done == Err(Errno::NOENT) { Ok(()) } else { done };
-    absent(renameat(&store.code, &*name, &store.staging, &*gone)).map_err(failed("rename", &name))?;
+    kill_point!("forget-before-rename");
+    absent(renameat(store.code, &*name, store.staging, &*gone)).map_err(failed("rename", &name))?;
+    kill_point!("forget-after-rename");
     let zip = format!("{code}.zip");
-    absent(unlinkat(&store.code, &*zip, AtFlags::empty())).map_err(failed("unlink", &zip))?;
-    fsync(&store.code).map_err(failed("fsync", "code"))?;
-    remove(&store.staging, &gone)
+    absent(unlinkat(store.code, &*zip, AtFlags::empty())).map_err(failed("unlink", &zip))?;
+    fsync(store.code).map_err(failed("fsync", "code"))?;
+    kill_point!("forget-before-remove");
+    clear(store, &gone)
 }
 
-fn remove(staging: &OwnedFd, name: &str) -> Result<(), AdoptError> {
-    tree::remove(staging.as_fd(), name).map_err(failed_io("remove staging", name))
+/// Removes what lies below `staging/` under this name, if anything does.
+pub fn clear(store: &Shelves<'_>, taken: &str) -> Result<(), AdoptError> {
+    tree::remove(store.staging, taken).map_err(failed_io("remove staging", taken))
 }
 
 /// A zip whose content is what its name says and cannot change any more. Read by position: the offset is the server's to
@@ -270,10 +301,12 @@ impl<'a> Walk<'a> {
         if !stays_below(from, Path::new(OsStr::from_bytes(target.as_bytes()))) {
             return Ok(false);
         }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        // No NO_MAGICLINKS: it would say LOOP too, and there are none outside of proc, where NO_XDEV does not let us.
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
         match openat2(self.tree, link.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(true),
-            Err(Errno::XDEV | Errno::LOOP | Errno::NAMETOOLONG) => Ok(false),
+            // Dangling, through a file, round, or longer than the kernel follows for anybody: no way out either.
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(true),
+            Err(Errno::XDEV) => Ok(false),
             Err(errno) => Err(failed("resolve", link.path)(errno)),
         }
     }

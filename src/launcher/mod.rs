@@ -10,7 +10,8 @@
 //!     plan     what a launch will do, as a value (and as OCI)
 //!     stock    seats: namespaces and cgroups made ahead
 //!     container  cgroup  network  identity  seccomp      one kind of resource each
-//!   adopt      an unpacked zip → code/<sha256>
+//!   errand     code in and out, by helpers beside the loop
+//!     adopt    an unpacked zip → code/<sha256>
 //!     store    where trees are
 //! ```
 //!
@@ -19,6 +20,7 @@
 pub mod adopt;
 pub mod cgroup;
 pub mod container;
+pub mod errand;
 pub mod identity;
 pub mod launch;
 pub mod network;

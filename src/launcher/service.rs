@@ -1,4 +1,5 @@
 //! The launcher's loop: one order at a time; reports; reaping; and, while no order waits, the work that nobody waits for.
+//! What takes long is done by helpers ([`super::errand`]), which are children like the containers.
 //!
 //! ```text
 //!            Build                 init ends, reaped
@@ -27,8 +28,8 @@ use nix::unistd::Pid;
 
 use crate::invocation::ProcessEnd;
 use crate::kill_point;
-use crate::launcher::adopt;
 use crate::launcher::cgroup::{CgroupError, Removed};
+use crate::launcher::errand::{Errand, Errands, Office};
 use crate::launcher::launch::{Launched, Remains, Workshop, launch};
 use crate::launcher::order::{self, Checked};
 use crate::launcher::plan::Plan;
@@ -46,6 +47,7 @@ pub struct Service {
     children: SignalFd,
     residents: BTreeMap<ContainerId, Resident>,
     removals: Vec<Removal>,
+    errands: Errands,
     /// Reports that the server has not taken yet.
     outbox: VecDeque<Outgoing>,
     /// Containers that may live here at once.
@@ -121,6 +123,7 @@ impl Service {
             children,
             residents: BTreeMap::new(),
             removals: Vec::new(),
+            errands: Errands::default(),
             outbox: VecDeque::new(),
             most,
             refill_at: Instant::now(),
@@ -196,22 +199,30 @@ impl Service {
             (Order::End { container, .. }, _) => self.end(id, container),
             (Order::Describe { container, .. }, _) => self.describe(id, container),
             (Order::AdoptCode { staging, code, .. }, Some(zip)) => {
-                match adopt::adopt(&self.workshop.store, staging, code, File::from(zip)) {
-                    Ok(()) => self.report(&Report::Adopted { order: id }, Vec::new()),
-                    Err(adopt::AdoptError::Refused(why)) => self.refuse(id, why),
-                    Err(error) => self.fail(id, failure("adopt code", &error)),
-                }
+                self.send_out(id, Errand::Adopt { staging, code, zip: File::from(zip) });
             }
             (Order::AdoptCode { .. }, None) => self.refuse(id, "no zip came along"),
             (Order::ForgetCode { code, .. }, _) => {
                 if self.residents.values().any(|resident| resident.plan.uses(code)) {
                     return self.refuse(id, "a container uses this code");
                 }
-                match adopt::forget(&self.workshop.store, code) {
-                    Ok(()) => self.report(&Report::Forgotten { order: id }, Vec::new()),
-                    Err(error) => self.fail(id, failure("forget code", &error)),
-                }
+                self.send_out(id, Errand::Forget { code });
             }
+        }
+    }
+
+    fn send_out(&mut self, order: OrderId, errand: Errand) {
+        if !self.errands.take(order, errand) {
+            return self.refuse(order, "too many trees wait to be adopted or removed");
+        }
+        self.start_errands();
+    }
+
+    fn start_errands(&mut self) {
+        let Workshop { alone, store, life, .. } = &self.workshop;
+        let office = Office { alone, store, life, launcher: self.workshop.stock.launcher() };
+        for report in self.errands.start(&office) {
+            self.report(&report, Vec::new());
         }
     }
 
@@ -219,6 +230,9 @@ impl Service {
         if self.residents.len() + self.removals.len() >= self.most {
             let why = format!("{} containers live here: that is the most", self.most);
             return self.refuse(build.order, why);
+        }
+        if build.layers.iter().chain([&build.code]).any(|code| self.errands.forgets(*code)) {
+            return self.refuse(build.order, "this code is being removed");
         }
         match launch(&mut self.workshop, build) {
             Ok(Launched { plan, remains, child, handles, steps }) => {
@@ -280,6 +294,11 @@ impl Service {
                 Err(_) => return Left::None,
                 Ok(_) => continue,
             };
+            if let Some(reports) = self.errands.ended(pid, how) {
+                reports.iter().for_each(|report| self.report(report, Vec::new()));
+                self.start_errands();
+                continue;
+            }
             let ended = self.residents.iter_mut().find(|(_, resident)| resident.child.pid == pid && resident.life != Life::Ended);
             let Some((&container, resident)) = ended else { continue };
             let life = std::mem::replace(&mut resident.life, Life::Ended);
@@ -388,6 +407,7 @@ impl Service {
     /// Kills everything, reaps it, removes it.
     fn close_down(mut self) -> anyhow::Result<()> {
         self.outbox.clear();
+        self.errands.kill();
         for seat in self.workshop.stock.empty() {
             self.remove(Remains { groups: seat.groups, user: seat.user }, None);
         }

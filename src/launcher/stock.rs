@@ -60,6 +60,11 @@ impl Stock {
         self.seats.len() >= DEPTH
     }
 
+    /// The launcher's number.
+    pub fn launcher(&self) -> u32 {
+        self.launcher
+    }
+
     pub fn host(&self) -> &network::Host {
         &self.host
     }

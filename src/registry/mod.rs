@@ -57,6 +57,9 @@ pub trait Registry: Functions + Layers {
     /// always taken. Neither the function's stamp nor its revision changes: its environments are still the right ones.
     fn set_reserve(&self, name: &FunctionName, reserve: Option<u32>, most: u32) -> Promise<'_, Result<(), RegistryError>>;
 
+    /// Bytes of all functions' and layers' zips, each as often as it is named: what Lambda calls `TotalCodeSize`.
+    fn total_code_size(&self) -> u64;
+
     /// Whether a function is made from this code, has it as a layer, or could get it as one.
     fn uses_code(&self, code: &Digest) -> bool;
 
@@ -134,4 +137,11 @@ pub enum RegistryError {
     Damaged { name: String, why: String },
     #[error(transparent)]
     Database(#[from] DatabaseError),
+}
+
+impl RegistryError {
+    /// The disk is full: nothing was stored.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_full())
+    }
 }

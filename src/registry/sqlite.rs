@@ -208,6 +208,13 @@ impl Registry for SqliteRegistry {
         Box::pin(async move { self.database.write("store a reserve", work, publish).await? })
     }
 
+    fn total_code_size(&self) -> u64 {
+        self.records.read(|held| {
+            let functions = held.functions.values().map(|record| record.code_size);
+            functions.chain(held.layers.values().map(|layer| layer.code_size)).sum()
+        })
+    }
+
     fn uses_code(&self, code: &Digest) -> bool {
         self.records.read(|held| {
             let uses = |function: &Function| function.code == *code || function.layers.contains(code);

@@ -9,7 +9,11 @@
 //! ```
 //!
 //! A kill anywhere leaves at most a noted digest that no row names; the next start forgets it. For each digest
-//! there is one gate: code is not forgotten while somebody is about to store a row that names it.
+//! there is one gate: code is not forgotten while somebody is about to store a row that names it. Whether there is room for
+//! it is asked before anything is done ([`room`]); where there is too little, code that nobody uses goes first.
+
+pub mod program;
+pub mod room;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,7 +21,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use room::{Pledge, Room};
 use tokio::sync::{Mutex as Gate, Notify, OwnedMutexGuard, Semaphore, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::code::Digest;
@@ -35,12 +41,22 @@ pub const MAX_ZIP: usize = 52_428_800;
 const PARALLEL: usize = 2;
 /// Between two looks for code that nobody runs any more.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Between two tries to remove the same code, which double from [`SWEEP`] on: its container may still be ending, the disk may
+/// be full.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Those who may touch `code/`: the supervisor's `unpack` and the launchers.
 pub trait Hands: Send + Sync + 'static {
     fn unpack(&self, staging: StagingId, zip: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>>;
-    fn adopt(&self, staging: StagingId, code: Digest, zip: Arc<OwnedFd>) -> Promise<'_, Result<(), String>>;
+    fn adopt(&self, staging: StagingId, code: Digest, zip: Arc<OwnedFd>) -> Promise<'_, Result<(), HandError>>;
     fn forget(&self, code: Digest) -> Promise<'_, Result<(), String>>;
+}
+
+/// Why code could not be adopted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandError {
+    NoRoom,
+    Other(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +67,12 @@ pub enum IntakeError {
     Unpack(String),
     #[error("adopt the code: {0}")]
     Adopt(String),
+    /// Lambda's limit on all code together.
+    #[error("the code budget is used up: {0}")]
+    Budget(room::OverBudget),
+    /// With the disk, what is free on it, and the cure.
+    #[error("{0}")]
+    NoRoom(String),
     #[error("hand the zip over")]
     Memfd(#[from] io::Error),
     #[error(transparent)]
@@ -61,6 +83,7 @@ pub enum IntakeError {
 pub struct Intake {
     hands: Arc<dyn Hands>,
     registry: Arc<dyn Registry>,
+    room: Room,
     running: Semaphore,
     /// `std` locks: held for a few map operations, never across an await; no other lock is taken inside.
     gates: Mutex<HashMap<Digest, Arc<Gate<Presence>>>>,
@@ -90,6 +113,8 @@ pub struct Kept {
     pub unpacked: u64,
     leaving: Arc<Leaving>,
     gate: Option<OwnedMutexGuard<Presence>>,
+    /// Counted with the rows until there is one.
+    _pledge: Pledge,
 }
 
 impl Drop for Kept {
@@ -108,14 +133,20 @@ impl Leaving {
 }
 
 impl Intake {
-    pub fn new(hands: Arc<dyn Hands>, registry: Arc<dyn Registry>) -> Self {
+    pub fn new(hands: Arc<dyn Hands>, registry: Arc<dyn Registry>, room: Room) -> Self {
         let (running, gates) = (Semaphore::new(PARALLEL), Mutex::default());
-        Self { hands, registry, running, gates, leaving: Arc::default() }
+        Self { hands, registry, room, running, gates, leaving: Arc::default() }
     }
 
     /// Brings a zip's tree into `code/`, if it is not there yet.
     pub async fn keep(&self, zip: Vec<u8>) -> Result<Kept, IntakeError> {
+        self.keep_instead_of(0, zip).await
+    }
+
+    /// The same for a row that names code of `freed` bytes until now.
+    pub async fn keep_instead_of(&self, freed: u64, zip: Vec<u8>) -> Result<Kept, IntakeError> {
         let size = zip.len() as u64;
+        let pledge = self.room.pledge(size, freed, self.registry.total_code_size()).map_err(IntakeError::Budget)?;
         let (code, zip) = tokio::task::spawn_blocking(move || (Digest::of(&zip), zip)).await.map_err(io::Error::from)?;
         let mut gate = self.gate(code).lock_owned().await;
         if gate.adopted.is_none() {
@@ -129,12 +160,19 @@ impl Intake {
                 *gate.adopted.insert(self.bring_in(code, zip).await?)
             }
         };
-        Ok(Kept { code, size, unpacked, leaving: self.leaving.clone(), gate: Some(gate) })
+        Ok(Kept { code, size, unpacked, leaving: self.leaving.clone(), gate: Some(gate), _pledge: pledge })
     }
 
     async fn bring_in(&self, code: Digest, zip: Vec<u8>) -> Result<u64, IntakeError> {
+        let size = zip.len() as u64;
+        if !self.room.has_for(size) {
+            self.collect().await;
+            if !self.room.has_for(size) {
+                return Err(self.no_room());
+            }
+        }
         // First, so that nothing of it is ever on the disk without a note; and a disk without room for a note gets no tree.
-        self.registry.expect_code(code).await?;
+        self.registry.expect_code(code).await.map_err(|error| self.registry_error(error))?;
         let brought = self.unpack_and_adopt(code, zip).await;
         if brought.is_err() {
             self.leaving.add(code, Weak::new());
@@ -145,17 +183,61 @@ impl Intake {
     async fn unpack_and_adopt(&self, code: Digest, zip: Vec<u8>) -> Result<u64, IntakeError> {
         let zip = tokio::task::spawn_blocking(move || sealed(c"zip", &zip)).await.map_err(io::Error::from)??;
         let zip = Arc::new(zip);
-        let staging = StagingId(uuid::Uuid::new_v4().as_u128());
         crate::kill_point!("intake-before-unpack");
-        let bytes = match self.hands.unpack(staging, zip.clone()).await.map_err(IntakeError::Unpack)? {
-            Unpacked::Done { bytes } => bytes,
-            Unpacked::Refused(why) => return Err(IntakeError::Zip(why)),
-            Unpacked::Failed { what } => return Err(IntakeError::Unpack(what)),
+        let (staging, bytes) = match self.unpack(zip.clone()).await? {
+            Some(unpacked) => unpacked,
+            // How much room a zip needs is only known when it is unpacked.
+            None => {
+                self.collect().await;
+                self.unpack(zip.clone()).await?.ok_or_else(|| self.no_room())?
+            }
         };
         info!(%code, bytes, "zip unpacked");
         crate::kill_point!("intake-before-adopt");
-        self.hands.adopt(staging, code, zip).await.map_err(IntakeError::Adopt)?;
-        Ok(bytes)
+        match self.hands.adopt(staging, code, zip).await {
+            Err(HandError::NoRoom) => Err(self.no_room()),
+            Err(HandError::Other(what)) => Err(IntakeError::Adopt(what)),
+            Ok(()) => Ok(bytes),
+        }
+    }
+
+    /// The tree that rests in staging, and its size. `None`: there is too little room.
+    async fn unpack(&self, zip: Arc<OwnedFd>) -> Result<Option<(StagingId, u64)>, IntakeError> {
+        let staging = StagingId(uuid::Uuid::new_v4().as_u128());
+        match self.hands.unpack(staging, zip).await.map_err(IntakeError::Unpack)? {
+            Unpacked::Done { bytes } => Ok(Some((staging, bytes))),
+            Unpacked::Refused(why) => Err(IntakeError::Zip(why)),
+            Unpacked::NoRoom => Ok(None),
+            Unpacked::Failed { what } => Err(IntakeError::Unpack(what)),
+        }
+    }
+
+    /// Forgets now what the sweep would forget soon. What somebody is busy with stays.
+    async fn collect(&self) {
+        for code in self.unused() {
+            let gate = self.gate(code).try_lock_owned();
+            let forgotten = match gate {
+                Ok(gate) => self.forget(code, gate).await,
+                Err(_) => Err("somebody is busy with it".to_owned()),
+            };
+            if let Err(why) = forgotten {
+                info!(%code, why, "unused code stays for now");
+                self.leaving.add(code, Weak::new());
+            }
+        }
+    }
+
+    fn no_room(&self) -> IntakeError {
+        IntakeError::NoRoom(self.room.full())
+    }
+
+    fn registry_error(&self, error: RegistryError) -> IntakeError {
+        if error.is_full() { self.no_room() } else { error.into() }
+    }
+
+    /// Where code is kept, and how much of it there may be.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The registry names `function`'s code and layers no more, or not for this function. They go once nobody runs them.
@@ -179,13 +261,34 @@ impl Intake {
             Ok(codes) => codes.into_iter().for_each(|code| self.leaving.add(code, Weak::new())),
             Err(error) => warn!(%error, "unused code could not be looked for"),
         }
+        let mut failed = HashMap::new();
         loop {
             for code in self.unused() {
-                if let Err(why) = self.forget(code).await {
-                    // It stays noted: the next start tries again.
-                    warn!(%code, why, "unused code could not be removed");
+                let gate = self.gate(code).lock_owned().await;
+                match self.forget(code, gate).await {
+                    Ok(()) => drop(failed.remove(&code)),
+                    Err(why) => {
+                        let pause = failed.get(&code).map_or(SWEEP, |(_, pause)| LONGEST_PAUSE.min(*pause * 2));
+                        warn!(%code, why, again_s = pause.as_secs(), "unused code could not be removed");
+                        failed.insert(code, (Instant::now() + pause, pause));
+                    }
                 }
             }
+            self.next_look(failed.values().map(|(due, _)| *due).min()).await;
+            let due = failed.iter().filter(|(_, (due, _))| *due <= Instant::now());
+            due.for_each(|(code, _)| self.leaving.add(*code, Weak::new()));
+        }
+    }
+
+    /// Waits until there may be something to forget: new codes, an environment's end, or the time to try again.
+    async fn next_look(&self, again: Option<Instant>) {
+        let again = async {
+            match again {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        let others = async {
             if lock(&self.leaving.codes).is_empty() {
                 self.leaving.came.notified().await;
             }
@@ -196,6 +299,10 @@ impl Intake {
                     break;
                 }
             }
+        };
+        tokio::select! {
+            () = again => {}
+            () = others => {}
         }
     }
 
@@ -209,8 +316,7 @@ impl Intake {
         gone.into_iter().filter(|code| !codes.iter().any(|(other, _)| other == code)).collect()
     }
 
-    async fn forget(&self, code: Digest) -> Result<(), String> {
-        let mut gate = self.gate(code).lock_owned().await;
+    async fn forget(&self, code: Digest, mut gate: OwnedMutexGuard<Presence>) -> Result<(), String> {
         if self.registry.uses_code(&code) {
             return Ok(());
         }
@@ -236,303 +342,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::database::Database;
-    use crate::function::{FunctionName, Memory, Stamp, Timeout, TmpSize};
-    use crate::registry::sqlite::SqliteRegistry;
-    use crate::registry::{Draft, LayerName, LayerUse, LayerVersion, Layers};
-    use crate::runtime::RuntimeName;
-
-    /// A supervisor and a launcher in memory, which write down what they were told.
-    #[derive(Default)]
-    struct FakeHands {
-        orders: Mutex<Vec<String>>,
-        refuse: Mutex<Option<Unpacked>>,
-        adopting_fails: Mutex<bool>,
-        came: Notify,
-    }
-
-    impl FakeHands {
-        fn told(&self, order: String) {
-            lock(&self.orders).push(order);
-            self.came.notify_one();
-        }
-
-        fn orders(&self) -> Vec<String> {
-            lock(&self.orders).clone()
-        }
-
-        async fn until(&self, order: &str) {
-            while !lock(&self.orders).iter().any(|told| told == order) {
-                self.came.notified().await;
-            }
-        }
-    }
-
-    impl Hands for FakeHands {
-        fn unpack(&self, _: StagingId, _: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>> {
-            self.told("unpack".into());
-            let result = lock(&self.refuse).clone().unwrap_or(Unpacked::Done { bytes: 1 });
-            Box::pin(async move { Ok(result) })
-        }
-
-        fn adopt(&self, _: StagingId, _: Digest, _: Arc<OwnedFd>) -> Promise<'_, Result<(), String>> {
-            self.told("adopt".into());
-            let fails = *lock(&self.adopting_fails);
-            Box::pin(async move { if fails { Err("disk full".into()) } else { Ok(()) } })
-        }
-
-        fn forget(&self, code: Digest) -> Promise<'_, Result<(), String>> {
-            self.told(format!("forget {code}"));
-            Box::pin(async { Ok(()) })
-        }
-    }
-
-    struct House {
-        intake: Arc<Intake>,
-        hands: Arc<FakeHands>,
-        registry: Arc<SqliteRegistry>,
-        _directory: tempfile::TempDir,
-    }
-
-    async fn house() -> House {
-        let directory = tempfile::tempdir().unwrap();
-        let (database, _thread) = Database::open(&directory.path().join("kiln.db")).unwrap();
-        let registry = Arc::new(SqliteRegistry::open(database).await.unwrap());
-        let hands = Arc::new(FakeHands::default());
-        let intake = Arc::new(Intake::new(hands.clone(), registry.clone()));
-        House { intake, hands, registry, _directory: directory }
-    }
-
-    impl House {
-        /// As the door does it: code, row, and only then the code is let go of.
-        async fn create(&self, name: &str, zip: &[u8]) -> Arc<Function> {
-            self.create_with(name, zip, &[]).await
-        }
-
-        async fn publish(&self, name: &str, zip: &[u8]) -> LayerVersion {
-            let kept = self.intake.keep(zip.to_vec()).await.unwrap();
-            let draft = LayerVersion {
-                name: LayerName::parse(name).unwrap(),
-                version: 0,
-                code: kept.code,
-                code_size: kept.size,
-                unpacked: kept.unpacked,
-                description: String::new(),
-                license: None,
-                runtimes: Vec::new(),
-                architectures: Vec::new(),
-                created_ms: 0,
-            };
-            LayerVersion::clone(&*self.registry.publish_layer(draft).await.unwrap())
-        }
-
-        async fn unpublish(&self, layer: &LayerVersion) {
-            assert!(self.registry.delete_layer(&layer.name, layer.version).await.unwrap().is_some());
-            self.intake.let_go(layer.code);
-        }
-
-        async fn create_with(&self, name: &str, zip: &[u8], layers: &[LayerVersion]) -> Arc<Function> {
-            let kept = self.intake.keep(zip.to_vec()).await.unwrap();
-            let function = Function {
-                name: FunctionName::parse(name).unwrap(),
-                runtime: RuntimeName::parse("r").unwrap(),
-                handler: "h".into(),
-                memory: Memory::from_mib(128).unwrap(),
-                timeout: Timeout::from_secs(3).unwrap(),
-                tmp: TmpSize::DEFAULT,
-                vars: BTreeMap::new(),
-                code: kept.code,
-                layers: Vec::new(),
-                stamp: Stamp(0),
-            };
-            let (role, description, tags) = (String::new(), String::new(), BTreeMap::new());
-            let (code_size, unpacked, layers) = (kept.size, kept.unpacked, layers.iter().map(LayerUse::from).collect());
-            let draft = Draft { function, role, description, code_size, unpacked, layers, tags };
-            self.registry.create(draft).await.unwrap().function.clone()
-        }
-
-        async fn delete(&self, function: Arc<Function>) {
-            let record = self.registry.delete(&function.name).await.unwrap();
-            self.intake.release(&record.function);
-        }
-
-        fn sweep(&self) -> tokio::task::JoinHandle<()> {
-            let (ready, when_ready) = watch::channel(true);
-            let intake = self.intake.clone();
-            tokio::spawn(async move {
-                intake.sweep(when_ready).await;
-                drop(ready);
-            })
-        }
-    }
-
-    #[tokio::test]
-    async fn the_same_code_is_unpacked_once() {
-        let house = house().await;
-        house.create("a", b"zip").await;
-        house.create("b", b"zip").await;
-        house.create("c", b"other zip").await;
-        assert_eq!(house.hands.orders(), ["unpack", "adopt", "unpack", "adopt"]);
-    }
-
-    #[tokio::test]
-    async fn the_same_code_at_the_same_time_is_unpacked_once() {
-        let house = house().await;
-        tokio::join!(house.create("a", b"zip"), house.create("b", b"zip"));
-        assert_eq!(house.hands.orders(), ["unpack", "adopt"]);
-    }
-
-    #[tokio::test]
-    async fn a_zip_at_fault_is_noted_and_its_note_goes() {
-        let house = house().await;
-        *lock(&house.hands.refuse) = Some(Unpacked::Refused(ZipRefusal::BadName));
-        let refused = house.intake.keep(b"zip".to_vec()).await;
-        assert!(matches!(refused, Err(IntakeError::Zip(ZipRefusal::BadName))));
-        assert_eq!(house.registry.unused_codes().await.unwrap(), [Digest::of(b"zip")], "noted before it was unpacked");
-        let sweep = house.sweep();
-        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
-        while !house.registry.unused_codes().await.unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        sweep.abort();
-    }
-
-    #[tokio::test]
-    async fn code_that_could_not_be_adopted_is_cleared_away_and_may_come_again() {
-        let house = house().await;
-        *lock(&house.hands.adopting_fails) = true;
-        assert!(matches!(house.intake.keep(b"zip".to_vec()).await, Err(IntakeError::Adopt(_))));
-        let sweep = house.sweep();
-        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
-        *lock(&house.hands.adopting_fails) = false;
-        house.create("a", b"zip").await;
-        sweep.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn code_goes_when_its_last_function_and_its_last_environment_are_gone() {
-        let house = house().await;
-        let function = house.create("a", b"zip").await;
-        let environment = function.clone();
-        house.delete(function).await;
-        let sweep = house.sweep();
-        tokio::time::sleep(10 * SWEEP).await;
-        assert_eq!(house.hands.orders(), ["unpack", "adopt"], "an environment still runs it");
-        drop(environment);
-        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
-        sweep.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn code_stays_while_another_function_has_it() {
-        let house = house().await;
-        let function = house.create("a", b"zip").await;
-        house.create("b", b"zip").await;
-        house.delete(function).await;
-        let sweep = house.sweep();
-        tokio::time::sleep(10 * SWEEP).await;
-        assert_eq!(house.hands.orders(), ["unpack", "adopt"]);
-        sweep.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_layers_code_stays_until_its_version_its_last_function_and_its_last_environment_are_gone() {
-        let house = house().await;
-        let layer = house.publish("a", b"layer").await;
-        let function = house.create_with("f", b"zip", std::slice::from_ref(&layer)).await;
-        let environment = function.clone();
-        let sweep = house.sweep();
-        let forget = format!("forget {}", Digest::of(b"layer"));
-        let looked = || async {
-            tokio::time::sleep(10 * SWEEP).await;
-            house.hands.orders().contains(&forget)
-        };
-        house.unpublish(&layer).await;
-        assert!(!looked().await, "a function has it still");
-        house.delete(function).await;
-        assert!(!looked().await, "an environment runs it still");
-        drop(environment);
-        house.hands.until(&forget).await;
-        sweep.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_zip_that_is_a_layer_is_unpacked_once_and_goes_with_the_layer() {
-        let house = house().await;
-        let layer = house.publish("a", b"zip").await;
-        house.publish("a", b"zip").await;
-        let sweep = house.sweep();
-        house.unpublish(&layer).await;
-        tokio::time::sleep(10 * SWEEP).await;
-        assert_eq!(house.hands.orders(), ["unpack", "adopt"], "its second version has it still");
-        house.unpublish(&LayerVersion { version: 2, ..layer }).await;
-        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
-        sweep.abort();
-    }
-
-    #[tokio::test]
-    async fn code_from_before_sizes_were_noted_is_unpacked_once_more() {
-        let house = house().await;
-        let function = house.create("a", b"zip").await;
-        house.registry.update(&function.name, None, Box::new(|draft| draft.unpacked = 0)).await.unwrap();
-        let restarted = Intake::new(house.hands.clone(), house.registry.clone());
-        assert_eq!(restarted.keep(b"zip".to_vec()).await.unwrap().unpacked, 1);
-        assert_eq!(house.hands.orders(), ["unpack", "adopt", "unpack", "adopt"]);
-        house.registry.update(&function.name, None, Box::new(|draft| draft.unpacked = 1)).await.unwrap();
-        let restarted = Intake::new(house.hands.clone(), house.registry.clone());
-        assert_eq!(restarted.keep(b"zip".to_vec()).await.unwrap().unpacked, 1);
-        assert_eq!(house.hands.orders().len(), 4, "a row that knows the size is as good as having adopted it");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn code_run_under_two_stamps_stays_until_both_are_gone() {
-        let house = house().await;
-        let first = house.create("a", b"zip").await;
-        let environment = first.clone();
-        house.delete(first).await;
-        let second = house.create("a", b"zip").await;
-        house.delete(second).await;
-        let sweep = house.sweep();
-        tokio::time::sleep(10 * SWEEP).await;
-        assert!(!house.hands.orders().iter().any(|order| order.starts_with("forget")));
-        drop(environment);
-        house.hands.until(&format!("forget {}", Digest::of(b"zip"))).await;
-        sweep.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn code_that_is_run_longer_than_other_code_goes_in_the_end() {
-        let house = house().await;
-        let (short, long) = (house.create("a", b"short").await, house.create("b", b"long").await);
-        let environments = (short.clone(), long.clone());
-        house.delete(short).await;
-        house.delete(long).await;
-        let sweep = house.sweep();
-        // Its first look is over when only what still runs is left.
-        while lock(&house.intake.leaving.codes).len() > 2 {
-            tokio::task::yield_now().await;
-        }
-        drop(environments.0);
-        house.hands.until(&format!("forget {}", Digest::of(b"short"))).await;
-        drop(environments.1);
-        house.hands.until(&format!("forget {}", Digest::of(b"long"))).await;
-        sweep.abort();
-    }
-
-    #[tokio::test]
-    async fn a_start_forgets_what_a_killed_predecessor_had_adopted_without_a_row() {
-        let house = house().await;
-        let orphan = Digest::of(b"orphan");
-        house.registry.expect_code(orphan).await.unwrap();
-        let sweep = house.sweep();
-        house.hands.until(&format!("forget {orphan}")).await;
-        while !house.registry.unused_codes().await.unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        sweep.abort();
-    }
-}
+mod tests;

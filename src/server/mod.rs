@@ -51,8 +51,9 @@ use tracing::{info, warn};
 use self::api::{Api, Engine};
 use self::control::{Control, Logs};
 use self::dispatch::Dispatch;
-use self::environment::{Launcher, Launchers};
-use self::intake::{Hands, Intake};
+use self::environment::{LaunchError, Launcher, Launchers};
+use self::intake::room::Room;
+use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
 use self::supervisor_link::{Event, SupervisorLink};
 use self::warming::Warming;
@@ -66,7 +67,7 @@ use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
 use crate::sys::descriptor;
-use crate::wire::launcher::StagingId;
+use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
 
 /// What the supervisor leaves to the server, by number.
@@ -116,7 +117,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let dispatch = Dispatch::new(&config, registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
     let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
     let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
-    let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone()));
+    let room = Room::new(config.state_dir.clone(), config.code_budget_mib);
+    let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
     let (functions, seen) = (registry.clone(), dispatch.clone());
@@ -244,12 +246,19 @@ impl Hands for HostHands {
         Box::pin(async move { self.link.unpack(staging, zip.as_fd()).await })
     }
 
-    fn adopt(&self, staging: StagingId, code: Digest, zip: Arc<OwnedFd>) -> Promise<'_, Result<(), String>> {
-        Box::pin(async move { self.launchers.adopt(staging, code, zip.as_fd()).await.map_err(|error| error.to_string()) })
+    fn adopt(&self, staging: StagingId, code: Digest, zip: Arc<OwnedFd>) -> Promise<'_, Result<(), HandError>> {
+        Box::pin(async move { self.launchers.adopt(staging, code, zip.as_fd()).await.map_err(hand_error) })
     }
 
     fn forget(&self, code: Digest) -> Promise<'_, Result<(), String>> {
         Box::pin(async move { self.launchers.forget(code).await.map_err(|error| error.to_string()) })
+    }
+}
+
+fn hand_error(error: LaunchError) -> HandError {
+    match error {
+        LaunchError::Step(StepFailure { errno: libc::ENOSPC | libc::EDQUOT, .. }) => HandError::NoRoom,
+        other => HandError::Other(other.to_string()),
     }
 }
 

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, openat};
 
 use crate::code::Digest;
 use crate::sys::tree;
+use crate::wire::launcher::workbench as workbench_of;
 
 /// Killing some hundred processes that hold gigabytes takes seconds on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -127,6 +128,13 @@ pub fn staging(directory: &Path) -> Result<usize, SweepError> {
     names.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| names.len())
 }
 
+/// Removes from `staging/` what a dead launcher was at work on. The others still are.
+pub fn workbench(directory: &Path, launcher: u32) -> Result<usize, SweepError> {
+    let mut names = names(directory)?;
+    names.retain(|name| name.starts_with(&workbench_of(launcher)));
+    names.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| names.len())
+}
+
 /// Removes from `code/` what is not a tree and its zip: temporary names, and one without the other.
 pub fn code(directory: &Path) -> Result<usize, SweepError> {
     let names = names(directory)?;
@@ -184,6 +192,17 @@ mod tests {
         let mut left: Vec<_> = names(code_dir.path()).unwrap().into_iter().collect();
         left.sort();
         assert_eq!(left, [whole.to_string(), format!("{whole}.zip")]);
+    }
+
+    #[test]
+    fn of_staging_a_dead_launchers_work_is_removed_and_nobody_elses() {
+        let staging_dir = tempfile::tempdir().unwrap();
+        for name in ["launcher-1-a/tree", "launcher-1-b", "launcher-11-a", "0123"] {
+            fs::create_dir_all(staging_dir.path().join(name)).unwrap();
+        }
+        assert_eq!(workbench(staging_dir.path(), 1).unwrap(), 2);
+        let left: Vec<_> = names(staging_dir.path()).unwrap().into_iter().collect();
+        assert_eq!(left, ["0123", "launcher-11-a"]);
     }
 
     #[test]

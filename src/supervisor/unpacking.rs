@@ -22,7 +22,7 @@ use super::sweep;
 use crate::invocation::ProcessEnd;
 use crate::kill_point;
 use crate::wire::launcher::{OrderId, StagingId};
-use crate::wire::supervisor::{Unpacked, ZipRefusal};
+use crate::wire::supervisor::{NO_ROOM, Unpacked, ZipRefusal};
 
 /// Unpacking is bound by the disk; more at once only take memory.
 const AT_ONCE: usize = 2;
@@ -94,6 +94,7 @@ impl Unpacking {
             let order = waiting.order;
             match self.start_one(waiting, children, now) {
                 Ok(running) => self.running.push(running),
+                Err(error) if error.is_full() => failed.push((order, Unpacked::NoRoom)),
                 Err(error) => failed.push((order, Unpacked::Failed { what: chain(&error) })),
             }
         }
@@ -203,6 +204,12 @@ enum StartError {
     Spawn(#[from] super::spawn::SpawnError),
 }
 
+impl StartError {
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Staging { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
+    }
+}
+
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     // Not blocking: whoever holds the other end must not be able to hold us.
     let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
@@ -240,6 +247,7 @@ fn outcome(how: ProcessEnd, size: Option<u64>, late: bool) -> Unpacked {
         (_, _) if late => failed(format!("unpack took longer than {} s", DEADLINE.as_secs())),
         (ProcessEnd::Exited(0), Some(bytes)) => Unpacked::Done { bytes },
         (ProcessEnd::Exited(0), None) => failed("unpack ended without telling a size".into()),
+        (ProcessEnd::Exited(code), _) if code == i32::from(NO_ROOM) => Unpacked::NoRoom,
         (ProcessEnd::Exited(code), _) => match refusal(code) {
             Some(refusal) => Unpacked::Refused(refusal),
             None => failed(format!("unpack ended with code {code}")),
@@ -345,6 +353,7 @@ mod tests {
         for (place, refusal) in ZipRefusal::ALL.into_iter().enumerate() {
             assert_eq!(exited(64 + place as i32), Unpacked::Refused(refusal));
         }
+        assert_eq!(exited(i32::from(NO_ROOM)), Unpacked::NoRoom);
         for code in [1, 63, 64 + ZipRefusal::ALL.len() as i32, 127, -1] {
             assert!(matches!(exited(code), Unpacked::Failed { .. }), "{code}");
         }

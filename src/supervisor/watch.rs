@@ -249,6 +249,7 @@ impl Watch {
                 Order::BuryLauncher { number } => {
                     kill_point!("before-launcher-replace");
                     self.sweep_groups(&format!("kiln-{}-{number}-", self.places.instance));
+                    self.sweep_workbench(number);
                     self.tell(&ToServer::LauncherGone { launcher: number }, &[]);
                     None
                 }
@@ -353,6 +354,17 @@ impl Watch {
             Err(error) => {
                 self.clean = false;
                 error!(error = format!("{:#}", anyhow::Error::from(error)), prefix, "left for the next sweep");
+            }
+        }
+    }
+
+    fn sweep_workbench(&mut self, launcher: u32) {
+        match sweep::workbench(&self.places.staging, launcher) {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, launcher, "staging directories of the dead removed"),
+            Err(error) => {
+                self.clean = false;
+                error!(error = format!("{:#}", anyhow::Error::from(error)), launcher, "left for the next sweep");
             }
         }
     }

@@ -44,6 +44,12 @@ impl fmt::Display for StagingId {
     }
 }
 
+/// How the names below `staging/` begin of what launcher `number` is at work on. When it is dead, they are the supervisor's
+/// to remove.
+pub fn workbench(number: u32) -> String {
+    format!("launcher-{number}-")
+}
+
 /// Server → launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {

@@ -45,16 +45,21 @@ pub enum Unpacked {
     Done { bytes: u64 },
     /// The zip is at fault.
     Refused(ZipRefusal),
-    /// We are at fault (disk full, killed, …).
+    /// The disk is full, or would be fuller than [`crate::code::room`] allows.
+    NoRoom,
+    /// We are at fault (killed, too slow, …).
     Failed { what: String },
 }
+
+/// `unpack`'s exit code for [`Unpacked::NoRoom`].
+pub const NO_ROOM: u8 = 2;
 
 /// What is wrong with a zip. `unpack`'s exit code is 64 plus the variant's place in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ZipRefusal {
     /// Not a zip, or damaged.
     Unreadable,
-    /// Over the limit of 250 MB unpacked.
+    /// At or over the limit of 250 MB unpacked.
     TooLarge,
     TooManyEntries,
     /// An entry's name leaves the tree: absolute, `..`, NUL, or not UTF-8.
@@ -63,14 +68,16 @@ pub enum ZipRefusal {
     BadLink,
     /// A device, a socket, a pipe.
     BadKind,
-    /// Two entries of one name, or overlapping data.
+    /// Two entries of one name, overlapping data, or two readings of one entry.
     Overlapping,
     /// Compressed with a method that Lambda does not take, or encrypted.
     BadMethod,
+    /// No file, no link, no directory.
+    Empty,
 }
 
 impl ZipRefusal {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unreadable,
         Self::TooLarge,
         Self::TooManyEntries,
@@ -79,5 +86,6 @@ impl ZipRefusal {
         Self::BadKind,
         Self::Overlapping,
         Self::BadMethod,
+        Self::Empty,
     ];
 }

@@ -9,6 +9,7 @@ mod managing;
 mod mistakes;
 mod on_duty;
 mod who;
+mod zips;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -37,17 +37,23 @@ fn cpu_is_in_proportion_to_memory() {
     for size in sizes {
         instance.create_probe(&format!("f{size}"), json!({ "MemorySize": size, "Timeout": 30 }));
     }
+    // A burst adds at most one quota to a spin of two seconds, which has twenty.
+    let near = |ratio: f64, right: f64| (right * 0.8..=right * 1.3).contains(&ratio);
     let mut best = [0.0_f64; 3];
-    for _ in 0..3 {
+    let (mut small, mut middle) = (0.0, 0.0);
+    // A busy neighbour takes most from the one who may use most. The best of each size is right as soon as the host was
+    // quiet for each of them once; a wrong quota is wrong in every round.
+    for round in 1..=10 {
         for (best, size) in best.iter_mut().zip(sizes) {
             *best = best.max(iterations(&instance, &format!("f{size}")));
         }
+        (small, middle) = (best[0] / best[2], best[1] / best[2]);
+        if round >= 3 && near(small, 128.0 / 1769.0) && near(middle, 512.0 / 1769.0) {
+            break;
+        }
     }
-    let [small, middle] = [best[0] / best[2], best[1] / best[2]];
     // To the handle itself: the test runner keeps what a passing test prints with println!.
     let _ = writeln!(std::io::stderr(), "CPU at 128, 512, 1792 MB, relative: {small:.3} {middle:.3} 1");
-    // A burst adds at most one quota to a spin of two seconds, which has twenty.
-    let near = |ratio: f64, right: f64| (right * 0.8..=right * 1.3).contains(&ratio);
     assert!(near(small, 128.0 / 1769.0), "128 MB: {small}");
     assert!(near(middle, 512.0 / 1769.0), "512 MB: {middle}");
 }

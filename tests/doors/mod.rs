@@ -28,7 +28,8 @@ use kiln::registry::{Functions, Promise};
 use kiln::server::api::{Api, Engine};
 use kiln::server::control::{Control, Logs};
 use kiln::server::http;
-use kiln::server::intake::{Hands, Intake};
+use kiln::server::intake::room::Room;
+use kiln::server::intake::{HandError, Hands, Intake};
 use kiln::server::logs::LogStore;
 use kiln::server::pool::{Seen, SeenState, Snapshot};
 use kiln::wire::launcher::StagingId;
@@ -72,6 +73,14 @@ impl House {
     }
 
     pub fn open_in(profile: Profile, admin_group: Option<u32>) -> Self {
+        Self::open_as(admin_group, |config| config.profile = profile)
+    }
+
+    pub fn open_with_config(change: impl FnOnce(&mut Config)) -> Self {
+        Self::open_as(Some(ADMIN), change)
+    }
+
+    fn open_as(admin_group: Option<u32>, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let runtimes = directory.path().join("runtimes");
@@ -80,7 +89,8 @@ impl House {
             let recipe = format!("name='{name}'\ntree='{}'\nstart=[['/x']]", Digest::of(name.as_bytes()));
             std::fs::write(runtimes.join(format!("{name}.toml")), recipe).unwrap();
         }
-        let mut config = Config { profile, ..Config::default() };
+        let mut config = Config::default();
+        change(&mut config);
         (config.run_dir, config.runtimes_dir) = (directory.path().to_owned(), runtimes);
         config.state_dir = directory.path().join("state");
         config.instance = "test".into();
@@ -152,7 +162,8 @@ async fn serve(
     opened: mpsc::Sender<()>,
 ) {
     let registry = Arc::new(SqliteRegistry::open(database).await.unwrap());
-    let intake = Arc::new(Intake::new(fakes.clone(), registry.clone()));
+    let room = Room::new(config.state_dir.clone(), config.code_budget_mib);
+    let intake = Arc::new(Intake::new(fakes.clone(), registry.clone(), room));
     let (seen, theirs, functions) = (fakes.clone(), fakes.clone(), registry.clone());
     let api = Api::new(config, admin_group, registry, intake, fakes);
     std::fs::create_dir_all(config.logs_dir()).unwrap();
@@ -226,7 +237,7 @@ impl Hands for Fakes {
         })
     }
 
-    fn adopt(&self, _: StagingId, _: Digest, _: Arc<OwnedFd>) -> Promise<'_, Result<(), String>> {
+    fn adopt(&self, _: StagingId, _: Digest, _: Arc<OwnedFd>) -> Promise<'_, Result<(), HandError>> {
         self.orders.lock().unwrap().push("adopt");
         Box::pin(async { Ok(()) })
     }

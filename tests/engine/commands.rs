@@ -1,5 +1,6 @@
 //! `kiln` against a whole instance: the README's lines, and the exit code of each kind of end.
 
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
 
@@ -110,6 +111,10 @@ fn the_doctor_finds_a_running_instance_well_and_a_killed_one_not() {
     }
 
     instance.kill_supervisor();
+    // The server, which holds the sockets too, dies of it a moment later.
+    host::eventually("nobody listens", || {
+        ["kiln.sock", "control.sock"].iter().all(|socket| UnixStream::connect(instance.run_dir().join(socket)).is_err())
+    });
     let (code, found) = findings(&instance, &by_file);
     let dead = found.iter().filter(|finding| {
         finding["state"] == "broken" && finding["cure"].as_str().is_some_and(|cure| cure.contains("start kilnd again"))

@@ -7,6 +7,7 @@
 mod host;
 
 mod causes;
+mod code;
 mod commands;
 mod concurrency;
 mod contained;

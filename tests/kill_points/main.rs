@@ -10,12 +10,15 @@
 #[allow(dead_code)] // the module serves several test programs; each uses its part
 mod host;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use host::snapshot::{Snapshot, process};
 use host::{Instance, Options, eventually};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -56,8 +59,11 @@ const POINTS: &[&str] = &[
     "adopt-before-chown",
     "adopt-after-zip",
     "adopt-before-rename",
+    "forget-before-rename",
+    "forget-after-rename",
+    "forget-before-remove",
 ];
-const VICTIMS: &[&str] = &["supervisor", "launcher", "server", "init"];
+const VICTIMS: &[&str] = &["supervisor", "launcher", "server", "init", "helper"];
 
 /// The fewest cells in which a victim was really killed.
 const FEWEST_CELLS: usize = 48;
@@ -72,7 +78,9 @@ fn killing_any_process_at_any_point_leaves_nothing_behind() {
     for point in POINTS {
         for victim in VICTIMS {
             let cell = format!("{point}@{victim}");
-            if !cell.contains(&only) {
+            // A helper lives for one errand: nobody else's point can be reached while it is sure to be there.
+            let errand = point.starts_with("adopt-") || point.starts_with("forget-");
+            if !cell.contains(&only) || *victim == "helper" && !errand {
                 continue;
             }
             match std::panic::catch_unwind(|| run_cell(&cell, victim)) {
@@ -190,9 +198,15 @@ fn run_cell(cell: &str, victim: &str) -> bool {
     if known == 200 {
         assert_eq!(invoke(&instance, "gone").expect("invoke after the kill"), 200, "a stored function is damaged");
     }
+    // Whole trees with their zips, of what is stored, and of nothing else: neither half-stored code nor unused code.
+    eventually("code/ holds what functions name, and nothing else", || {
+        let found = names(&instance.state_dir().join("code"));
+        found == code_of_functions(&instance) && names(&instance.state_dir().join("staging")).is_empty()
+    });
     let status = instance.stop();
     assert!(status.success(), "stopped with {status}");
 
+    // What is in code/ has just been looked at.
     let kept = |line: &String| {
         line.starts_with("file ") && !line.contains("/staging/") && !line.contains("/run/") && !line.contains(".tmp-")
     };
@@ -202,6 +216,22 @@ fn run_cell(cell: &str, victim: &str) -> bool {
         left.is_empty()
     });
     true
+}
+
+fn names(directory: &std::path::Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(directory).expect("list the state").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What `code/` should hold.
+fn code_of_functions(instance: &Instance) -> BTreeSet<String> {
+    let list = instance.api().request("GET", "/2015-03-31/functions", &[], b"").json();
+    let functions = list["Functions"].as_array().expect("a list of functions");
+    let digests = functions.iter().map(|function| {
+        let digest = function["CodeSha256"].as_str().and_then(|text| STANDARD.decode(text).ok()).expect("a digest in base64");
+        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    });
+    digests.flat_map(|digest| [format!("{digest}.zip"), digest]).collect()
 }
 
 /// The pid to kill when `reporter` waits at the point.

@@ -51,7 +51,7 @@ fn adopted_code_is_the_owners_readable_for_all_and_can_be_run() {
     assert!(matches!(launcher.answer(order).0, Report::Refused { .. }));
     launcher.end(container.id);
     // As if an earlier removal had been cut short, and the code had come again.
-    fs::create_dir_all(host.path(&format!("state/staging/forget-{code}/rest"))).unwrap();
+    fs::create_dir_all(host.path(&format!("state/staging/launcher-1-{code}/rest"))).unwrap();
     let order = launcher.next_order();
     launcher.send(&Order::ForgetCode { order, code }, &[]);
     assert_eq!(launcher.answer(order).0, Report::Forgotten { order });

@@ -5,6 +5,7 @@
 //! `adopt`). Needs root.
 
 mod adopt;
+mod errands;
 mod host;
 mod inside;
 mod life;

@@ -14,6 +14,24 @@ pub struct Entry {
     pub size: u32,
     /// Where the central directory says that the local header is, if not where it is.
     pub offset: Option<u32>,
+    /// What the local header says, if something else.
+    pub local: Local,
+    /// Extra fields, in both.
+    pub extra: Vec<u8>,
+    /// Bytes behind the data: where a descriptor would be.
+    pub behind: Vec<u8>,
+    /// The system that `mode` is of: 3 is Unix, 0 is DOS.
+    pub system: u8,
+}
+
+#[derive(Clone, Default)]
+pub struct Local {
+    pub name: Option<Vec<u8>>,
+    pub method: Option<u16>,
+    pub flags: Option<u16>,
+    pub crc: Option<u32>,
+    pub length: Option<u32>,
+    pub size: Option<u32>,
 }
 
 pub fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Entry {
@@ -26,8 +44,17 @@ pub fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Entry {
         crc: crc32(&data),
         size: data.len() as u32,
         offset: None,
+        local: Local::default(),
+        extra: vec![],
+        behind: vec![],
+        system: 3,
         data,
     }
+}
+
+/// One extra field.
+pub fn extra(id: u16, data: &[u8]) -> Vec<u8> {
+    [&id.to_le_bytes()[..], &(data.len() as u16).to_le_bytes(), data].concat()
 }
 
 pub fn with_mode(mut entry: Entry, mode: u32) -> Entry {
@@ -51,28 +78,45 @@ pub fn zip(entries: &[Entry]) -> Vec<u8> {
     let mut directory = Vec::new();
     for entry in entries {
         let offset = entry.offset.unwrap_or(bytes.len() as u32);
-        let mut common = Vec::new();
-        common.extend(entry.flags.to_le_bytes());
-        common.extend(entry.method.to_le_bytes());
-        common.extend([0, 0, 0x21, 0x28]); // midnight, 1 January 2000
-        common.extend(entry.crc.to_le_bytes());
-        common.extend((entry.data.len() as u32).to_le_bytes());
-        common.extend(entry.size.to_le_bytes());
-        common.extend((entry.name.len() as u16).to_le_bytes());
-        common.extend([0, 0]);
-
+        let Entry { flags, method, crc, size, .. } = *entry;
+        let (length, local) = (entry.data.len() as u32, &entry.local);
+        let common = |flags: u16, method: u16, crc: u32, length: u32, size: u32, name: &[u8]| {
+            let mut common = Vec::new();
+            common.extend(flags.to_le_bytes());
+            common.extend(method.to_le_bytes());
+            common.extend([0, 0, 0x21, 0x28]); // midnight, 1 January 2000
+            common.extend(crc.to_le_bytes());
+            common.extend(length.to_le_bytes());
+            common.extend(size.to_le_bytes());
+            common.extend((name.len() as u16).to_le_bytes());
+            common.extend((entry.extra.len() as u16).to_le_bytes());
+            common
+        };
         if entry.offset.is_none() {
+            let name = local.name.as_ref().unwrap_or(&entry.name);
             bytes.extend(b"PK\x03\x04\x14\0");
-            bytes.extend(&common);
-            bytes.extend(&entry.name);
+            bytes.extend(common(
+                local.flags.unwrap_or(flags),
+                local.method.unwrap_or(method),
+                local.crc.unwrap_or(crc),
+                local.length.unwrap_or(length),
+                local.size.unwrap_or(size),
+                name,
+            ));
+            bytes.extend(name);
+            bytes.extend(&entry.extra);
             bytes.extend(&entry.data);
+            bytes.extend(&entry.behind);
         }
-        directory.extend(b"PK\x01\x02\x14\x03\x14\0");
-        directory.extend(&common);
+        directory.extend(b"PK\x01\x02\x14");
+        directory.push(entry.system);
+        directory.extend([0x14, 0]);
+        directory.extend(common(flags, method, crc, length, size, &entry.name));
         directory.extend([0; 6]);
         directory.extend((entry.mode << 16).to_le_bytes());
         directory.extend(offset.to_le_bytes());
         directory.extend(&entry.name);
+        directory.extend(&entry.extra);
     }
     let start = bytes.len() as u32;
     bytes.extend(&directory);
@@ -119,7 +163,18 @@ pub fn deflated(entries: &[(&str, usize)]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn crc32(data: &[u8]) -> u32 {
+/// The same, of texts.
+pub fn deflated_text(entries: &[(&str, &str)]) -> Vec<u8> {
+    use std::io::Write;
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, text) in entries {
+        writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+pub fn crc32(data: &[u8]) -> u32 {
     let mut crc = !0;
     for byte in data {
         crc ^= u32::from(*byte);

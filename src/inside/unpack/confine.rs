@@ -29,6 +29,7 @@ const ALLOWED: &[Row] = &[
     Row { calls: calls![SYS_pread64, SYS_fstat, SYS_statx], why: "extract reads the zip, and asks for its length" },
     Row { calls: calls![SYS_openat2, SYS_mkdirat, SYS_symlinkat], why: "extract makes files, directories and links" },
     Row { calls: calls![SYS_write], why: "extract writes files, run tells the size, eprintln an error" },
+    Row { calls: calls![SYS_fstatfs], why: "extract asks how much room the disk has" },
     Row { calls: calls![SYS_close], why: "OwnedFd closes itself" },
     Row { calls: calls![SYS_fcntl], why: "OwnedFd asks for its flags before it closes, in a debug build of std" },
     Row { calls: calls![SYS_brk, SYS_mremap, SYS_madvise], why: "malloc" },

@@ -14,7 +14,8 @@ const END: &[u8] = b"PK\x05\x06";
 const LOCATOR: &[u8] = b"PK\x06\x07";
 const END_64: &[u8] = b"PK\x06\x06";
 
-/// The number in the last end record. `None`: there is no such record.
+/// The number in the end record. `None`: the zip does not end with one, or with two at once (one in the other's comment), so
+/// that it depends on the reader which of them counts.
 pub fn claimed_entries(zip: &File) -> io::Result<Option<u64>> {
     let length = zip.metadata()?.len();
     let start = length.saturating_sub(TAIL);
@@ -24,7 +25,12 @@ pub fn claimed_entries(zip: &File) -> io::Result<Option<u64>> {
 }
 
 fn claimed(tail: &[u8]) -> Option<u64> {
-    let at = (0..tail.len().checked_sub(21)?).rev().find(|at| tail[*at..].starts_with(END))?;
+    let reaches_the_end = |at: &usize| {
+        let comment = u16::from_le_bytes([tail[at + 20], tail[at + 21]]);
+        tail[*at..].starts_with(END) && at + 22 + usize::from(comment) == tail.len()
+    };
+    let mut records = (0..tail.len().checked_sub(21)?).rev().filter(reaches_the_end);
+    let at = records.next().filter(|_| records.next().is_none())?;
     let short = u16::from_le_bytes(tail[at + 10..at + 12].try_into().ok()?);
     // zip64 (APPNOTE 4.3.14): a locator lies right before the end record, and its record somewhere before that.
     let before = &tail[..at];
@@ -65,6 +71,13 @@ mod tests {
         tail.extend([0; 16]);
         tail.extend(end(0xffff, b""));
         assert_eq!(claimed(&tail), Some(4_000_000_000));
+    }
+
+    #[test]
+    fn two_records_at_one_end_have_no_number() {
+        assert_eq!(claimed(&end(3, &end(4, b""))), None);
+        assert_eq!(claimed(&[end(3, b""), end(4, b"")].concat()), Some(4), "only one of them is at the end");
+        assert_eq!(claimed(&[&end(3, b"")[..], b"\n"].concat()), None);
     }
 
     #[test]

@@ -8,23 +8,30 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2, symlinkat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstatvfs, mkdirat, openat2, symlinkat};
 use rustix::io::Errno;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::UnpackError;
 use super::directory::claimed_entries;
 use super::name::{Ending, Place};
+use super::{UnpackError, local};
+use crate::code::room::Disk;
 use crate::wire::supervisor::ZipRefusal;
 
-/// Lambda's limit on an unpacked function: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
-const MAX_BYTES: u64 = 262_144_000;
+/// Lambda's limit on an unpacked function, which "must be smaller":
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
+const TOO_LARGE: u64 = 262_144_000;
 /// Files, links and directories, also those that only a name mentions. Ours, not Lambda's: the largest functions in
 /// the wild are node_modules of some 30,000 files, and each costs an inode, which no other limit counts.
 const MAX_NODES: u64 = 50_000;
 /// PATH_MAX.
 const LONGEST_TARGET: u64 = 4096;
+
+/// Between two looks at the disk's room; also on a tmpfs of 32 MB there are several.
+const LOOK_EVERY: u64 = 1 << 20;
+/// What a file, link or directory takes beside its bytes.
+const NODE: u64 = 4096;
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 
@@ -36,6 +43,8 @@ pub fn extract(zip: File, staging: BorrowedFd<'_>) -> Result<u64, UnpackError> {
     if claimed > MAX_NODES {
         return Err(ZipRefusal::TooManyEntries.into());
     }
+    let zip_length = zip.metadata().map_err(UnpackError::ours("ask for the zip's length"))?.len();
+    let headers = zip.try_clone().map_err(UnpackError::ours("share the zip"))?;
     // For headers, which the library seeks to one by one, throwing the buffer away; data is read past it in larger pieces.
     let reader = BufReader::with_capacity(4096, Positioned { file: zip, at: 0 });
     let mut archive = ZipArchive::new(reader).map_err(|_| ZipRefusal::Unreadable)?;
@@ -45,36 +54,47 @@ pub fn extract(zip: File, staging: BorrowedFd<'_>) -> Result<u64, UnpackError> {
         std::cmp::Ordering::Less => return Err(ZipRefusal::Overlapping.into()),
         std::cmp::Ordering::Greater => return Err(ZipRefusal::Unreadable.into()),
     }
-    refuse_overlap(&mut archive)?;
+    let claimed_bytes = refuse_two_readings(&mut archive, &headers)?;
 
     mkdirat(staging, "tree", DIRECTORY_MODE).map_err(UnpackError::ours("make the tree"))?;
     let root = open_directory(staging, "tree").map_err(UnpackError::ours("open the tree"))?;
-    let mut tree = Tree { root, bytes: 0, nodes: 0, links: vec![] };
+    let mut tree = Tree { root, zip: zip_length, bytes: 0, nodes: 0, unlooked: 0, links: vec![] };
+    // What it says about itself first, so that an honest zip is refused before it is written; then what is really written.
+    tree.has_room(claimed_bytes.min(TOO_LARGE), claimed)?;
     for index in 0..archive.len() {
         tree.add(&mut archive, index)?;
     }
     tree.refuse_links_that_leave()?;
-    Ok(tree.bytes)
+    if tree.nodes == 0 { Err(ZipRefusal::Empty.into()) } else { Ok(tree.bytes) }
 }
 
-/// Two entries that share bytes: a bomb (one megabyte of data under ten thousand names), or two readings of one zip.
-fn refuse_overlap(archive: &mut Archive) -> Result<(), ZipRefusal> {
+/// Entries that share bytes are a bomb (one megabyte of data under ten thousand names), or two readings of one zip; and so
+/// is a local header that says something else than the central directory, which is what we go by. Returns how large all
+/// say that they are.
+fn refuse_two_readings(archive: &mut Archive, headers: &File) -> Result<u64, ZipRefusal> {
     let mut ranges = Vec::with_capacity(archive.len());
+    let mut claimed: u64 = 0;
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|_| ZipRefusal::Unreadable)?;
         let data = entry.data_start().ok_or(ZipRefusal::Unreadable)?;
         let end = data.checked_add(entry.compressed_size()).ok_or(ZipRefusal::Unreadable)?;
+        local::check(headers, &entry)?;
         ranges.push((entry.header_start(), end));
+        claimed = claimed.saturating_add(entry.size());
     }
     ranges.sort_unstable();
-    if ranges.windows(2).any(|pair| pair[1].0 < pair[0].1) { Err(ZipRefusal::Overlapping) } else { Ok(()) }
+    if ranges.windows(2).any(|pair| pair[1].0 < pair[0].1) { Err(ZipRefusal::Overlapping) } else { Ok(claimed) }
 }
 
 /// What has been made so far.
 struct Tree {
     root: OwnedFd,
+    /// Bytes of the zip, which is kept beside the tree.
+    zip: u64,
     bytes: u64,
     nodes: u64,
+    /// What was made since the last look at the disk: bytes, and a page for each node.
+    unlooked: u64,
     links: Vec<Place>,
 }
 
@@ -102,10 +122,13 @@ impl Tree {
             ZipError::UnsupportedArchive(_) => ZipRefusal::BadMethod,
             _ => ZipRefusal::Unreadable,
         })?;
+        let (before, claimed) = (self.bytes, data.size());
         match kind {
-            Kind::File(mode) => self.file(&place, mode, &mut data),
-            _ => self.link(place, &mut data),
+            Kind::File(mode) => self.file(&place, mode, &mut data)?,
+            _ => self.link(place, &mut data)?,
         }
+        // What was written is what counts; but who lies about it to us lies to somebody.
+        if self.bytes - before == claimed { Ok(()) } else { Err(ZipRefusal::Unreadable.into()) }
     }
 
     fn file(&mut self, place: &Place, mode: Mode, data: &mut impl Read) -> Result<(), UnpackError> {
@@ -162,14 +185,29 @@ impl Tree {
         open_directory(&parent, name).map_err(refusal_or("open a directory"))
     }
 
-    fn one_more(&mut self) -> Result<(), ZipRefusal> {
+    fn one_more(&mut self) -> Result<(), UnpackError> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES { Err(ZipRefusal::TooManyEntries) } else { Ok(()) }
+        if self.nodes > MAX_NODES { Err(ZipRefusal::TooManyEntries.into()) } else { self.look_after(NODE) }
     }
 
-    fn more_bytes(&mut self, length: usize) -> Result<(), ZipRefusal> {
+    fn more_bytes(&mut self, length: usize) -> Result<(), UnpackError> {
         self.bytes += length as u64;
-        if self.bytes > MAX_BYTES { Err(ZipRefusal::TooLarge) } else { Ok(()) }
+        if self.bytes >= TOO_LARGE { Err(ZipRefusal::TooLarge.into()) } else { self.look_after(length as u64) }
+    }
+
+    fn look_after(&mut self, made: u64) -> Result<(), UnpackError> {
+        self.unlooked += made;
+        if self.unlooked < LOOK_EVERY {
+            return Ok(());
+        }
+        self.unlooked = 0;
+        self.has_room(LOOK_EVERY, LOOK_EVERY / NODE)
+    }
+
+    /// Whether the disk has room for so much more, and for the zip.
+    fn has_room(&self, bytes: u64, files: u64) -> Result<(), UnpackError> {
+        let seen = fstatvfs(&self.root).map_err(UnpackError::ours("look at the disk"))?;
+        if Disk::from(seen).has_room(self.zip.saturating_add(bytes), files) { Ok(()) } else { Err(UnpackError::NoRoom) }
     }
 
     /// Words cannot tell where a link leads that goes by way of another one. The kernel can: EXDEV.

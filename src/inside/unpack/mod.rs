@@ -8,6 +8,7 @@
 //!             4  the staging directory        6  on success: 8 bytes, little-endian, the unpacked size
 //! exit code   0  staging/tree is complete     64 + place in `ZipRefusal::ALL`  the zip is at fault
 //!             1  we are at fault; the reason is on stderr
+//!             2  the disk has no room
 //! ```
 //!
 //! A launcher checks the tree again before anybody uses it: what is here keeps honest zips honest, and a hostile one
@@ -16,6 +17,7 @@
 pub mod confine;
 mod directory;
 mod extract;
+mod local;
 mod name;
 
 pub use extract::extract;
@@ -31,20 +33,25 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use crate::sys::descriptor::inherited;
-use crate::wire::supervisor::ZipRefusal;
+use crate::wire::supervisor::{NO_ROOM, ZipRefusal};
 
 /// What stands between a zip and its tree.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     #[error("the zip is refused: {0:?}")]
     Refused(ZipRefusal),
+    #[error("the disk has no room for what the zip holds")]
+    NoRoom,
     #[error("{what}")]
     Ours { what: &'static str, source: io::Error },
 }
 
 impl UnpackError {
     fn ours<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::Ours { what, source: source.into() }
+        move |source| match source.into() {
+            source if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Self::NoRoom,
+            source => Self::Ours { what, source },
+        }
     }
 }
 
@@ -60,9 +67,10 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(UnpackError::Refused(refusal)) => {
             let place = ZipRefusal::ALL.iter().position(|listed| *listed == refusal);
-            // As the wire says; `ALL` has eight.
+            // As the wire says; `ALL` has nine.
             ExitCode::from(place.map_or(1, |place| 64 + place as u8))
         }
+        Err(UnpackError::NoRoom) => ExitCode::from(NO_ROOM),
         Err(UnpackError::Ours { what, source }) => {
             eprintln!("kilnd unpack: {what}: {source}");
             ExitCode::FAILURE

@@ -21,6 +21,7 @@ pub struct ApiError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     AccessDenied,
+    CodeStorageExceeded,
     InvalidParameterValue,
     InvalidRequestContent,
     MethodNotAllowed,
@@ -54,6 +55,7 @@ impl Kind {
         use Spelling::{Bare, Lower, Upper};
         match self {
             Self::AccessDenied => (StatusCode::FORBIDDEN, "AccessDeniedException", Upper),
+            Self::CodeStorageExceeded => (StatusCode::BAD_REQUEST, "CodeStorageExceededException", Lower),
             Self::InvalidParameterValue => (StatusCode::BAD_REQUEST, "InvalidParameterValueException", Lower),
             Self::InvalidRequestContent => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", Lower),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowedException", Lower),

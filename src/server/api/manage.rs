@@ -28,6 +28,8 @@ use super::{Answer, Api, json_response};
 use crate::code::Digest;
 use crate::function::{Function, FunctionName, Memory, Stamp, Timeout, TmpSize};
 use crate::registry::{Draft, Record, RegistryError};
+use crate::runtime::{Recipe, RuntimeName};
+use crate::server::intake::program::foreign;
 use crate::server::intake::{IntakeError, MAX_ZIP};
 use crate::wire::supervisor::ZipRefusal;
 
@@ -36,6 +38,7 @@ const MAX_PAGE: usize = 50;
 /// What Lambda gives a function that asks for nothing.
 const DEFAULT_MEMORY_MIB: u32 = 128;
 const DEFAULT_TIMEOUT_S: u32 = 3;
+const EMPTY_ZIP: &str = "Uploaded file must be a non-empty zip";
 
 /// Where code comes from: `Code` in CreateFunction, the body itself in UpdateFunctionCode.
 #[derive(Default, Deserialize)]
@@ -111,6 +114,7 @@ impl Api {
             return Err(ApiError::exists(name.as_str()));
         }
         let kept = self.intake.keep(zip).await.map_err(refused_code)?;
+        self.check_program(kept.code, &draft.function.runtime)?;
         (draft.function.code, draft.code_size, draft.unpacked) = (kept.code, kept.size, kept.unpacked);
         check_unpacked(draft.unpacked, &draft.layers)?;
         let arn = self.home.arn(name.as_str());
@@ -185,13 +189,13 @@ impl Api {
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
-        let kept = self.intake.keep(zip).await.map_err(refused_code)?;
-        let layers = self.registry.record(&target.name).map(|record| record.layers.clone()).unwrap_or_default();
-        check_unpacked(kept.unpacked, &layers)?;
+        let before = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
+        let kept = self.intake.keep_instead_of(before.code_size, zip).await.map_err(refused_code)?;
+        self.check_program(kept.code, &before.function.runtime)?;
+        check_unpacked(kept.unpacked, &before.layers)?;
         if recode.dry_run == Some(true) {
             // It is a good zip. No row comes to name it, so it goes again.
-            let record = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
-            return Ok(self.configured(StatusCode::OK, &record, target.arn_as_asked(&self.home), Phase::Ready));
+            return Ok(self.configured(StatusCode::OK, &before, target.arn_as_asked(&self.home), Phase::Ready));
         }
         let (code, size, unpacked) = (kept.code, kept.size, kept.unpacked);
         crate::kill_point!("before-row");
@@ -210,6 +214,9 @@ impl Api {
         let arn = target.arn(&self.home);
         let _only = self.changing.enter(&target.name).ok_or_else(|| in_progress(&arn))?;
         let expected = self.expected(&target.name, revision.as_deref(), &arn)?;
+        if let (Some(runtime), Some(before)) = (&checked.runtime, self.registry.function(&target.name)) {
+            self.check_program(before.code, runtime)?;
+        }
         let layers = checked.layers.take().map(|arns| self.layer_uses(&arns)).transpose()?;
         if let (Some(layers), Some(record)) = (&layers, self.registry.record(&target.name)) {
             check_unpacked(record.unpacked, layers)?;
@@ -284,8 +291,20 @@ impl Api {
     pub(super) fn registry_failed(&self, error: RegistryError, arn: &str) -> ApiError {
         if let RegistryError::Database(error) = &error {
             warn!(%error, "the registry could not be written");
+            if error.is_full() {
+                return Kind::Service.with(self.intake.room().full());
+            }
         }
         ApiError::registry(error, arn)
+    }
+
+    /// Lambda would take it, and fail at the first invocation.
+    fn check_program(&self, code: Digest, runtime: &RuntimeName) -> Result<(), ApiError> {
+        let recipe = Recipe::read(&self.runtimes_dir, runtime).ok().flatten();
+        match recipe.and_then(|recipe| foreign(&self.state_dir.join("code"), code, &recipe)) {
+            Some(why) => Err(Kind::InvalidParameterValue.with(why)),
+            None => Ok(()),
+        }
     }
 
     fn configured(&self, status: StatusCode, record: &Record, arn: String, phase: Phase) -> Response<Full<Bytes>> {
@@ -319,6 +338,9 @@ impl Source<'_> {
             .map_err(|error| Kind::Serialization.with(format!("ZipFile is not base64: {error}")))?;
         if zip.is_empty() {
             return Err(Kind::InvalidParameterValue.with("Uploaded file must be a non-empty zip"));
+        }
+        if zip.is_empty() {
+            return Err(Kind::InvalidParameterValue.with(EMPTY_ZIP));
         }
         if zip.len() >= MAX_ZIP {
             return Err(Kind::RequestEntityTooLarge.with(format!("Zipped size must be smaller than {MAX_ZIP} bytes")));
@@ -375,7 +397,16 @@ pub(super) fn refused_code(error: IntakeError) -> ApiError {
         IntakeError::Zip(ZipRefusal::TooLarge) => {
             Kind::InvalidParameterValue.with("Unzipped size must be smaller than 262144000 bytes")
         }
-        // Lambda has one sentence for all of them; ours says in the log which it was.
+        IntakeError::Zip(ZipRefusal::Empty) => Kind::InvalidParameterValue.with(EMPTY_ZIP),
+        IntakeError::Budget(why) => {
+            info!(%why, "the code budget is used up");
+            Kind::CodeStorageExceeded.with("Code storage limit exceeded.")
+        }
+        IntakeError::NoRoom(why) => {
+            warn!(why, "code could not be taken in");
+            Kind::Service.with(why)
+        }
+        // Lambda has one sentence for all others; ours says in the log which it was.
         IntakeError::Zip(why) => {
             info!(?why, "a zip was refused");
             Kind::InvalidParameterValue.with("Could not unzip uploaded file. Please check your file, then try to upload again.")

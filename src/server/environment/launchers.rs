@@ -98,21 +98,27 @@ impl Launchers {
 
     /// Lets a launcher check the unpacked tree and make it `code/<code>`; the zip is kept beside it.
     pub async fn adopt(&self, staging: StagingId, code: Digest, zip: BorrowedFd<'_>) -> Result<(), LaunchError> {
-        let link = self.pick(None).await?;
-        let answer = link.ask(|order| Order::AdoptCode { order, staging, code }, &[zip], CODE_LIMIT).await?;
-        match answer.report {
+        match self.ask_any(|order| Order::AdoptCode { order, staging, code }, &[zip]).await? {
             Report::Adopted { .. } => Ok(()),
             other => Err(unwelcome(other)),
         }
     }
 
     pub async fn forget(&self, code: Digest) -> Result<(), LaunchError> {
-        let link = self.pick(None).await?;
-        let answer = link.ask(|order| Order::ForgetCode { order, code }, &[], CODE_LIMIT).await?;
-        match answer.report {
+        match self.ask_any(|order| Order::ForgetCode { order, code }, &[]).await? {
             Report::Forgotten { .. } => Ok(()),
             other => Err(unwelcome(other)),
         }
+    }
+
+    /// An order about code. Where a launcher dies over it another one is asked: it finds what the dead one had not begun.
+    async fn ask_any(&self, order: impl Fn(OrderId) -> Order, descriptors: &[BorrowedFd<'_>]) -> Result<Report, LaunchError> {
+        let link = self.pick(None).await?;
+        let answer = match link.ask(&order, descriptors, CODE_LIMIT).await {
+            Err(LaunchError::Died(number)) => self.pick(Some(number)).await?.ask(&order, descriptors, CODE_LIMIT).await?,
+            answer => answer?,
+        };
+        Ok(answer.report)
     }
 
     /// The launcher with the fewest outstanding orders, but for the one that has just failed.

@@ -287,7 +287,8 @@ impl Drop for Instance {
 }
 
 impl Instance {
-    /// Processes of this instance in one role: "launcher" and "server" by their command line, "init" by its name.
+    /// Processes of this instance in one role: "launcher" and "server" by their command line, "init" by its name, "helper"
+    /// as a launcher's child that is still called as it is.
     pub fn processes(&self, role: &str) -> Vec<u32> {
         Self::lookup(self.supervisor_pid())(role)
     }
@@ -305,6 +306,10 @@ impl Instance {
                 "init" => {
                     let launchers = named("launcher");
                     all.iter().filter(|p| p.comm == "kiln-init" && launchers.contains(&p.parent)).map(|p| p.pid).collect()
+                }
+                "helper" => {
+                    let launchers = named("launcher");
+                    all.iter().filter(|p| p.comm == "kilnd" && launchers.contains(&p.parent)).map(|p| p.pid).collect()
                 }
                 role => named(role),
             }
