@@ -398,6 +398,13 @@ fn layers_are_published_listed_given_to_functions_and_deleted() {
         let (out, _) = ended(&kiln(run, &["function", "get", "hello"]), 0);
         assert_eq!(out.lines().filter(|line| line.starts_with("layer ")).count(), layers, "{out}");
     }
+    for (words, variables) in [(&["--env", "AA=1", "--env", "BB=2"][..], 2), (&["--no-env"][..], 0)] {
+        ended(&kiln(run, &[&["function", "update", "hello"][..], words].concat()), 0);
+        let (out, _) = ended(&kiln(run, &["--json", "function", "get", "hello"]), 0);
+        let whole: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let kept = whole["Configuration"]["Environment"]["Variables"].as_object().map_or(0, |kept| kept.len());
+        assert_eq!(kept, variables, "{out}");
+    }
     let words = ["function", "create", "new", "--runtime", "nodejs8.10", "--handler", "h", "--dir", dir, "--layer", "tools:1"];
     ended(&kiln(run, &words), 0);
     ended(&kiln(run, &["layer", "delete", "tools:1"]), 0);
@@ -409,6 +416,8 @@ fn layers_are_published_listed_given_to_functions_and_deleted() {
         (2, &["layer", "get", "tools"][..], "NAME:VERSION, such as tools:1"),
         (2, &["function", "update", "hello", "--layer", "tools:2", "--no-layers"][..], "cannot be used with"),
         (2, &["layer", "publish", "tools"][..], "--zip"),
+        (2, &["function", "update", "hello", "--env", "AA=1", "--no-env"][..], "cannot be used with"),
+        (2, &["invoke", "hello", "--payload", "Cargo.toml"][..], "write --payload @Cargo.toml"),
     ] {
         let (_, err) = ended(&kiln(run, words), code);
         assert!(err.contains(said), "{words:?}: {err}");

@@ -47,6 +47,9 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
             configuration.insert(member.into(), value.into());
         }
     }
+    if update.no_env {
+        configuration.insert("Environment".into(), json!({ "Variables": {} }));
+    }
     if update.no_layers || !update.settings.layer.is_empty() {
         configuration.insert("Layers".into(), layer::arns(client, &update.settings.layer).await?.into());
     }

@@ -2,6 +2,7 @@
 //! failed call.
 
 use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 use std::{fs, io};
 
 use base64::Engine as _;
@@ -71,6 +72,10 @@ fn payload(text: &str) -> Result<Vec<u8>, Failure> {
     }
     match text.strip_prefix('@') {
         Some(file) => fs::read(file).map_err(|error| Failure::Failed(format!("{file} cannot be read: {error}"))),
+        // A file's name is no JSON, so it was meant as one.
+        None if Path::new(text).is_file() && serde_json::from_str::<Value>(text).is_err() => {
+            Err(Failure::Usage(format!("{text} is no JSON but a file: write --payload @{text}")))
+        }
         None => Ok(text.as_bytes().to_vec()),
     }
 }

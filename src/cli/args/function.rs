@@ -150,6 +150,9 @@ pub struct Update {
     pub handler: Option<String>,
     #[command(flatten)]
     pub settings: Settings,
+    /// Remove all environment variables
+    #[arg(long, conflicts_with = "env")]
+    pub no_env: bool,
     /// Remove all layers
     #[arg(long, conflicts_with = "layer")]
     pub no_layers: bool,
