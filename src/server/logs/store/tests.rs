@@ -286,3 +286,18 @@ async fn a_removed_log_is_gone_and_begins_anew() {
     drop(store);
     thread.join();
 }
+
+#[test]
+fn a_segment_that_could_not_be_begun_leaves_no_file_that_nobody_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut segments = Segments::open(directory.path(), WIDE).unwrap();
+    fs::create_dir(directory.path().join("f")).unwrap();
+    let begun = |ms: u64| directory.path().join(format!("f/{ms:013}.jsonl"));
+    // Takes no byte, as a disk does that has room for a name and none for what is in the file.
+    std::os::unix::fs::symlink("/dev/full", begun(1000)).unwrap();
+    assert!(segments.append(&name("f"), &record(1000, None, "lost"), 1000).is_err());
+    assert!(fs::symlink_metadata(begun(1000)).is_err(), "what could not be written is not left behind");
+    segments.append(&name("f"), &record(1001, None, "kept"), 1001).unwrap();
+    assert_eq!(texts(&segments.catalogue(), Query::default()), ["kept"]);
+    assert_eq!(fs::read_dir(directory.path().join("f")).unwrap().count(), 1);
+}
