@@ -3,11 +3,12 @@
 //! Knows who is on the other side and bounds what they may cost: connections, bytes of headers and body, and
 //! time. Knows no path and no status; that is the doors' own ([`super::api`], [`super::control`]).
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ use tracing::{debug, warn};
 
 use crate::sys::peer;
 
-/// Connections of one door at once. Whoever comes next waits in the listener's queue.
+/// Connections of one door at once. Whoever comes next waits in the listener's queue; who has more than all others could
+/// still have is not let in ([`Callers`]).
 pub const MAX_CONNECTIONS: usize = 2048;
 /// Room for the largest header Lambda takes (3,583 bytes of client context) and all others.
 const MAX_HEADER_BYTES: usize = 16 << 10;
@@ -66,8 +68,12 @@ pub trait Door: Send + Sync + 'static {
 pub type Stop = watch::Receiver<bool>;
 
 /// Serves until told to stop; then lets the requests that run finish. Drop the future to stop waiting for them.
-pub async fn serve(name: &'static str, listener: UnixListener, door: Arc<impl Door>, mut stop: Stop) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub async fn serve(name: &'static str, listener: UnixListener, door: Arc<impl Door>, stop: Stop) {
+    serve_at_most(MAX_CONNECTIONS, name, listener, door, stop).await;
+}
+
+async fn serve_at_most(most: usize, name: &'static str, listener: UnixListener, door: Arc<impl Door>, mut stop: Stop) {
+    let (room, callers) = (Arc::new(Semaphore::new(most)), Arc::new(Callers::new(most)));
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
@@ -82,9 +88,9 @@ pub async fn serve(name: &'static str, listener: UnixListener, door: Arc<impl Do
         };
         match accepted {
             Ok((stream, _)) => {
-                let (door, stop) = (door.clone(), stop.clone());
+                let (door, stop, callers) = (door.clone(), stop.clone(), callers.clone());
                 connections.spawn(async move {
-                    connection(name, stream, door, stop).await;
+                    connection(name, stream, door, stop, &callers).await;
                     drop(permit);
                 });
             }
@@ -103,11 +109,12 @@ async fn told(stop: &mut Stop) {
     let _ = stop.wait_for(|stop| *stop).await.is_ok();
 }
 
-async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>, mut stop: Stop) {
+async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>, mut stop: Stop, callers: &Callers) {
     let peer = match identify(&stream) {
         Ok(peer) => Arc::new(peer),
         Err(error) => return debug!(door = name, %error, "a peer could not be identified"),
     };
+    let Some(_place) = callers.enter(name, peer.uid) else { return };
     let service = service_fn(move |request: Request<Incoming>| {
         let (door, peer) = (door.clone(), peer.clone());
         async move {
@@ -134,6 +141,68 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
     if let Err(error) = ended {
         // A caller that went away or wrote no HTTP: its own affair.
         debug!(door = name, %error, "connection ended");
+    }
+}
+
+/// Who has how many connections to a door. No user may have more than are left for all others, so that one who opens
+/// connections without end, and leaves them open, never shuts the door for anybody else.
+struct Callers {
+    most: usize,
+    /// Of each user that has any. `std` lock: held for a few map operations; no other lock is taken inside.
+    held: Mutex<HashMap<u32, Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    connections: usize,
+    /// That it was refused one is said once, until it has left with all.
+    told: bool,
+}
+
+/// One connection of a user's, until it is dropped.
+struct Place<'a> {
+    callers: &'a Callers,
+    uid: u32,
+}
+
+impl Callers {
+    fn new(most: usize) -> Self {
+        Self { most, held: Mutex::default() }
+    }
+
+    fn enter(&self, door: &'static str, uid: u32) -> Option<Place<'_>> {
+        let mut held = self.lock();
+        let all: usize = held.values().map(|held| held.connections).sum();
+        let own = held.entry(uid).or_default();
+        if own.connections >= self.most - all {
+            if !std::mem::replace(&mut own.told, true) {
+                let connections = own.connections;
+                warn!(door, uid, connections, "a user has more connections than are left for all others: it gets no more");
+            }
+            if own.connections == 0 {
+                held.remove(&uid);
+            }
+            return None;
+        }
+        own.connections += 1;
+        Some(Place { callers: self, uid })
+    }
+
+    // A poisoned lock: a panic aborts the process, so nobody has ever seen one.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut held = self.callers.lock();
+        if let Some(own) = held.get_mut(&self.uid) {
+            own.connections -= 1;
+            if own.connections == 0 {
+                held.remove(&self.uid);
+            }
+        }
     }
 }
 
@@ -270,6 +339,51 @@ mod tests {
         caller.read_to_end(&mut answer).await.unwrap();
         door.abort();
         answer
+    }
+
+    #[test]
+    fn whoever_holds_all_they_can_get_leaves_as_many_to_others() {
+        let callers = Callers::new(MAX_CONNECTIONS);
+        let all = |uid: u32| std::iter::from_fn(|| callers.enter("door", uid)).collect::<Vec<_>>();
+        let greedy = all(1000);
+        assert_eq!(greedy.len(), MAX_CONNECTIONS / 2);
+        let more: Vec<_> = (1001..1005).map(all).collect();
+        assert!(more.iter().all(|places| !places.is_empty()), "four more of that kind");
+        assert!(callers.enter("door", 0).is_some());
+        drop((greedy, more));
+        assert!(callers.lock().is_empty());
+        assert_eq!(all(1000).len(), MAX_CONNECTIONS / 2);
+    }
+
+    #[tokio::test]
+    async fn one_user_gets_half_of_a_doors_connections_and_another_one_for_each_that_it_closes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("door.sock");
+        let (_stop, stopping) = watch::channel(false);
+        let listener = UnixListener::bind(&path).unwrap();
+        let door = tokio::spawn(serve_at_most(8, "door", listener, Arc::new(Talkative), stopping));
+        // As long as it is kept open, one request after the other.
+        let connect = async || {
+            let mut caller = UnixStream::connect(&path).await.unwrap();
+            let asked = caller.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.is_ok();
+            let mut first = [0; 1];
+            let answered = asked && caller.read(&mut first).await.is_ok_and(|read| read == 1);
+            answered.then_some(caller)
+        };
+        let mut held = Vec::new();
+        // One more than it may get.
+        for _ in 0..5 {
+            held.extend(connect().await);
+        }
+        assert_eq!(held.len(), 4);
+        held.pop();
+        let again = async {
+            while connect().await.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), again).await.expect("who leaves makes room");
+        door.abort();
     }
 
     #[tokio::test(start_paused = true)]

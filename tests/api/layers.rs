@@ -271,6 +271,8 @@ async fn mistakes_about_layers_are_told_in_lambdas_words() {
         (get(versions(&"x".repeat(141))), 400, "ValidationException", "Member must have length less than or equal to 140"),
         (get(format!("{LAYERS}?MaxItems=51")), 400, "ValidationException", "Value '51' at 'maxItems'"),
         (get(format!("{LAYERS}?MaxItems=0")), 400, "ValidationException", "Value '0' at 'maxItems'"),
+        (get(format!("{LAYERS}?MaxItems=-1")), 400, "ValidationException", "Member must have value greater than or equal to 1"),
+        (get(format!("{LAYERS}?MaxItems=ten")), 400, "SerializationException", "can not be converted to an Integer"),
         (get(format!("{LAYERS}?Marker=x")), 400, "InvalidParameterValueException", "The Marker"),
         (get(format!("{LAYERS}?CompatibleArchitecture=vax")), 400, "ValidationException", "enum value set: [x86_64, arm64]"),
         (("PUT", versions("lib"), String::new()), 405, "MethodNotAllowedException", "PUT is not an operation"),

@@ -147,6 +147,10 @@ async fn tags_come_and_go_and_change_nothing_but_the_revision() {
     assert_eq!(shown["Tags"], json!({ "team": "a" }));
     assert_ne!(shown["Configuration"]["RevisionId"], before["RevisionId"]);
     assert_eq!(shown["Configuration"]["LastModified"], before["LastModified"]);
+    // Once more what is so already, as whoever describes a function in a file does.
+    assert_status(&call(&house, "POST", &path, json!({ "Tags": { "team": "a" } }).to_string()).await, 204);
+    assert_status(&call(&house, "DELETE", &format!("{path}?tagKeys=nobody"), "").await, 204);
+    assert_eq!(call(&house, "GET", &function("f"), "").await.json(), shown, "the very same function, and not started anew");
     let many: serde_json::Map<_, _> = (0..50).map(|n| (format!("key{n}"), json!("v"))).collect();
     let reply = call(&house, "POST", &path, json!({ "Tags": many }).to_string()).await;
     assert_eq!((reply.status, &reply.json()["message"]), (400, &json!("Number of tags exceeds resource tag limit.")));

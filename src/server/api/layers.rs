@@ -352,11 +352,12 @@ impl Filter {
 }
 
 fn limit(page: &Page) -> Result<usize, ApiError> {
-    match page.max_items.as_deref().map(|text| (text, text.parse::<usize>())) {
+    match page.max_items.as_deref().map(|text| (text, text.parse::<i64>())) {
         None => Ok(MAX_PAGE),
-        Some((_, Ok(items @ 1..=MAX_PAGE))) => Ok(items),
-        Some((text, Ok(0))) => Err(Validation::only("maxItems", text, "Member must have value greater than or equal to 1")),
-        Some((text, _)) => {
+        Some((_, Err(_))) => Err(Kind::Serialization.with("STRING_VALUE can not be converted to an Integer")),
+        Some((_, Ok(items))) if (1..=MAX_PAGE as i64).contains(&items) => Ok(items as usize),
+        Some((text, Ok(..1))) => Err(Validation::only("maxItems", text, "Member must have value greater than or equal to 1")),
+        Some((text, Ok(_))) => {
             Err(Validation::only("maxItems", text, format!("Member must have value less than or equal to {MAX_PAGE}")))
         }
     }

@@ -66,6 +66,10 @@ impl Api {
         let mut tags = record.tags.clone();
         change(&mut tags);
         check_count(&tags)?;
+        if tags == record.tags {
+            // Stored as it is it would be another function to the pools: all that is warm would start again.
+            return Ok(empty(StatusCode::NO_CONTENT));
+        }
         self.change(target, None, move |draft| draft.tags = tags).await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }

@@ -41,8 +41,11 @@ pub trait LogSink: Send + Sync + 'static {
     /// Whole lines (a partial one only where [`MAX_LINE`] cut it). `false`: there was no room for them.
     fn append(&self, piece: &Piece<'_>) -> bool;
 
-    /// Bytes that one invocation may print at once.
+    /// How much of the log one invocation may fill at once, in bytes.
     fn allowance(&self) -> u64;
+
+    /// How much of the log a piece fills: never less than its own bytes.
+    fn weight(&self, piece: &Piece<'_>) -> u64;
 }
 
 /// Lines of one kind, printed at one moment.
@@ -119,7 +122,7 @@ pub struct Journal {
     too_much: bool,
 }
 
-/// What an invocation may still print.
+/// How much of the log an invocation may still fill.
 struct Allowance {
     bytes: u64,
     of: u64,
@@ -196,7 +199,8 @@ impl Journal {
 
     fn append(&mut self, kind: Kind, time: SystemTime, lines: &[u8]) {
         self.keep(lines);
-        let allowed = kind != Kind::Function || self.allowance.take(lines.len() as u64);
+        let piece = Piece { origin: &self.origin, request: self.request, kind, time, lines };
+        let allowed = kind != Kind::Function || self.allowance.take(lines.len() as u64, || self.sink.weight(&piece));
         let told = allowed && self.tell_losses(time);
         let piece = Piece { origin: &self.origin, request: self.request, kind, time, lines };
         // The platform's own words are tried even where a notice found no room.
@@ -215,7 +219,10 @@ impl Journal {
         let why = match self.too_much {
             true => {
                 let kib = self.allowance.of >> 10;
-                format!("one invocation may print {kib} KiB (a quarter of log_max_mib), then {} KiB a second", kib / REFILL)
+                format!(
+                    "one invocation may fill {kib} KiB of the log (a quarter of log_max_mib), then {} KiB a second",
+                    kib / REFILL
+                )
             }
             false => "they came faster than they could be written".to_owned(),
         };
@@ -243,7 +250,21 @@ impl Journal {
 }
 
 impl Allowance {
-    fn take(&mut self, bytes: u64) -> bool {
+    /// `weight` is at least `least`, and is asked for only where that much is left: who prints without end is not counted
+    /// for ever.
+    fn take(&mut self, least: u64, weight: impl FnOnce() -> u64) -> bool {
+        if !self.holds(least) {
+            return false;
+        }
+        let weight = weight();
+        let enough = self.holds(weight);
+        if enough {
+            self.bytes -= weight;
+        }
+        enough
+    }
+
+    fn holds(&mut self, bytes: u64) -> bool {
         if bytes > self.bytes {
             let now = Instant::now();
             let micros = u64::try_from((now - self.refilled).as_micros()).unwrap_or(u64::MAX);
@@ -253,11 +274,7 @@ impl Allowance {
                 self.refilled = now;
             }
         }
-        let enough = bytes <= self.bytes;
-        if enough {
-            self.bytes -= bytes;
-        }
-        enough
+        bytes <= self.bytes
     }
 }
 

@@ -54,6 +54,10 @@ impl LogSink for Kept {
     fn allowance(&self) -> u64 {
         self.allowance
     }
+
+    fn weight(&self, piece: &Piece<'_>) -> u64 {
+        piece.lines.len() as u64
+    }
 }
 
 pub fn origin(function: &str) -> Arc<Origin> {

@@ -35,7 +35,7 @@ use crate::function::FunctionName;
 
 /// A function's log is so many segments, so that what goes when it is full is a small part.
 const SEGMENTS: u64 = 16;
-/// What one invocation may print at once is a quarter of its function's log: its START stays, and so do those before it.
+/// What one invocation may print at once fills a quarter of its function's log: its START stays, and so do those before it.
 const ALLOWANCE: u64 = 4;
 
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +135,10 @@ impl LogSink for LogStore {
 
     fn allowance(&self) -> u64 {
         self.0.allowance
+    }
+
+    fn weight(&self, piece: &Piece<'_>) -> u64 {
+        record::weight(piece)
     }
 }
 

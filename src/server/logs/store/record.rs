@@ -75,6 +75,41 @@ fn one(piece: &Piece<'_>, line: &[u8], to: &mut Vec<u8>) {
     }
 }
 
+/// What an entry has beside its line and its origin's words: the members' names, a time and a request.
+const FRAME: u64 = 143;
+
+/// What each byte of a line takes within a JSON string. (Base64 takes a third more; that is not counted.)
+const ESCAPED: [u8; 256] = {
+    let mut escaped = [1; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        escaped[byte] = 6;
+        byte += 1;
+    }
+    // What has an escape of its own, by JSON's grammar.
+    escaped[0x08] = 2;
+    escaped[b'\t' as usize] = 2;
+    escaped[b'\n' as usize] = 0;
+    escaped[0x0c] = 2;
+    escaped[b'\r' as usize] = 2;
+    escaped[b'"' as usize] = 2;
+    escaped[b'\\' as usize] = 2;
+    escaped
+};
+
+/// Bytes of a function's piece on the disk, in one pass and without making them: of many short lines the frames are
+/// many times what was printed.
+pub fn weight(piece: &Piece<'_>) -> u64 {
+    let Piece { origin, lines, .. } = piece;
+    let words = origin.version.len() + origin.stream.len() + origin.container.as_ref().map_or(0, String::len);
+    let (mut text, mut ends) = (0, 0);
+    for byte in lines.iter() {
+        text += u64::from(ESCAPED[usize::from(*byte)]);
+        ends += u64::from(*byte == b'\n');
+    }
+    text + ends * (FRAME + words as u64)
+}
+
 pub fn millis(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
@@ -103,6 +138,19 @@ mod tests {
         assert!(records.iter().all(|record| record.kind == Kind::Function && record.time_ms == 1_543_665_600_007));
         let texts: Vec<_> = records.iter().map(|record| record.line.as_deref().unwrap()).collect();
         assert_eq!(texts, ["\"}\r{\"kind\":\"platform\",\"line\":\"END RequestId: 1\"}\\", "\x1b[2J\0"]);
+    }
+
+    #[test]
+    fn a_piece_weighs_what_its_entries_take() {
+        let every: String = (0..0x80_u8).map(char::from).collect();
+        for lines in ["\n".repeat(100), format!("{every}\n"), "an ordinary line\n".repeat(3), "ä€\n".to_owned()] {
+            let (origin, request, time) =
+                (origin("f"), Some(RequestId::new()), UNIX_EPOCH + Duration::from_millis(1_543_665_600_007));
+            let piece = Piece { origin: &origin, request, kind: Kind::Function, time, lines: lines.as_bytes() };
+            let mut entries = Vec::new();
+            encode(&piece, &mut entries);
+            assert_eq!(weight(&piece), entries.len() as u64, "{lines:?}");
+        }
     }
 
     #[test]

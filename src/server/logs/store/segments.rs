@@ -152,7 +152,14 @@ impl Segments {
             Segment { id, size: 0, last_ms: now_ms, whole: true }
         });
         let of = self.functions.entry(function.clone()).or_default();
-        write(&self.catalogue.path(function, segment.id), &segment, records)?;
+        let path = self.catalogue.path(function, segment.id);
+        if let Err(error) = write(&path, &segment, records) {
+            if goes_on.is_none() {
+                // Nobody knows of it, so it would be counted in no bound, and the next try makes another one.
+                let _ = fs::remove_file(&path);
+            }
+            return Err(error);
+        }
         segment.size += records.len() as u64;
         segment.last_ms = now_ms;
         match (goes_on, of.back_mut()) {

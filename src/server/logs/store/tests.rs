@@ -12,7 +12,7 @@ use super::record::{Record, encode};
 use super::*;
 use crate::invocation::RequestId;
 use crate::server::logs::tests::origin;
-use crate::server::logs::{Kind, Origin};
+use crate::server::logs::{Journal, Kind, Origin};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 const WIDE: Bounds = Bounds { segment: 1 << 20, function: 16 << 20, total: 1 << 30, age: Duration::from_secs(14 * 24 * 3600) };
@@ -285,4 +285,43 @@ async fn a_removed_log_is_gone_and_begins_anew() {
     assert_eq!(rest(&mut store.read(&name("f"), Query::default()).unwrap()).iter().map(text).collect::<Vec<_>>(), ["new"]);
     drop(store);
     thread.join();
+}
+
+#[test]
+fn a_segment_that_could_not_be_begun_leaves_no_file_that_nobody_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut segments = Segments::open(directory.path(), WIDE).unwrap();
+    fs::create_dir(directory.path().join("f")).unwrap();
+    let begun = |ms: u64| directory.path().join(format!("f/{ms:013}.jsonl"));
+    // Takes no byte, as a disk does that has room for a name and none for what is in the file.
+    std::os::unix::fs::symlink("/dev/full", begun(1000)).unwrap();
+    assert!(segments.append(&name("f"), &record(1000, None, "lost"), 1000).is_err());
+    assert!(fs::symlink_metadata(begun(1000)).is_err(), "what could not be written is not left behind");
+    segments.append(&name("f"), &record(1001, None, "kept"), 1001).unwrap();
+    assert_eq!(texts(&segments.catalogue(), Query::default()), ["kept"]);
+    assert_eq!(fs::read_dir(directory.path().join("f")).unwrap().count(), 1);
+}
+
+#[test]
+fn an_invocation_of_many_short_lines_leaves_those_before_it_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let bounds = Bounds { segment: 64 << 10, function: 1 << 20, ..WIDE };
+    let (logs, thread) = LogStore::open_with(directory.path(), bounds).unwrap();
+    let mut journal = Journal::new(origin("f"), Arc::new(logs.clone()));
+    journal.begin(RequestId::new(), "START of an earlier one\n".into());
+    journal.begun();
+    journal.begin(RequestId::new(), "START\n".into());
+    // Half of what may be printed, and a hundred times of it on the disk.
+    let (lines, pieces) = (b"\n".repeat(1 << 10), 128);
+    for _ in 0..pieces {
+        journal.function(&lines);
+    }
+    journal.platform("END\n");
+    let catalogue = logs.0.catalogue.clone();
+    drop((journal, logs));
+    thread.join();
+    let all = texts(&catalogue, Query::default());
+    assert_eq!((&*all[0], &*all[1], &*all[all.len() - 1]), ("START of an earlier one", "START", "END"));
+    let printed = all.iter().filter(|line| line.is_empty()).count();
+    assert!(printed >= 1 << 10, "it may print nevertheless: {printed}");
 }
