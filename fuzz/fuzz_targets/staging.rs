@@ -43,6 +43,7 @@ pub fn extract(zip: &[u8]) -> Result<u64, ZipRefusal> {
             Ok(bytes)
         }
         Err(UnpackError::Refused(why)) => Err(why),
+        Err(UnpackError::NoRoom) => panic!("no room for what is smaller than the limit: let there be some in TMPDIR"),
         Err(UnpackError::Ours { what, source }) => panic!("{what}: {source}: a zip must not make us fail"),
     }
 }
