@@ -29,7 +29,8 @@ async fn every_hostile_case_gets_its_status_and_harms_nothing() {
     let cases: [(Value, Value, Option<Reply>); 18] = [
         // A client may send 1 MiB in a header, see lambda-semantics: the function's X-Ray cause.
         (json!({"case": "headers", "n": 1 << 20}), json!([200]), None),
-        (json!({"case": "headers", "n": 3 << 20}), json!([431]), None),
+        // hyper looks at its bound after each read, and a read may be as large as the bound: what is sure is twice of it.
+        (json!({"case": "headers", "n": 5 << 20}), json!([431]), None),
         (json!({"case": "many_headers", "n": 100}), json!([200]), None),
         (json!({"case": "many_headers", "n": 1000}), json!([431]), None),
         (json!({"case": "garbage"}), json!([400]), None),

@@ -25,7 +25,7 @@ use crate::invocation::RequestId;
 
 /// From a head's first byte to its last.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// Clients may send an X-Ray cause of up to 1 MiB in a header.
+/// Clients may send an X-Ray cause of up to 1 MiB in a header. hyper may have read twice of it before it looks.
 const MAX_HEAD: usize = 2 << 20;
 
 pub(super) async fn serve(stream: TcpStream, desk: Arc<Desk>) -> Result<(), hyper::Error> {
