@@ -194,6 +194,15 @@ impl Host {
         found.extend(mounts.lines().filter(|line| line.contains(here)).map(|line| format!("mount {line}")));
         found
     }
+
+    /// What the supervisor does after a launcher's SIGKILL: the cgroups have names, so they are found. Nothing else may be left.
+    #[track_caller]
+    pub fn sweep(&self) {
+        for found in self.leftovers() {
+            let cgroup = found.strip_prefix("cgroup ").expect("only cgroups are left");
+            until("the cgroup is empty", || fs::remove_dir(cgroup).ok());
+        }
+    }
 }
 
 /// Processes of the whole host that run under an id of the tests' range, with their pids.

@@ -172,11 +172,7 @@ fn a_killed_launcher_takes_its_containers_along() {
         assert!(readable(container.handle(Handle::InitPidfd)), "init has ended");
         until("its processes are gone", || processes_of(user).is_empty().then_some(()));
     }
-    // What remains has a name: the sweep finds it (and here the test does).
-    for found in host.leftovers() {
-        let cgroup = found.strip_prefix("cgroup ").expect("only cgroups are left");
-        until("the cgroup is empty", || fs::remove_dir(cgroup).ok());
-    }
+    host.sweep();
 }
 
 #[test]
