@@ -102,6 +102,12 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the configuration or the host's users are wrong, so that a new try without a new hand would end in the same way.
+pub fn is_for_people(error: &anyhow::Error) -> bool {
+    let of_host = error.downcast_ref::<check::CheckError>();
+    error.is::<config::ConfigError>() || of_host.is_some_and(|error| !matches!(error, check::CheckError::LookUp { .. }))
+}
+
 fn watch(config: &Config, ids: &check::Identities, doors: premises::Doors, places: Places) -> anyhow::Result<Ended> {
     let rules = Rules { launchers: config.launchers, drain: config.drain() + DRAIN_MARGIN };
     let course = Course::new(rules, Instant::now());
