@@ -47,8 +47,8 @@ use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
 use crate::kill_point;
 
-/// What the server needs after the last invocation, to write its books and go.
-const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// What the server needs when the drain is over, to tell whom it cut, write its books and go.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 /// Where things of this instance are that a SIGKILL leaves behind.
 pub struct Places {
