@@ -134,6 +134,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
         };
         drop(grow);
+        if let Some(Cause::Cut(_)) = outcome.cause() {
+            warn!(function = %invocation.function, request = %invocation.request, "cut: it ran longer than the drain waits");
+        }
         lease.answered();
         if invocation.log_type == LogType::None {
             caller.hears(Ok(Answer { outcome: outcome.clone(), log_tail: Vec::new() }));
