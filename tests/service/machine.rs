@@ -51,14 +51,20 @@ pub fn bare() -> Option<Bare> {
 /// `None` says SKIP. A test ends with [`Kiln::leave`].
 #[track_caller]
 pub fn enter() -> Option<Kiln> {
+    enter_with("")
+}
+
+/// With more lines in the configuration.
+#[track_caller]
+pub fn enter_with(more: &str) -> Option<Kiln> {
     let machine = bare()?;
     if !Path::new("/usr/local/lib/kiln/kilnd").exists() {
-        machine.install(&[]);
+        machine.install(&["--runtimes", "none", "--no-start"]);
     }
     forget_drop_ins();
     run("systemctl", &["stop", "kilnd.service"]);
     let _ = command("systemctl", &["reset-failed", "kilnd.service"]);
-    fs::write(CONFIG, configuration()).expect("write the configuration");
+    fs::write(CONFIG, configuration() + more).expect("write the configuration");
     remove_state(Path::new("/var/lib/kiln"));
     run("systemctl", &["start", "kilnd.socket", "kilnd-control.socket"]);
     let before = Picture::take();
