@@ -77,8 +77,8 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
-/// For telling callers that their invocations are cut; less than the supervisor's own patience after the drain.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// For invocations that were cut to end, and to be told of; the supervisor gives more before it kills.
+const CUT_WITHIN: Duration = Duration::from_secs(6);
 
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
@@ -148,16 +148,18 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = config.drain();
         info!(limit_s = within.as_secs(), "draining");
-        // Whoever is in has been accepted, so its invocation is taken; then there is nobody left to bring another.
+        // The doors first: whoever had come through one before it closed is served like everybody before.
         let finished = timeout(within, async {
             tasks.all().await;
             dispatch.drain().await;
         });
         if finished.await.is_err() {
-            // The launchers end their containers when they see that the server is gone.
-            warn!("the limit of the drain is over: what still runs is killed");
-            dispatch.cut();
-            let _ = timeout(LAST_WORDS, tasks.all()).await;
+            dispatch.cut(within);
+            let answered = timeout(CUT_WITHIN, async { tokio::join!(tasks.all(), dispatch.drain()) });
+            if answered.await.is_err() {
+                // The launchers end their containers when they see that the server is gone.
+                warn!("not everybody could be told: what is left ends with the server");
+            }
         }
     };
     tokio::select! {

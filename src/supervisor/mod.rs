@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 use tracing::info;
 
 use self::children::Children;
@@ -50,8 +51,8 @@ use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
 use crate::kill_point;
 
-/// What the server needs after the last invocation, to write its books and go.
-const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// What the server needs when the drain is over, to tell whom it cut, write its books and go.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 /// Where things of this instance are that a SIGKILL leaves behind.
 pub struct Places {
@@ -66,6 +67,9 @@ pub struct Places {
 /// Runs until SIGTERM or SIGINT. Without a path, the default file is read if there is one.
 pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
     let given = Given::take()?;
+    // Of all processes that come from this one. Whoever starts us may have one that hides from the server what launchers make for
+    // it (a unit's UMask=0077 and containers' cgroups); what nobody may see has a mode of its own that says so.
+    umask(Mode::from_bits_truncate(0o022));
     let config = read_config(config_path)?;
     let ids = check::host(&config)?;
     premises::outer_directories(&config, &ids)?;
