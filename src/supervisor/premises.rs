@@ -199,13 +199,13 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// At a clean stop, all but the lock, and the doors that are not ours (`own` are).
-pub fn clear_run_dir(config: &Config, own: &[PathBuf]) -> Result<(), PremisesError> {
+pub fn clear_run_dir(run_dir: &Path, own: &[PathBuf]) -> Result<(), PremisesError> {
     for path in own {
         remove_if_there(path).map_err(|source| PremisesError::Socket { path: path.clone(), source })?;
     }
-    match fs::remove_dir(config.run_dir.join("trees")) {
+    match fs::remove_dir(run_dir.join("trees")) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PremisesError::Directory { path: config.run_dir.join("trees"), source })
+            Err(PremisesError::Directory { path: run_dir.join("trees"), source })
         }
         _ => Ok(()),
     }

@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{oneshot, watch};
@@ -54,7 +55,7 @@ struct Shared {
     queue: Arc<Queue>,
     catalogue: Catalogue,
     written: watch::Receiver<()>,
-    allowance: u64,
+    allowance: AtomicU64,
 }
 
 /// Joins the thread, so that what was printed is in its file before the process ends.
@@ -71,9 +72,14 @@ impl LogThread {
 impl LogStore {
     /// The logs in `state_dir/logs`, which the supervisor has made.
     pub fn open(config: &Config) -> Result<(Self, LogThread), LogError> {
-        let function = config.log_max_mib << 20;
-        let bounds = Bounds { segment: function / SEGMENTS, function, total: config.log_total_mib << 20, age: config.logs() };
-        Self::open_with(&config.logs_dir(), bounds)
+        Self::open_with(&config.logs_dir(), bounds(config))
+    }
+
+    /// The configuration has changed: the thread keeps to it from its next turn on, environments from their next invocation on.
+    pub fn reload(&self, config: &Config) {
+        let bounds = bounds(config);
+        self.0.allowance.store(allowance(&bounds), Ordering::Relaxed);
+        self.0.queue.bound(bounds);
     }
 
     pub fn open_with(root: &Path, bounds: Bounds) -> Result<(Self, LogThread), LogError> {
@@ -87,7 +93,7 @@ impl LogStore {
             .name("logs".into())
             .spawn(move || writer.run())
             .map_err(|source| LogError::Thread { source })?;
-        let allowance = bounds.function / ALLOWANCE;
+        let allowance = AtomicU64::new(allowance(&bounds));
         Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance })), LogThread(thread)))
     }
 
@@ -122,6 +128,15 @@ impl LogStore {
     }
 }
 
+fn bounds(config: &Config) -> Bounds {
+    let function = config.log_max_mib << 20;
+    Bounds { segment: function / SEGMENTS, function, total: config.log_total_mib << 20, age: config.logs() }
+}
+
+fn allowance(bounds: &Bounds) -> u64 {
+    bounds.function / ALLOWANCE
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.queue.close();
@@ -134,7 +149,7 @@ impl LogSink for LogStore {
     }
 
     fn allowance(&self) -> u64 {
-        self.0.allowance
+        self.0.allowance.load(Ordering::Relaxed)
     }
 
     fn weight(&self, piece: &Piece<'_>) -> u64 {
