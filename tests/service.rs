@@ -9,6 +9,8 @@
 mod ends;
 #[path = "service/host.rs"]
 mod host;
+#[path = "service/install.rs"]
+mod install;
 #[path = "service/instances.rs"]
 mod instances;
 #[path = "service/machine.rs"]
