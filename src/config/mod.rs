@@ -72,8 +72,22 @@ pub struct Config {
     pub log_total_mib: u64,
     /// Older lines go, those of deleted functions too.
     pub log_days: u64,
+    /// What of functions' logs systemd's journal gets, too.
+    pub journal: Mirrored,
     /// Older rows of the books go.
     pub books_days: u64,
+}
+
+/// What of functions' logs goes to systemd's journal as well, where kilnd runs under one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mirrored {
+    /// All lines, but for what is more than the journal should take of one function.
+    #[default]
+    Auto,
+    /// The platform's lines: START, END, REPORT, causes.
+    Platform,
+    None,
 }
 
 impl Default for Config {
@@ -109,6 +123,8 @@ impl Default for Config {
             log_total_mib: 4096,
             // What was wrong last week can be looked up this week, after a holiday too.
             log_days: 14,
+            // Where people have a journal they look there first; what a function may write there is bounded.
+            journal: Mirrored::Auto,
             // A year's bill can be checked a month later.
             books_days: 400,
         }
@@ -298,6 +314,16 @@ mod tests {
         assert_eq!(profile("'current'").unwrap(), Profile::Current);
         let error = profile("'2019'").unwrap_err().to_string();
         assert!(error.contains("`2018` or `current`"), "{error}");
+    }
+
+    #[test]
+    fn the_journal_gets_all_or_the_platforms_lines_or_none() {
+        let journal = |text: &str| toml::from_str::<Config>(&format!("journal = {text}")).map(|config| config.journal);
+        assert_eq!(journal("'auto'").unwrap(), Config::default().journal);
+        assert_eq!((journal("'platform'").unwrap(), journal("'none'").unwrap()), (Mirrored::Platform, Mirrored::None));
+        let (_, faults) = reading::read("journal = 'all'");
+        let said = faults[0].to_string();
+        assert!(said.contains("`auto`, `platform`, `none`") && said.contains("journal = \"auto\""), "{said}");
     }
 
     #[test]
