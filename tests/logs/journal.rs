@@ -302,29 +302,38 @@ fn a_journal_that_has_stopped_delays_no_answer_and_no_end() {
     instance.call("f", &print("before", "stdout"));
     journal.await_one(&[("KILN_FUNCTION", "f"), ("MESSAGE", "before")]);
     journal.stop_reading(true);
-    // Many times what its queue holds, of functions' lines and of kilnd's own events; on a blocking socket the first of them
-    // that finds no room waits until the test is over.
-    for number in 0..150 {
-        instance.call("f", &print(&format!("line {number}"), "stdout"));
+    // Many times what its queue holds, of functions' lines and of kilnd's own events, and for longer than the writer of
+    // functions' lines waits; on a blocking socket the first that finds no room waits until the test is over.
+    let (begin, mut calls) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_secs(4) || calls < 400 {
+        instance.call("f", &print(&format!("line {calls}"), "stdout"));
         let (code, _, said) = kiln(&instance, &["function", "concurrency", "f", "--reserve", "50"]);
         assert_eq!(code, 0, "{said}");
+        calls += 1;
     }
-    reported(&instance, "f", 151);
+    reported(&instance, "f", calls + 1);
     let own = entries(&instance, "f");
-    assert_eq!(own.iter().filter(|entry| entry["kind"] == "function").count(), 151, "the function's own log has all");
-    // A launcher and a server come and go as ever.
-    instance.processes("launcher").into_iter().take(1).for_each(host::kill);
-    host::kill(instance.processes("server")[0]);
-    instance.await_ready();
-    for number in 0..20 {
-        instance.call("f", &print(&format!("again {number}"), "stdout"));
-    }
-    reported(&instance, "f", 171);
+    assert_eq!(own.iter().filter(|entry| entry["kind"] == "function").count(), calls + 1, "the function's own log has all");
     journal.stop_reading(false);
     let notice = journal.await_one(&[("KILN_FUNCTION", "f"), ("KILN_STREAM", "notice")]);
     assert!(text(&notice, "MESSAGE").contains("because the journal did not take them: `kiln logs f` has more"), "{notice:?}");
     instance.call("f", &print("after", "stdout"));
     journal.await_one(&[("KILN_FUNCTION", "f"), ("MESSAGE", "after")]);
+    let (code, _, said) = kiln(&instance, &["function", "concurrency", "f", "--none"]);
+    assert_eq!(code, 0, "{said}");
+    eventually("kilnd's own missing events are told", || {
+        journal.find(&[("SYSLOG_IDENTIFIER", "kilnd"), ("PRIORITY", "4")]).iter().any(|entry| entry.contains_key("KILN_MISSING"))
+    });
+
+    // A launcher and a server come and go as ever, though none of their words is taken.
+    journal.stop_reading(true);
+    (0..20).for_each(|_| drop(instance.call("f", &print("in vain", "stdout"))));
+    instance.processes("launcher").into_iter().take(1).for_each(host::kill);
+    host::kill(instance.processes("server")[0]);
+    instance.await_ready();
+    journal.stop_reading(false);
+    instance.call("f", &print("again", "stdout"));
+    journal.await_one(&[("KILN_FUNCTION", "f"), ("MESSAGE", "again")]);
 
     journal.stop_reading(true);
     (0..20).for_each(|_| drop(instance.call("f", &print("last", "stdout"))));
