@@ -44,6 +44,8 @@ struct Parts<F, M, L> {
     capacity_wait: Duration,
     profile: Profile,
     stopping: AtomicBool,
+    /// What still runs is to end now: so long has a drain waited for it.
+    cut: watch::Sender<Option<Duration>>,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
     lost_rows: AtomicU64,
@@ -66,6 +68,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             settle: SETTLE,
         };
         let pool = Pool::new(limits);
+        let (cut, told) = watch::channel(None);
         let reserves = functions.reserves();
         let reserved: u64 = reserves.iter().map(|(_, reserve)| u64::from(*reserve)).sum();
         if reserved >= u64::from(config.concurrency) {
@@ -82,12 +85,13 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         Self(Arc::new(Parts {
             functions,
             meter,
-            starter: Starter::new(config, launchers, logs.clone()),
+            starter: Starter::new(config, launchers, logs.clone(), told),
             pool,
             logs,
             capacity_wait: config.capacity_wait(),
             profile: config.profile,
             stopping: AtomicBool::new(false),
+            cut,
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
         }))
@@ -104,12 +108,18 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     }
 
     async fn run(&self, invocation: Invocation, mut caller: Caller) {
-        let (function, turn) = match self.turn(&invocation).await {
-            Ok(turn) => turn,
+        let mut cut = self.0.cut.subscribe();
+        let ready = tokio::select! {
+            biased;
+            // Its function has not seen it: the caller may try again.
+            _ = cut.wait_for(Option::is_some) => Err(Refusal::Stopping),
+            ready = self.ready(&invocation) => ready,
+        };
+        let (function, warm, environment) = match ready {
+            Ok(ready) => ready,
             Err(refusal) => return caller.hears(Err(refusal)),
         };
-        let warm = matches!(turn, Turn::Warm(_));
-        let (mut lease, run) = match self.environment(&function, invocation.request, turn).await {
+        let (mut lease, run) = match environment {
             Ok(ready) => ready,
             Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
@@ -125,6 +135,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
         };
         drop(grow);
+        if let Some(Cause::Cut(_)) = outcome.cause() {
+            warn!(function = %invocation.function, request = %invocation.request, "cut: it ran longer than the drain waits");
+        }
         lease.answered();
         if invocation.log_type == LogType::None {
             caller.hears(Ok(Answer { outcome: outcome.clone(), log_tail: Vec::new() }));
@@ -147,6 +160,14 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         caller.hears(Ok(Answer { outcome, log_tail }));
     }
 
+    /// Everything before the event can be handed over; whether the environment was warm.
+    async fn ready(&self, invocation: &Invocation) -> Result<(Arc<Function>, bool, Readied), Refusal> {
+        let (function, turn) = self.turn(invocation).await?;
+        let warm = matches!(turn, Turn::Warm(_));
+        let environment = self.environment(&function, invocation.request, turn).await;
+        Ok((function, warm, environment))
+    }
+
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
     async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Turn<Environment>), Refusal> {
         let until = Instant::now() + self.0.capacity_wait;
@@ -166,12 +187,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
     /// An environment that waits for the event: a warm one, or a new one, whose init is tried twice. The second
     /// time it runs inside of the invocation, in a new container, under the function's timeout.
-    async fn environment(
-        &self,
-        function: &Arc<Function>,
-        request: RequestId,
-        turn: Turn<Environment>,
-    ) -> Result<(Lease<Environment>, Run), (InitFailure, Run)> {
+    async fn environment(&self, function: &Arc<Function>, request: RequestId, turn: Turn<Environment>) -> Readied {
         let limit = function.timeout.duration();
         let permit = match turn {
             Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
@@ -306,7 +322,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     }
 
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.
-    /// Drop the future to stop waiting; the invocations that are left end with the process.
+    /// Drop the future to stop waiting, and [`Self::cut`] what is left.
     pub async fn drain(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.pool.stop();
@@ -315,7 +331,19 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let _ = running.wait_for(|running| *running == 0).await;
         self.0.pool.stop();
     }
+
+    /// The drain has waited so long: ends every invocation that still runs, with this cause in its answer, its log and the
+    /// books. Those whose function has not seen them are refused. Wait for all by another [`Self::drain`].
+    pub fn cut(&self, waited: Duration) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        let running = *self.0.running.borrow();
+        warn!(running, waited_s = waited.as_secs(), "the drain is over: what still runs is cut");
+        self.0.cut.send_replace(Some(waited));
+    }
 }
+
+/// An environment that waits for the event, or why there is none.
+type Readied = Result<(Lease<Environment>, Run), (InitFailure, Run)>;
 
 /// One invocation counted as running, for as long as this lives.
 struct Running<F: Functions, M: Meter, L: Launcher>(Dispatch<F, M, L>);

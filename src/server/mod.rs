@@ -77,6 +77,9 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
+/// For invocations that were cut to end, and to be told of; the supervisor gives more before it kills.
+const CUT_WITHIN: Duration = Duration::from_secs(6);
+
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
     check_powerless().context("the server must be started by the supervisor")?;
@@ -145,10 +148,18 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = config.drain();
         info!(limit_s = within.as_secs(), "draining");
-        let finished = timeout(within, async { tokio::join!(dispatch.drain(), tasks.all()) }).await;
-        if finished.is_err() {
-            // The launchers end their containers when they see that the server is gone.
-            warn!("the limit of the drain is over: what still runs is killed");
+        // The doors first: whoever had come through one before it closed is served like everybody before.
+        let finished = timeout(within, async {
+            tasks.all().await;
+            dispatch.drain().await;
+        });
+        if finished.await.is_err() {
+            dispatch.cut(within);
+            let answered = timeout(CUT_WITHIN, async { tokio::join!(tasks.all(), dispatch.drain()) });
+            if answered.await.is_err() {
+                // The launchers end their containers when they see that the server is gone.
+                warn!("not everybody could be told: what is left ends with the server");
+            }
         }
     };
     tokio::select! {
