@@ -7,6 +7,8 @@
 
 #[path = "service/ends.rs"]
 mod ends;
+#[path = "service/journal.rs"]
+mod journal;
 #[path = "service/machine.rs"]
 #[allow(dead_code)] // serves several modules that come and go; each uses its part
 mod machine;
