@@ -35,6 +35,9 @@ enum Role {
     Unpack,
 }
 
+/// sysexits(3). systemd does not try again after it (`RestartPreventExitStatus=`).
+const EX_CONFIG: u8 = 78;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Started by descriptor, a process would bear the descriptor's number as its name before Linux 6.14.
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kilnd: {error:#}");
-            ExitCode::FAILURE
+            if supervisor::is_for_people(&error) { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }

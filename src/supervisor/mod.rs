@@ -121,6 +121,12 @@ fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Resu
     Ok(())
 }
 
+/// Whether the configuration or the host's users are wrong, so that a new try without a new hand would end in the same way.
+pub fn is_for_people(error: &anyhow::Error) -> bool {
+    let of_host = error.downcast_ref::<check::CheckError>();
+    error.is::<config::ConfigError>() || of_host.is_some_and(|error| !matches!(error, check::CheckError::LookUp { .. }))
+}
+
 fn watch(
     settings: Settings,
     ids: &check::Identities,

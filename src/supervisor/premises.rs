@@ -28,7 +28,7 @@ use crate::config::Config;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PremisesError {
-    #[error("make the directory {path}")]
+    #[error("make the directory {path}{}", cure(source))]
     Directory { path: PathBuf, source: io::Error },
     #[error("open the socket {path}")]
     Socket { path: PathBuf, source: io::Error },
@@ -39,6 +39,16 @@ pub enum PremisesError {
     Taken { path: PathBuf },
     #[error(transparent)]
     Given(#[from] GivenError),
+}
+
+/// Under systemd everything is read-only but what the unit names.
+fn cure(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (run by systemd? A directory of your own needs `ReadWritePaths=` in a drop-in: systemctl edit kilnd)"
+        }
+        _ => "",
+    }
 }
 
 /// Both stay open as long as the supervisor lives: callers queue while the server is replaced.
