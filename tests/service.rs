@@ -7,8 +7,14 @@
 
 #[path = "service/ends.rs"]
 mod ends;
+#[path = "service/host.rs"]
+mod host;
+#[path = "service/instances.rs"]
+mod instances;
 #[path = "service/journal.rs"]
 mod journal;
 #[path = "service/machine.rs"]
 #[allow(dead_code)] // serves several modules that come and go; each uses its part
 mod machine;
+#[path = "service/reboot.rs"]
+mod reboot;

@@ -36,6 +36,9 @@ enum Role {
     Unpack,
 }
 
+/// sysexits(3). systemd does not try again after it (`RestartPreventExitStatus=`).
+const EX_CONFIG: u8 = 78;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Started by descriptor, a process would bear the descriptor's number as its name before Linux 6.14.
@@ -51,10 +54,16 @@ fn main() -> ExitCode {
         Role::Launcher { number, slot } => launcher::run(number, slot),
         Role::Server => server::run(),
     };
-    match (ended, place) {
+    let error = match (ended, place) {
         (Ok(()), _) => return ExitCode::SUCCESS,
-        (Err(error), Place::Journal) => tracing::error!("{error:#}"),
-        (Err(error), Place::Stderr) => eprintln!("kilnd: {error:#}"),
-    }
-    ExitCode::FAILURE
+        (Err(error), Place::Journal) => {
+            tracing::error!("{error:#}");
+            error
+        }
+        (Err(error), Place::Stderr) => {
+            eprintln!("kilnd: {error:#}");
+            error
+        }
+    };
+    if supervisor::is_for_people(&error) { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
 }

@@ -5,6 +5,7 @@
 //! an id is free is asked by those two, and by the supervisor.
 
 pub mod reading;
+pub mod reload;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -170,6 +171,12 @@ impl Config {
         }
     }
 
+    /// With what is settled once for all processes: how many launchers 0 is.
+    pub fn settled(mut self) -> Self {
+        self.launchers = self.launcher_count();
+        self
+    }
+
     /// Every key with its default, as the file spells them.
     pub fn keys() -> toml::Table {
         // A flat struct of texts and numbers: nothing in it that TOML could not write.
@@ -221,6 +228,10 @@ impl Config {
             "must be 0, or at least 128",
         );
         rule(self.code_budget_mib >= 1, "code_budget_mib", "must be at least 1");
+        for (key, seconds) in [("capacity_wait_s", self.capacity_wait_s), ("drain_s", self.drain_s)] {
+            rule(seconds <= 86_400, key, "must be at most 86400, a day");
+        }
+        rule(self.idle_s <= 31_536_000, "idle_s", "must be at most 31536000, a year");
         rule(self.concurrency >= 1, "concurrency", "must be at least 1");
         rule(self.parallel_starts >= 1, "parallel_starts", "must be at least 1");
         // A segment is a sixteenth of it, and holds the largest line several times.
@@ -372,6 +383,9 @@ mod tests {
             ("books_days = 40000", "books_days"),
             ("memory_budget_mib = 64", "memory_budget_mib"),
             ("code_budget_mib = 0", "code_budget_mib"),
+            ("capacity_wait_s = 86401", "capacity_wait_s"),
+            ("drain_s = 100000", "drain_s"),
+            ("idle_s = 31536001", "idle_s"),
             ("concurrency = 0", "concurrency"),
             ("parallel_starts = 0", "parallel_starts"),
         ] {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, warn};
 
 use crate::config::Config;
+use crate::config::reload::InForce;
 use crate::function::{Function, FunctionName, Profile};
 use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId};
 use crate::meter::{Meter, Row, billed};
@@ -41,7 +42,7 @@ struct Parts<F, M, L> {
     starter: Starter<L>,
     pool: Pool<Environment>,
     logs: Arc<dyn LogSink>,
-    capacity_wait: Duration,
+    in_force: InForce,
     profile: Profile,
     stopping: AtomicBool,
     /// What still runs is to end now: so long has a drain waited for it.
@@ -58,43 +59,35 @@ impl<F, M, L> Clone for Dispatch<F, M, L> {
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
-    pub fn new(config: &Config, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
-        let limits = Limits {
-            budget: budget(config),
-            starts: config.parallel_starts as usize,
-            concurrency: config.concurrency as usize,
-            waiters: WAITERS,
-            idle: config.idle(),
-            settle: SETTLE,
-        };
-        let pool = Pool::new(limits);
+    pub fn new(in_force: impl Into<InForce>, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
+        let in_force = in_force.into();
+        let config = &*in_force.now();
+        let pool = Pool::new(limits(config));
         let (cut, told) = watch::channel(None);
-        let reserves = functions.reserves();
-        let reserved: u64 = reserves.iter().map(|(_, reserve)| u64::from(*reserve)).sum();
-        if reserved >= u64::from(config.concurrency) {
-            // Only when `concurrency` was lowered: no reserve is taken that leaves so little.
-            let concurrency = config.concurrency;
-            warn!(
-                reserved,
-                concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves"
-            );
-        }
-        for (function, reserve) in reserves {
+        for (function, reserve) in functions.reserves() {
             pool.reserve(&function, Some(reserve as usize));
         }
+        warn_if_nothing_is_left(config, &*functions);
         Self(Arc::new(Parts {
             functions,
             meter,
             starter: Starter::new(config, launchers, logs.clone(), told),
             pool,
             logs,
-            capacity_wait: config.capacity_wait(),
             profile: config.profile,
+            in_force,
             stopping: AtomicBool::new(false),
             cut,
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
         }))
+    }
+
+    /// The configuration has changed.
+    pub fn reload(&self) {
+        let config = self.0.in_force.now();
+        self.0.pool.bound(limits(&config));
+        warn_if_nothing_is_left(&config, &*self.0.functions);
     }
 
     /// Runs one invocation. It goes on if the caller goes away.
@@ -170,7 +163,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
     async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Turn<Environment>), Refusal> {
-        let until = Instant::now() + self.0.capacity_wait;
+        let until = Instant::now() + self.0.in_force.now().capacity_wait();
         loop {
             let function = self.function(&invocation.function)?;
             let want = Want { function: function.name.clone(), stamp: function.stamp, memory: function.memory, until };
@@ -344,6 +337,26 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
 /// An environment that waits for the event, or why there is none.
 type Readied = Result<(Lease<Environment>, Run), (InitFailure, Run)>;
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        budget: budget(config),
+        starts: config.parallel_starts as usize,
+        concurrency: config.concurrency as usize,
+        waiters: WAITERS,
+        idle: config.idle(),
+        settle: SETTLE,
+    }
+}
+
+/// Only when `concurrency` was lowered: no reserve is taken that leaves so little.
+fn warn_if_nothing_is_left(config: &Config, functions: &impl Functions) {
+    let reserved: u64 = functions.reserves().iter().map(|(_, reserve)| u64::from(*reserve)).sum();
+    let concurrency = config.concurrency;
+    if reserved >= u64::from(concurrency) {
+        warn!(reserved, concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves");
+    }
+}
 
 /// One invocation counted as running, for as long as this lives.
 struct Running<F: Functions, M: Meter, L: Launcher>(Dispatch<F, M, L>);

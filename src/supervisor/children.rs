@@ -21,6 +21,7 @@ use super::check::Identities;
 use super::spawn::{Exec, SpawnError, StepError, spawn};
 use crate::config::Config;
 use crate::sys::memfd::sealed;
+use crate::sys::process::forgo_oom_protection;
 
 /// Limit of Lambda on an unpacked function: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 /// The wall behind `inside::unpack`'s own count, for one file.
@@ -60,17 +61,22 @@ pub struct UnpackEnds<'a> {
 
 impl Children {
     pub fn new(config: &Config, ids: &Identities) -> io::Result<Self> {
-        let text = toml::to_string(config).map_err(io::Error::other)?;
         let (life, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         Ok(Self {
             program: rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
-            config: sealed(c"kiln-config", text.as_bytes())?,
+            config: written(config)?,
             life,
             _alive: alive,
             environment: environment(std::env::vars_os()),
             supervisor: nix::unistd::getpid(),
             server: ids.server,
         })
+    }
+
+    /// Children that are started from now on go by this one.
+    pub fn configure(&mut self, config: &Config) -> io::Result<()> {
+        self.config = written(config)?;
+        Ok(())
     }
 
     pub fn start_server(&self, ends: &ServerEnds<'_>) -> Result<Pid, SpawnError> {
@@ -105,6 +111,7 @@ impl Children {
             // a new root it would hide nothing, and Landlock does that.
             step("namespaces", || unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS))?;
             step("limits", limit_unpack)?;
+            step("memory shortage", forgo_oom_protection)?;
             become_nobody_but(uid, Gid::from_raw(uid.as_raw()), &[])?;
             self.die_with_parent()
         })
@@ -130,6 +137,10 @@ impl Children {
             _ => Err(StepError { step: "die with parent", source: io::Error::from_raw_os_error(libc::ESRCH) }),
         }
     }
+}
+
+fn written(config: &Config) -> io::Result<OwnedFd> {
+    sealed(c"kiln-config", toml::to_string(config).map_err(io::Error::other)?.as_bytes())
 }
 
 /// Gives up root for good: nothing in the bounding set, so no exec can ever give a capability back.
@@ -203,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_configuration_that_children_read_cannot_be_changed() {
-        let file = sealed(c"test", toml::to_string(&Config::default()).unwrap().as_bytes()).unwrap();
+        let file = written(&Config::default()).unwrap();
         assert!(File::from(file.try_clone().unwrap()).write_all(b"x").is_err());
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         assert_eq!(Config::read(path.as_ref()).unwrap(), Config::default());

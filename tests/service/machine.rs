@@ -18,13 +18,16 @@ mod eyes;
 pub mod picture;
 
 use std::fs;
-use std::io::{Cursor, Write};
+use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
@@ -44,21 +47,27 @@ pub fn bare() -> Option<Bare> {
     };
     // A test that failed has said so; the next one has the machine all the same.
     let alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(Bare { kind, _alone: alone })
+    Some(Bare { kind, alone: Some(alone) })
 }
 
 /// Starts the installed Kiln with its sample configuration, installing it first if need be, and with no function in it.
 /// `None` says SKIP. A test ends with [`Kiln::leave`].
 #[track_caller]
 pub fn enter() -> Option<Kiln> {
+    enter_with("")
+}
+
+/// With more lines in the configuration.
+#[track_caller]
+pub fn enter_with(more: &str) -> Option<Kiln> {
     let machine = bare()?;
     if !Path::new("/usr/local/lib/kiln/kilnd").exists() {
-        machine.install(&[]);
+        machine.install(&["--runtimes", "none", "--no-start"]);
     }
     forget_drop_ins();
     run("systemctl", &["stop", "kilnd.service"]);
     let _ = command("systemctl", &["reset-failed", "kilnd.service"]);
-    fs::write(CONFIG, configuration()).expect("write the configuration");
+    configure(more);
     remove_state(Path::new("/var/lib/kiln"));
     run("systemctl", &["start", "kilnd.socket", "kilnd-control.socket"]);
     let before = Picture::take();
@@ -69,9 +78,26 @@ pub fn enter() -> Option<Kiln> {
     Some(kiln)
 }
 
+/// So many invocations of one function, each from a thread and over a connection of its own.
+pub fn invoke_at_once(kiln: &Kiln, count: usize, function: &str, event: &Value) -> Vec<JoinHandle<io::Result<Answer>>> {
+    let path = format!("/2015-03-31/functions/{function}/invocations");
+    let caller = |_| {
+        let (api, path, event) = (kiln.api(), path.clone(), event.to_string());
+        thread::spawn(move || api.try_request("POST", &path, &[], event.as_bytes()))
+    };
+    (0..count).map(caller).collect()
+}
+
+/// What all of them have got.
+#[track_caller]
+pub fn answers(callers: Vec<JoinHandle<io::Result<Answer>>>) -> Vec<Answer> {
+    callers.into_iter().map(|caller| caller.join().unwrap().expect("an answer, and no closed connection")).collect()
+}
+
 pub struct Bare {
     pub kind: String,
-    _alone: MutexGuard<'static, ()>,
+    #[allow(dead_code)] // held, not looked at
+    alone: Option<MutexGuard<'static, ()>>,
 }
 
 impl Bare {
@@ -110,9 +136,16 @@ pub fn runtimes() -> PathBuf {
     std::env::var_os("KILN_TEST_RUNTIMES").map_or_else(|| repository().join("target/runtimes"), PathBuf::from)
 }
 
-/// What these tests change of the sample.
-pub fn configuration() -> String {
-    format!("runtimes_dir = '{}'\n", runtimes().display())
+/// Where the tests change the sample: the machine has little memory, and is slow.
+#[track_caller]
+pub fn configure(more: &str) {
+    let mut lines = format!("runtimes_dir = '{}'\n", runtimes().display());
+    for (key, value) in [("memory_budget_mib", "4000"), ("capacity_wait_s", "60")] {
+        if !more.contains(key) {
+            lines += &format!("{key} = {value}\n");
+        }
+    }
+    fs::write(CONFIG, lines + more).expect("write the configuration");
 }
 
 /// Functions, code, logs, books; the runtimes may be below it.
@@ -176,7 +209,27 @@ pub fn journal_cursor() -> String {
     cursor.unwrap_or_else(|| panic!("the journal is empty: {text}")).to_owned()
 }
 
+pub fn kill(pid: u32) {
+    signal(pid, Signal::SIGKILL);
+}
+
+/// Nobody minds here whether the process still lives.
+pub fn signal(pid: u32, signal: Signal) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
+}
+
 // ---- The service -------------------------------------------------------------------------------------------------------
+
+/// Cannot be left.
+pub struct Another(Kiln);
+
+impl std::ops::Deref for Another {
+    type Target = Kiln;
+
+    fn deref(&self) -> &Kiln {
+        &self.0
+    }
+}
 
 /// The Kiln of the machine.
 pub struct Kiln {
@@ -190,6 +243,30 @@ pub struct Kiln {
 }
 
 impl Kiln {
+    /// As it runs already, whoever has started it. Its machine is not looked at.
+    #[track_caller]
+    pub fn running(machine: Bare) -> Self {
+        let before = Picture::take();
+        let cursor = journal_cursor();
+        let kiln = Self { machine, unit: "kilnd.service", run_dir: "/run/kiln".into(), before, cursor };
+        kiln.await_ready();
+        kiln
+    }
+
+    /// Another instance beside this one, to be asked; it is this one that is left.
+    #[track_caller]
+    pub fn another(&self, unit: &'static str, run_dir: &str) -> Another {
+        let another = Another(Self {
+            machine: Bare { kind: self.machine.kind.clone(), alone: None },
+            unit,
+            run_dir: run_dir.into(),
+            before: self.before.clone(),
+            cursor: self.cursor.clone(),
+        });
+        another.await_ready();
+        another
+    }
+
     /// Stops the service; then the machine is as it was. Every test ends with it.
     #[track_caller]
     pub fn leave(self) {
@@ -202,7 +279,7 @@ impl Kiln {
     pub fn assert_nothing_left(&self) {
         assert_eq!(property(self.unit, "ActiveState"), "inactive", "{}", self.journal());
         assert_eq!(property("kilnd.socket", "ActiveState"), "active", "callers can queue");
-        let left = run_leftovers();
+        let left = leftovers();
         assert!(left.is_empty(), "scripts/leftovers:\n{left}\n{}", self.journal());
         let mut more = Vec::new();
         // systemd looks after its sockets and units a moment after it has said that a unit is stopped.
@@ -292,10 +369,32 @@ impl Kiln {
         }
         let answer = self.api().request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes());
         assert_eq!(answer.status, 201, "create {name}: {}", answer.text());
-        eventually("the function is Active", || {
-            let answer = self.api().request("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
-            answer.status == 200 && answer.json()["Configuration"]["State"] == "Active"
-        });
+        eventually("the function is Active", || self.configuration(name)["State"] == "Active");
+    }
+
+    #[track_caller]
+    pub fn configuration(&self, name: &str) -> Value {
+        let answer = self.api().request("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
+        assert_eq!(answer.status, 200, "get {name}: {}", answer.text());
+        answer.json()["Configuration"].clone()
+    }
+
+    /// As `kiln logs` prints it.
+    #[track_caller]
+    pub fn function_log(&self, name: &str) -> String {
+        run("kiln", &["--run", &self.run_dir.display().to_string(), "logs", name])
+    }
+
+    /// Waits until the pool, which looks every second for what is idle too long, has looked so often.
+    #[track_caller]
+    pub fn await_looks(&self, looks: u32) {
+        let idle = || {
+            let pool = self.pool();
+            let all = pool["environments"].as_array().into_iter().flatten();
+            all.filter_map(|environment| environment["idle_s"].as_f64()).fold(0.0, f64::max)
+        };
+        let from = idle();
+        eventually("time goes by", || idle() >= from + f64::from(looks) || self.environments("idle") == 0);
     }
 
     /// Invokes with the log's tail.
@@ -330,7 +429,8 @@ impl Kiln {
     }
 }
 
-fn run_leftovers() -> String {
+/// What scripts/leftovers finds.
+pub fn leftovers() -> String {
     let output = command(&repository().join("scripts/leftovers").display().to_string(), &[]);
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
@@ -353,4 +453,10 @@ pub fn probe_zip() -> Vec<u8> {
         zip(&[("bootstrap", 0o755, &program)])
     };
     ZIP.get_or_init(make).clone()
+}
+
+/// A file with these bytes; its path.
+pub fn save(bytes: &[u8], path: &str) -> String {
+    fs::write(path, bytes).unwrap();
+    path.to_owned()
 }

@@ -59,7 +59,7 @@ pub fn processes() -> Vec<Process> {
     entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-fn process(pid: u32) -> Option<Process> {
+pub fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in parentheses and may hold anything, parentheses too.
     let (head, tail) = stat.rsplit_once(')')?;
@@ -84,6 +84,11 @@ fn mounts(found: &mut BTreeSet<String>) {
         let point = line.split(' ').nth(4).unwrap_or_default();
         found.insert(format!("mount {point} {}", line.split(" - ").nth(1).unwrap_or_default()));
     }
+}
+
+/// All cgroups whose name begins so, in every hierarchy.
+pub fn cgroups(prefix: &str) -> Vec<PathBuf> {
+    super::eyes::cgroups(prefix)
 }
 
 /// Of kiln.slice and below it, and by our own name anywhere. systemd itself keeps the slice while a unit of it is loaded.

@@ -43,7 +43,8 @@ impl Api {
             return Err(ApiError::no_function(&target.arn_resolved(&self.home)));
         }
         let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-        let Some(room) = self.payloads.room(announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD)).await else {
+        let wait = self.in_force.now().capacity_wait();
+        let Some(room) = self.payloads.room(announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD), wait).await else {
             let refusal = Refusal::Throttled(Throttle::Memory);
             let cause = refusal.cause();
             warn!(function = %target.name, request = %id, cause, "invocation refused: no room for its payload");

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -40,8 +41,27 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// The writer's end; dropping it ends the thread when everything is written.
 pub struct Mirror {
     queue: Arc<Queue>,
-    what: Mirrored,
+    wanted: Wanted,
     refused: Arc<Refused>,
+}
+
+/// What of functions' logs the journal gets. A clone is another handle to it.
+#[derive(Clone)]
+pub struct Wanted(Arc<AtomicU8>);
+
+impl Wanted {
+    pub fn new(what: Mirrored) -> Self {
+        Self(Arc::new(AtomicU8::new(what as u8)))
+    }
+
+    pub fn set(&self, what: Mirrored) {
+        self.0.store(what as u8, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Mirrored {
+        let now = self.0.load(Ordering::Relaxed);
+        [Mirrored::Auto, Mirrored::Platform].into_iter().find(|what| *what as u8 == now).unwrap_or(Mirrored::None)
+    }
 }
 
 /// What found no room in the queue. Taken for each such piece, and by the thread in each round; no other lock is taken inside.
@@ -55,23 +75,20 @@ impl Refused {
 }
 
 impl Mirror {
-    /// `None`: nothing of functions is wanted there.
-    pub fn start(journal: Journald, what: Mirrored) -> io::Result<Option<(Self, JoinHandle<()>)>> {
-        if what == Mirrored::None {
-            return Ok(None);
-        }
+    pub fn start(journal: Journald, wanted: Wanted) -> io::Result<(Self, JoinHandle<()>)> {
         journal.wait_at_most(PATIENCE)?;
         let (queue, refused) = (Arc::<Queue>::default(), Arc::<Refused>::default());
         let writer = Writer { journal, shares: HashMap::new(), stopped: false };
         let (filled, told) = (queue.clone(), refused.clone());
         let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(&filled, &told))?;
-        Ok(Some((Self { queue, what, refused }, thread)))
+        Ok((Self { queue, wanted, refused }, thread))
     }
 
     /// Never waits.
     pub fn hand(&self, pieces: &[Waiting]) {
+        let what = self.wanted.now();
         for piece in pieces {
-            let wanted = self.what == Mirrored::Auto || piece.kind == Kind::Platform;
+            let wanted = what == Mirrored::Auto || what == Mirrored::Platform && piece.kind == Kind::Platform;
             if wanted && !self.queue.push(&piece.piece()) {
                 let mut refused = self.refused.lock();
                 let of = refused.entry(piece.origin.function.clone());
@@ -382,24 +399,25 @@ mod tests {
 
     #[test]
     fn the_thread_writes_all_it_was_handed_before_it_ends_and_only_what_is_wanted() {
-        for (what, wanted) in [(Mirrored::Auto, vec!["x", "END"]), (Mirrored::Platform, vec!["END"])] {
-            let (fake, journal) = Fake::start();
-            let (mirror, thread) = Mirror::start(journal, what).unwrap().unwrap();
-            let waiting = |kind, lines: &[u8]| Waiting {
-                origin: origin("f"),
-                request: None,
-                kind,
-                time: SystemTime::UNIX_EPOCH,
-                lines: lines.to_vec(),
-            };
-            mirror.hand(&[waiting(Kind::Function, b"x\n"), waiting(Kind::Platform, b"END\n")]);
-            drop(mirror);
-            thread.join().unwrap();
-            let messages: Vec<String> = fake.entries().into_iter().map(|mut entry| entry.remove("MESSAGE").unwrap()).collect();
-            assert_eq!(messages, wanted);
+        let waiting = |kind, lines: &[u8]| Waiting {
+            origin: origin("f"),
+            request: None,
+            kind,
+            time: SystemTime::UNIX_EPOCH,
+            lines: lines.to_vec(),
+        };
+        let (fake, journal) = Fake::start();
+        let wanted = Wanted::new(Mirrored::Auto);
+        let (mirror, thread) = Mirror::start(journal, wanted.clone()).unwrap();
+        for what in [Mirrored::Auto, Mirrored::Platform, Mirrored::None] {
+            wanted.set(what);
+            let line = format!("{what:?}\n");
+            mirror.hand(&[waiting(Kind::Function, line.as_bytes()), waiting(Kind::Platform, b"END\n")]);
         }
-        let (_fake, journal) = Fake::start();
-        assert!(Mirror::start(journal, Mirrored::None).unwrap().is_none());
+        drop(mirror);
+        thread.join().unwrap();
+        let messages: Vec<String> = fake.entries().into_iter().map(|mut entry| entry.remove("MESSAGE").unwrap()).collect();
+        assert_eq!(messages, ["Auto", "END", "END"]);
     }
 
     #[test]

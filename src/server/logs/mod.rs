@@ -155,7 +155,8 @@ impl Journal {
         self.request = Some(request);
         self.tail = Some(Vec::new());
         self.start = Some((SystemTime::now(), line));
-        self.allowance = Allowance { bytes: self.allowance.of, of: self.allowance.of, refilled: Instant::now() };
+        let of = self.sink.allowance();
+        self.allowance = Allowance { bytes: of, of, refilled: Instant::now() };
     }
 
     /// It did not begin after all.

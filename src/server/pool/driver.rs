@@ -160,6 +160,10 @@ impl<E: Pooled> Pool<E> {
         self.0.change(|inner, now| ((), inner.core.reserve(function, reserve, now)));
     }
 
+    pub fn bound(&self, limits: Limits) {
+        self.0.change(|inner, now| ((), inner.core.bound(limits, now)));
+    }
+
     /// Ends all idle environments.
     pub fn stop(&self) {
         self.0.change(|inner, _| ((), inner.core.stop()));

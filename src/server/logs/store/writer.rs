@@ -70,6 +70,10 @@ impl Writer {
                 info!(function = %removal.function, "the log of a function was removed");
                 let _ = removal.done.send(());
             }
+            if let Some(bounds) = work.bounds {
+                self.segments.bound(bounds);
+                expired = None;
+            }
             if work.closed {
                 return;
             }
