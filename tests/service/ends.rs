@@ -121,7 +121,7 @@ fn a_supervisor_that_hangs_is_ended_and_replaced() {
     let hung = kiln.main_pid();
     machine::signal(hung, nix::sys::signal::Signal::SIGSTOP);
     eventually("systemd has replaced it", || {
-        property("kilnd", "NRestarts") == "1" && property("kilnd", "SubState") == "running" && kiln.main_pid() != hung
+        property("kilnd", "NRestarts") != "0" && property("kilnd", "SubState") == "running" && kiln.main_pid() != hung
     });
     assert!(kiln.journal().contains("Watchdog timeout"), "{}", kiln.journal());
     kiln.call("f", &json!({ "do": "echo" }));
