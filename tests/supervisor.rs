@@ -5,6 +5,8 @@
 
 #[path = "supervisor/instance.rs"]
 mod instance;
+#[path = "supervisor/service_manager.rs"]
+mod service_manager;
 #[path = "supervisor/taken_over.rs"]
 mod taken_over;
 #[path = "unpack/zips.rs"]
@@ -29,7 +31,7 @@ fn two_instances_run_side_by_side_and_leave_nothing() {
     for instance in &mut both {
         assert!(instance.ask().starts_with("HTTP/1.1 404"), "it answers");
         instance.signal(Signal::SIGTERM);
-        assert_eq!(instance.notified(), "STOPPING=1");
+        instance.await_word("STOPPING=1");
         assert_eq!(instance.wait().code(), Some(0), "{}", instance.log());
         assert!(!instance.run_dir().exists(), "sockets, locks and all");
         assert_eq!(instance.cgroups(), [""; 0].map(std::path::PathBuf::from));
@@ -50,7 +52,7 @@ fn a_log_that_nothing_can_be_written_to_ends_nobody() {
     instance.await_ready();
     assert!(instance.ask().starts_with("HTTP/1.1 404"), "it answers");
     instance.signal(Signal::SIGTERM);
-    assert_eq!(instance.notified(), "STOPPING=1");
+    instance.await_word("STOPPING=1");
     assert_eq!(instance.wait().code(), Some(0));
 }
 
