@@ -9,8 +9,12 @@
 mod ends;
 #[path = "service/host.rs"]
 mod host;
+#[path = "service/install.rs"]
+mod install;
 #[path = "service/instances.rs"]
 mod instances;
+#[path = "service/journal.rs"]
+mod journal;
 #[path = "service/machine.rs"]
 #[allow(dead_code)] // serves several modules that come and go; each uses its part
 mod machine;

@@ -21,6 +21,7 @@ pub const RELOADABLE: &[&str] = &[
     "log_max_mib",
     "log_total_mib",
     "log_days",
+    "journal",
     "books_days",
 ];
 
@@ -39,6 +40,10 @@ pub const AT_START: &[&str] = &[
     "first_id",
     "id_count",
     "launchers",
+    "price_million_requests_usd",
+    "price_gb_s_usd",
+    "free_requests",
+    "free_gb_s",
 ];
 
 /// What reading the file again comes to.

@@ -4,6 +4,7 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod ends;
 mod pooled;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::config::Config;
 use crate::config::reload::InForce;
@@ -138,6 +139,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
         let cause = reported(&outcome, settled.trouble.as_ref());
+        if let Some(cause) = cause {
+            ends::invocation_failed(&lease.output().origin(), invocation.request, cause);
+        }
         let row = self.row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
@@ -186,7 +190,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Ok(environment) => return Ok((permit.install(environment), Run::begin(request, limit))),
             Err(failure) => failure,
         };
-        self.init_failed(function, &first);
+        ends::init_failed(&first.origin, request, &first.cause);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(request, limit);
@@ -195,10 +199,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
-            Err(second) => {
-                self.init_failed(function, &second);
-                Err((second, run))
-            }
+            Err(second) => Err((second, run)),
         }
     }
 
@@ -212,14 +213,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
-    fn init_failed(&self, function: &Function, failure: &InitFailure) {
-        let (function, cause) = (&function.name, failure.cause.text());
-        match failure.cause {
-            Cause::Sandbox { .. } => warn!(%function, cause, "an environment could not be built"),
-            _ => info!(%function, cause, "init failed"),
-        }
-    }
-
     /// Both inits failed: the invocation ends with the second one's error.
     async fn never_started(
         &self,
@@ -229,6 +222,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         run: Run,
         mut caller: Caller,
     ) {
+        ends::invocation_failed(&failure.origin, invocation.request, &failure.cause);
         let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
         let outcome = Outcome::Failed(match failure.body {
             Some(body) => FunctionFailure::reported(failure.cause, body),
@@ -276,7 +270,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     async fn enter(&self, row: &Row) {
         if let Err(error) = self.0.meter.record(row.clone()).await {
             let lost = self.0.lost_rows.fetch_add(1, Ordering::Relaxed) + 1;
-            error!(%error, lost, "an invocation is missing in the books");
+            error!(function = %row.function, request = %row.request, %error, lost, "an invocation is missing in the books");
         }
     }
 

@@ -101,7 +101,7 @@ pub fn run() -> anyhow::Result<()> {
     };
     raise_descriptor_limit()?;
 
-    let (database, thread) = Database::open(&config.state_dir.join("db/kiln.db"))?;
+    let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
     let ended = runtime.block_on(serve(config, inherited, database, logs));
