@@ -251,6 +251,20 @@ fn switches_that_hinder_other_users_only_are_named_and_held_against_nobody() {
 }
 
 #[test]
+fn doors_that_systemd_keeps_open_are_not_left_over() {
+    if !root() {
+        return;
+    }
+    let mut world = World::well();
+    world.write("run/lock/kiln-ids.lock", "old 1900000000 4096 /run/old /var/old\n");
+    world.write("run/old/kiln.sock", "");
+    let state = |world: &World| world.findings().into_iter().find(|finding| finding.check == "leftovers").unwrap().state;
+    assert_eq!(state(&world), State::Warn);
+    world.write("proc/net/unix", "0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/old/kiln.sock\n");
+    assert_eq!(state(&world), State::Ok);
+}
+
+#[test]
 fn where_kilnd_can_be_started_from_is_asked_when_none_runs() {
     if !root() {
         return;

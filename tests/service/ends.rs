@@ -90,7 +90,7 @@ fn after_the_kill_of_any_process_invoking_works_again_by_itself() {
     kiln.create_probe("f", json!({}));
     for victim in ["init", "launcher", "server", "supervisor"] {
         kiln.call("f", &json!({ "do": "echo" }));
-        let victims = kiln.processes(victim);
+        let (victims, containers) = (kiln.processes(victim), kiln.processes("init"));
         assert!(!victims.is_empty(), "{victim}");
         if victim == "supervisor" {
             // --kill-whom is an alias that systemd knows only since 252.
@@ -98,11 +98,14 @@ fn after_the_kill_of_any_process_invoking_works_again_by_itself() {
         } else {
             victims.iter().for_each(|pid| machine::kill(*pid));
         }
-        eventually("the victims are dead", || victims.iter().all(|pid| picture::process(*pid).is_none()));
+        // A signal is sent, not yet felt: until all are dead that die with it, an invocation may still begin in a container that
+        // is about to end, and dies with it, and says so. From then on nobody may meet the dead.
+        let all: Vec<u32> = victims.iter().copied().chain(containers).collect();
+        eventually("the victims are dead", || all.iter().all(|pid| picture::process(*pid).is_none()));
         // At once: the caller waits for the repair.
         let answer = kiln.invoke("f", &json!({ "do": "echo", "after": victim }));
         assert_eq!(answer.status, 200, "after the end of a {victim}: {}\n{}", answer.text(), kiln.journal());
-        assert_eq!(answer.json()["after"], victim);
+        assert_eq!(answer.json()["after"], victim, "{}\n{}", answer.text(), kiln.journal());
     }
     assert_eq!(property("kilnd", "NRestarts"), "1", "systemd had to help once");
     kiln.leave();
@@ -118,7 +121,7 @@ fn a_supervisor_that_hangs_is_ended_and_replaced() {
     let hung = kiln.main_pid();
     machine::signal(hung, nix::sys::signal::Signal::SIGSTOP);
     eventually("systemd has replaced it", || {
-        property("kilnd", "NRestarts") == "1" && property("kilnd", "SubState") == "running" && kiln.main_pid() != hung
+        property("kilnd", "NRestarts") != "0" && property("kilnd", "SubState") == "running" && kiln.main_pid() != hung
     });
     assert!(kiln.journal().contains("Watchdog timeout"), "{}", kiln.journal());
     kiln.call("f", &json!({ "do": "echo" }));

@@ -106,7 +106,7 @@ fn a_full_disk_at_the_start_is_named_and_over_when_there_is_room() {
         Command::new("dd").args(["if=/dev/zero", "of=/var/lib/kiln/filling", "bs=4k"]).stderr(Stdio::null()).spawn().unwrap();
     filling.wait().unwrap();
     let _ = command("systemctl", &["start", "--no-block", "kilnd"]);
-    kiln.await_journal("No space left on device");
+    kiln.await_journal("database or disk is full");
     fs::remove_file("/var/lib/kiln/filling").unwrap();
     eventually("it starts by itself", || property("kilnd", "SubState") == "running");
     kiln.await_ready();

@@ -67,6 +67,8 @@ pub fn enter_with(more: &str) -> Option<Kiln> {
     forget_drop_ins();
     run("systemctl", &["stop", "kilnd.service"]);
     let _ = command("systemctl", &["reset-failed", "kilnd.service"]);
+    // Of a test that failed.
+    let _ = command("umount", &["/var/lib/kiln"]);
     configure(more);
     remove_state(Path::new("/var/lib/kiln"));
     run("systemctl", &["start", "kilnd.socket", "kilnd-control.socket"]);

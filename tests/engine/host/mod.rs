@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, eventually, slower};
+pub use eyes::{PATIENCE, eventually};
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
