@@ -49,12 +49,13 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Logs};
+use self::control::{Control, Environments, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
+use self::pool::{Dismissed, Drained, Snapshot};
 use self::supervisor_link::{Event, SupervisorLink};
 use self::warming::Warming;
 use crate::code::Digest;
@@ -121,9 +122,9 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
-    let (functions, seen) = (registry.clone(), dispatch.clone());
+    let functions = registry.clone();
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), stopping.clone());
-    let control = Control::new(&config, move || seen.measured(), logs);
+    let control = Control::new(&config, Arc::new(dispatch.clone()), logs);
     let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let mut tasks = Tasks::default();
@@ -232,6 +233,24 @@ impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
 
     fn function_changed(&self, name: &FunctionName) {
         Dispatch::function_changed(self, name);
+    }
+}
+
+impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
+    fn measured(&self) -> Snapshot {
+        Dispatch::measured(self)
+    }
+
+    fn drain(&self, function: &FunctionName) -> Option<Drained> {
+        self.drain_function(function)
+    }
+
+    fn recycle(&self, container: &str) -> Option<Dismissed> {
+        self.recycle_container(container)
+    }
+
+    fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.kill_container(container, by)
     }
 }
 

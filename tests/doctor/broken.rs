@@ -193,7 +193,7 @@ const ROWS: &[Row] = &[
     (|w| fs::set_permissions(w.path("run/kiln/kiln.sock"), fs::Permissions::from_mode(0o666)).unwrap(), "kiln.sock", State::Broken, "open to everybody", "0660"),
     (|w| { w.host.kilnd.trouble = Some("it has not answered within 5 s".into()); w.host.kilnd.status = None }, "kilnd", State::Broken, "has not answered", "journalctl"),
     (|w| w.host.kilnd.status.as_mut().unwrap().version = "0.0.1".into(), "versions", State::Warn, "0.0.1", "restart kilnd after an upgrade"),
-    (|w| w.config.idle_s = 1, "in-force", State::Warn, "idle_s", "restart kilnd"),
+    (|w| w.config.drain_s = 1, "in-force", State::Warn, "drain_s", "restart kilnd"),
     (|w| { w.host.uid = 1000; w.host.gids = vec![] }, "caller", State::Warn, "neither in kiln-invoke nor in kiln-admin", "usermod -aG kiln-invoke"),
     (|w| w.write("sys/fs/cgroup/kiln-dead-1-7/cgroup.procs", ""), "leftovers", State::Warn, "cgroups: 1", "scripts/leftovers"),
     (|w| w.write("proc/90/status", "Name:\tkiln-init\nState:\tS\nPPid:\t1\n"), "leftovers", State::Warn, "processes: 1", "scripts/leftovers"),
