@@ -65,6 +65,13 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
             "nothing to change: give --zip, --dir, --file, --memory, --timeout, --env, … (see --help)".into(),
         ));
     }
+    let code = zip.map(|zip| json!({ "ZipFile": STANDARD.encode(zip) }));
+    let code_path = format!("{path}/code");
+    // Both or nothing: settings are not changed for code that will be refused.
+    if let Some(mut code) = code.clone().filter(|_| !configuration.is_empty() || reuse.is_some()) {
+        code["DryRun"] = true.into();
+        call(client, Method::PUT, &code_path, code).await?;
+    }
     // Code last: a new handler without its new code would fail every call in between the longer.
     let mut result = Value::Null;
     if let Some(reuse) = reuse {
@@ -72,15 +79,15 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
         let resource = format!("/2017-03-31/tags/{}", encoded(&text(&result["FunctionArn"])));
         client.request(Socket::Api, Method::POST, &resource, &[], json!({ "Tags": tags(reuse) }).to_string()).await?;
         // It has another revision now.
-        if configuration.is_empty() && zip.is_none() {
+        if configuration.is_empty() && code.is_none() {
             result = call(client, Method::GET, &format!("{path}/configuration"), Value::Null).await?;
         }
     }
     if !configuration.is_empty() {
         result = call(client, Method::PUT, &format!("{path}/configuration"), Value::Object(configuration)).await?;
     }
-    if let Some(zip) = zip {
-        result = call(client, Method::PUT, &format!("{path}/code"), json!({ "ZipFile": STANDARD.encode(zip) })).await?;
+    if let Some(code) = code {
+        result = call(client, Method::PUT, &code_path, code).await?;
     }
     changed("updated", &result, as_json)
 }

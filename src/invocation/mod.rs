@@ -83,6 +83,22 @@ pub enum Refusal {
     Stopping,
 }
 
+impl Refusal {
+    /// One word, for the log.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::UnknownFunction(_) => "UnknownFunction",
+            Self::Throttled(Throttle::Memory) => "Throttled.Memory",
+            Self::Throttled(Throttle::Starts) => "Throttled.Starts",
+            Self::Throttled(Throttle::Concurrency) => "Throttled.Concurrency",
+            Self::Throttled(Throttle::Reserved) => "Throttled.Reserved",
+            Self::Throttled(Throttle::Queue) => "Throttled.Queue",
+            Self::Internal(_) => "Sandbox.Failure",
+            Self::Stopping => "Stopping",
+        }
+    }
+}
+
 /// What was short. Lambda's `Reason` is one of few; the log and the metrics say which of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,6 +4,7 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod ends;
 mod pooled;
 mod remembered;
 
@@ -14,10 +15,11 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use self::remembered::Remembered;
 use crate::config::Config;
+use crate::config::reload::InForce;
 use crate::function::{Function, FunctionName, Profile};
 use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId, Throttle};
 use crate::meter::{Meter, Row, billed};
@@ -43,9 +45,11 @@ struct Parts<F, M, L> {
     pool: Pool<Environment>,
     remembered: Remembered,
     logs: Arc<dyn LogSink>,
-    capacity_wait: Duration,
+    in_force: InForce,
     profile: Profile,
     stopping: AtomicBool,
+    /// What still runs is to end now: so long has a drain waited for it.
+    cut: watch::Sender<Option<Duration>>,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
     lost_rows: AtomicU64,
@@ -58,45 +62,36 @@ impl<F, M, L> Clone for Dispatch<F, M, L> {
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
-    pub fn new(config: &Config, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
-        let (idle_min, idle_max) = config.idle();
-        let limits = Limits {
-            budget: budget(config),
-            starts: config.parallel_starts as usize,
-            concurrency: config.concurrency as usize,
-            waiters: WAITERS,
-            idle_min,
-            idle_max,
-            max_age: config.max_age(),
-            settle: SETTLE,
-        };
-        let pool = Pool::new(limits);
-        let reserves = functions.reserves();
-        let reserved: u64 = reserves.iter().map(|(_, reserve)| u64::from(*reserve)).sum();
-        if reserved >= u64::from(config.concurrency) {
-            // Only when `concurrency` was lowered: no reserve is taken that leaves so little.
-            let concurrency = config.concurrency;
-            warn!(
-                reserved,
-                concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves"
-            );
-        }
-        for (function, reserve) in reserves {
+    pub fn new(in_force: impl Into<InForce>, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
+        let in_force = in_force.into();
+        let config = &*in_force.now();
+        let pool = Pool::new(limits(config));
+        let (cut, told) = watch::channel(None);
+        for (function, reserve) in functions.reserves() {
             pool.reserve(&function, Some(reserve as usize));
         }
+        warn_if_nothing_is_left(config, &*functions);
         Self(Arc::new(Parts {
             functions,
             meter,
-            starter: Starter::new(config, launchers, logs.clone()),
+            starter: Starter::new(config, launchers, logs.clone(), told),
             pool,
             remembered: Remembered::default(),
             logs,
-            capacity_wait: config.capacity_wait(),
             profile: config.profile,
+            in_force,
             stopping: AtomicBool::new(false),
+            cut,
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
         }))
+    }
+
+    /// The configuration has changed.
+    pub fn reload(&self) {
+        let config = self.0.in_force.now();
+        self.0.pool.bound(limits(&config));
+        warn_if_nothing_is_left(&config, &*self.0.functions);
     }
 
     /// Runs one invocation. It goes on if the caller goes away.
@@ -110,16 +105,18 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     }
 
     async fn run(&self, invocation: Invocation, mut caller: Caller) {
-        let (function, turn) = match self.turn(&invocation).await {
-            Ok(turn) => turn,
+        let mut cut = self.0.cut.subscribe();
+        let ready = tokio::select! {
+            biased;
+            // Its function has not seen it: the caller may try again.
+            _ = cut.wait_for(Option::is_some) => Err(Refusal::Stopping),
+            ready = self.ready(&invocation) => ready,
+        };
+        let (function, warm, environment) = match ready {
+            Ok(ready) => ready,
             Err(refusal) => return caller.hears(Err(refusal)),
         };
-        let turn = match turn {
-            Ok(turn) => turn,
-            Err(failed) => return self.never_started(&invocation, &function, failed, caller).await,
-        };
-        let warm = matches!(turn, Turn::Warm(_));
-        let (mut lease, run) = match self.environment(&function, invocation.request, turn).await {
+        let (mut lease, run) = match environment {
             Ok(ready) => ready,
             Err(failed) => return self.never_started(&invocation, &function, failed, caller).await,
         };
@@ -135,6 +132,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
         };
         drop(grow);
+        if let Some(Cause::Cut(_)) = outcome.cause() {
+            warn!(function = %invocation.function, request = %invocation.request, "cut: it ran longer than the drain waits");
+        }
         lease.answered();
         if invocation.log_type == LogType::None {
             caller.hears(Ok(Answer { outcome: outcome.clone(), log_tail: Vec::new() }));
@@ -143,6 +143,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
         let cause = reported(&outcome, settled.trouble.as_ref());
+        if let Some(cause) = cause {
+            ends::invocation_failed(&lease.output().origin(), invocation.request, cause);
+        }
         let row = self.row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
@@ -154,9 +157,20 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         caller.hears(Ok(Answer { outcome, log_tail }));
     }
 
+    /// Everything before the event can be handed over; whether the environment was warm.
+    async fn ready(&self, invocation: &Invocation) -> Result<(Arc<Function>, bool, Readied), Refusal> {
+        let (function, found) = self.turn(invocation).await?;
+        let warm = matches!(found, Ok(Turn::Warm(_)));
+        let environment = match found {
+            Ok(turn) => self.environment(&function, invocation.request, turn).await,
+            Err(failed) => Err(failed),
+        };
+        Ok((function, warm, environment))
+    }
+
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
     async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Found), Refusal> {
-        let until = Instant::now() + self.0.capacity_wait;
+        let until = Instant::now() + self.0.in_force.now().capacity_wait();
         loop {
             let function = self.function(&invocation.function)?;
             let (name, stamp, memory, reuse) = (function.name.clone(), function.stamp, function.memory, function.reuse);
@@ -186,12 +200,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
     /// An environment that waits for the event: a warm one, or a new one, whose init is tried twice. The second
     /// time it runs inside of the invocation, in a new container, under the function's timeout.
-    async fn environment(
-        &self,
-        function: &Arc<Function>,
-        request: RequestId,
-        turn: Turn<Environment>,
-    ) -> Result<(Lease<Environment>, Run), NeverStarted> {
+    async fn environment(&self, function: &Arc<Function>, request: RequestId, turn: Turn<Environment>) -> Readied {
         let limit = function.timeout.duration();
         let permit = match turn {
             Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
@@ -204,7 +213,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             }
             Err(failure) => failure,
         };
-        self.init_failed(function, &first);
+        ends::init_failed(&first.origin, request, &first.cause);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(request, limit);
@@ -215,7 +224,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
                 Ok((permit.install(environment), run))
             }
             Err(failure) => {
-                self.init_failed(function, &failure);
                 // Before the pool hears of it, which may send somebody to ask.
                 if self.0.remembered.keep(function, &failure) {
                     permit.failed(self.0.functions.function(&function.name).map(|function| function.stamp));
@@ -235,17 +243,10 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
-    fn init_failed(&self, function: &Function, failure: &InitFailure) {
-        let (function, cause) = (&function.name, failure.cause.text());
-        match failure.cause {
-            Cause::Sandbox { .. } => warn!(%function, cause, "an environment could not be built"),
-            _ => info!(%function, cause, "init failed"),
-        }
-    }
-
     /// Both inits failed, now or a moment ago: the invocation ends with the second one's error.
     async fn never_started(&self, invocation: &Invocation, function: &Function, failed: NeverStarted, mut caller: Caller) {
         let NeverStarted { failure, run, ago } = failed;
+        ends::invocation_failed(&failure.origin, invocation.request, &failure.cause);
         let timed_out = failure.cause.report_type() == "Sandbox.Timedout" && ago.is_none();
         let took = if timed_out { run.limit } else { run.began.elapsed() };
         let outcome = Outcome::Failed(match failure.body {
@@ -297,7 +298,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     async fn enter(&self, row: &Row) {
         if let Err(error) = self.0.meter.record(row.clone()).await {
             let lost = self.0.lost_rows.fetch_add(1, Ordering::Relaxed) + 1;
-            error!(%error, lost, "an invocation is missing in the books");
+            error!(function = %row.function, request = %row.request, %error, lost, "an invocation is missing in the books");
         }
     }
 
@@ -361,7 +362,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     }
 
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.
-    /// Drop the future to stop waiting; the invocations that are left end with the process.
+    /// Drop the future to stop waiting, and [`Self::cut`] what is left.
     pub async fn drain(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.pool.stop();
@@ -369,6 +370,41 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         // The sender is ours: it cannot be gone.
         let _ = running.wait_for(|running| *running == 0).await;
         self.0.pool.stop();
+    }
+
+    /// The drain has waited so long: ends every invocation that still runs, with this cause in its answer, its log and the
+    /// books. Those whose function has not seen them are refused. Wait for all by another [`Self::drain`].
+    pub fn cut(&self, waited: Duration) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        let running = *self.0.running.borrow();
+        warn!(running, waited_s = waited.as_secs(), "the drain is over: what still runs is cut");
+        self.0.cut.send_replace(Some(waited));
+    }
+}
+
+/// An environment that waits for the event, or why there is none.
+type Readied = Result<(Lease<Environment>, Run), NeverStarted>;
+
+fn limits(config: &Config) -> Limits {
+    let (idle_min, idle_max) = config.idle();
+    Limits {
+        budget: budget(config),
+        starts: config.parallel_starts as usize,
+        concurrency: config.concurrency as usize,
+        waiters: WAITERS,
+        idle_min,
+        idle_max,
+        max_age: config.max_age(),
+        settle: SETTLE,
+    }
+}
+
+/// Only when `concurrency` was lowered: no reserve is taken that leaves so little.
+fn warn_if_nothing_is_left(config: &Config, functions: &impl Functions) {
+    let reserved: u64 = functions.reserves().iter().map(|(_, reserve)| u64::from(*reserve)).sum();
+    let concurrency = config.concurrency;
+    if reserved >= u64::from(concurrency) {
+        warn!(reserved, concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves");
     }
 }
 

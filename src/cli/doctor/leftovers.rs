@@ -132,10 +132,20 @@ fn files(host: &Host, instances: &Instances) -> usize {
         let listed = fs::read_dir(host.path(path)).into_iter().flatten();
         listed.filter_map(|entry: io::Result<fs::DirEntry>| Some(entry.ok()?.path())).collect()
     };
+    let sockets = host.text("/proc/net/unix").unwrap_or_default();
     let mut found = 0;
     for (run, state) in &instances.dead {
-        found += FILES.iter().filter(|name| host.exists(run.join(name))).count();
+        found += FILES.iter().filter(|name| host.exists(run.join(name)) && !is_listened_to(&sockets, &run.join(name))).count();
         found += entries(&state.join("staging")).len();
     }
     found
+}
+
+/// Somebody is at this door: systemd, as a rule, which keeps it open while kilnd is stopped. By /proc/net/unix:
+/// `0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/kiln/kiln.sock`, where 10000 is a listener's flag.
+fn is_listened_to(sockets: &str, path: &Path) -> bool {
+    sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(3) == Some(&"00010000") && fields.get(7).is_some_and(|found| Path::new(found) == path)
+    })
 }

@@ -27,7 +27,7 @@ struct Kept {
 impl Remembered {
     /// `false`: not kept. Kiln's own faults never are: they say nothing about the function.
     pub fn keep(&self, function: &Function, failure: &InitFailure) -> bool {
-        let ours = matches!(failure.cause, Cause::Sandbox { .. });
+        let ours = matches!(failure.cause, Cause::Sandbox { .. } | Cause::Cut(_));
         if ours || failure.body.as_ref().is_some_and(|body| body.len() > MOST) {
             return false;
         }

@@ -219,8 +219,8 @@ impl Core {
         orders
     }
 
-    /// Other limits hold from now on. Nobody who runs is ended for them; who is idle goes where there is too little memory.
-    pub fn set_limits(&mut self, limits: Limits, now: Instant) -> Vec<Order> {
+    /// Other limits from now on. What is idle gives way to a smaller budget; what runs is not touched.
+    pub fn bound(&mut self, limits: Limits, now: Instant) -> Vec<Order> {
         self.limits = limits;
         let mut orders = Vec::new();
         self.fit(&mut orders);

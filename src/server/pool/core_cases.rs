@@ -254,8 +254,8 @@ fn a_smaller_budget_takes_the_least_recently_used_at_once_and_nobody_who_runs() 
     let young = warm(&mut core, &want("b", 512, now), Usage { now: 100 * MIB, tmp: 0 }, now + secs(1));
     let busy = run(&mut core, &want("c", 512, now), now);
     let lowered = |mib| Limits { budget: mib * MIB, ..roomy() };
-    assert_eq!(core.set_limits(lowered(640), now), [Order::Retire { slot: old, why: Retire::Memory }]);
-    assert_eq!(core.set_limits(lowered(128), now), [Order::Retire { slot: young, why: Retire::Memory }]);
+    assert_eq!(core.bound(lowered(640), now), [Order::Retire { slot: old, why: Retire::Memory }]);
+    assert_eq!(core.bound(lowered(128), now), [Order::Retire { slot: young, why: Retire::Memory }]);
     assert_eq!(core.charged(), 512 * MIB);
     assert!(core.slot(busy).is_some());
 }

@@ -418,7 +418,7 @@ impl Shadow {
             }
             Step::Budget { mib } => {
                 self.budget = mib * MIB;
-                let orders = self.core.set_limits(Limits { budget: self.budget, ..limits() }, now);
+                let orders = self.core.bound(Limits { budget: self.budget, ..limits() }, now);
                 self.obey(orders);
             }
             Step::Answered { pick } => {

@@ -176,15 +176,6 @@ impl<E: Pooled> Pool<E> {
         })
     }
 
-    /// Other limits hold from now on.
-    pub fn set_limits(&self, change: impl FnOnce(&mut Limits)) {
-        self.0.change(|inner, now| {
-            let mut limits = inner.core.limits().clone();
-            change(&mut limits);
-            ((), inner.core.set_limits(limits, now))
-        });
-    }
-
     pub fn function_changed(&self, function: &FunctionName, current: Option<Stamp>) {
         self.0.change(|inner, now| ((), inner.core.function_changed(function, current, now)));
     }
@@ -192,6 +183,10 @@ impl<E: Pooled> Pool<E> {
     /// The function has reserved so many requests at once; `None`: none.
     pub fn reserve(&self, function: &FunctionName, reserve: Option<usize>) {
         self.0.change(|inner, now| ((), inner.core.reserve(function, reserve, now)));
+    }
+
+    pub fn bound(&self, limits: Limits) {
+        self.0.change(|inner, now| ((), inner.core.bound(limits, now)));
     }
 
     /// Ends all idle environments.
