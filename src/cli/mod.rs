@@ -9,7 +9,9 @@ mod client;
 mod completions;
 mod concurrency;
 mod config;
+mod container;
 pub mod doctor;
+mod drain;
 mod failure;
 mod function;
 mod invoke;
@@ -60,6 +62,7 @@ async fn execute(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Completions { shell } => completions::execute(shell),
         Command::Config(command) => config::execute(command, as_json),
+        Command::Container(command) => container::execute(&client, command, as_json).await,
         Command::Doctor { config } => doctor::execute(config.as_deref(), run.as_deref(), as_json).await,
         Command::Function(command) => function::execute(&client, command, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,

@@ -194,7 +194,7 @@ const ROWS: &[Row] = &[
     (|w| { w.host.kilnd.trouble = Some("it has not answered within 5 s".into()); w.host.kilnd.status = None }, "kilnd", State::Broken, "has not answered", "journalctl"),
     (|w| w.host.kilnd.status.as_mut().unwrap().version = "0.0.1".into(), "versions", State::Warn, "0.0.1", "restart kilnd after an upgrade"),
     (|w| w.host.kilnd.status.as_mut().unwrap().draining = true, "kilnd", State::Warn, "waits for running invocations", "wait until it has ended"),
-    (|w| w.config.idle_s = 1, "in-force", State::Warn, "idle_s", "systemctl reload kilnd"),
+    (|w| w.config.idle_max_s = 1, "in-force", State::Warn, "idle_max_s", "systemctl reload kilnd"),
     (|w| w.config.region = "eu-west-1".into(), "in-force", State::Warn, "region", "restart kilnd"),
     (|w| { w.host.uid = 1000; w.host.gids = vec![] }, "caller", State::Warn, "neither in kiln-invoke nor in kiln-admin", "usermod -aG kiln-invoke"),
     (|w| w.write("sys/fs/cgroup/kiln-dead-1-7/cgroup.procs", ""), "leftovers", State::Warn, "cgroups: 1", "scripts/leftovers"),

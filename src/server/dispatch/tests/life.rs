@@ -172,7 +172,7 @@ async fn an_environment_that_is_idle_too_long_is_recycled() {
     let house = House::new(echo);
     let recycling = tokio::spawn(house.dispatch.clone().recycle());
     house.tail().await;
-    tokio::time::sleep(Duration::from_secs(599)).await;
+    tokio::time::sleep(Duration::from_secs(899)).await;
     assert_eq!(house.count(SeenState::Idle), 1);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(house.count(SeenState::Idle), 0);
