@@ -26,7 +26,7 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
         findings.push(broken(
             "kilnd",
             format!("it takes connections, but gives no answer: {trouble}"),
-            "look into its log (journalctl -u kiln, or where its output goes), then restart it",
+            "look into its log (journalctl -u kilnd, or where its output goes), then restart it",
         ));
     }
     let Some(status) = &host.kilnd.status else { return findings };
