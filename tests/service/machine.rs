@@ -31,7 +31,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, eventually};
+pub use eyes::{PATIENCE, eventually, slower};
 use picture::Picture;
 
 pub const CONFIG: &str = "/etc/kiln/kiln.toml";
