@@ -81,7 +81,11 @@ impl Locks {
     pub fn remove(self) -> Result<(), LockError> {
         list(&self.ids, &self.run_dir, None)?;
         let path = self.run_dir.join("lock");
-        fs::remove_file(&path).map_err(|source| LockError::Open { path, source })
+        match fs::remove_file(&path) {
+            // Somebody has removed the whole run_dir; that is no failure of this stop.
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LockError::Open { path, source }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, eventually};
+pub use eyes::{PATIENCE, eventually, slower};
 use picture::Picture;
 
 pub const CONFIG: &str = "/etc/kiln/kiln.toml";
@@ -65,7 +65,7 @@ pub fn enter_with(more: &str) -> Option<Kiln> {
         machine.install(&["--runtimes", "none", "--no-start"]);
     }
     forget_drop_ins();
-    run("systemctl", &["stop", "kilnd.service"]);
+    run("systemctl", &["stop", "kilnd.service", "kilnd.socket", "kilnd-control.socket"]);
     let _ = command("systemctl", &["reset-failed", "kilnd.service"]);
     // Of a test that failed.
     let _ = command("umount", &["/var/lib/kiln"]);
