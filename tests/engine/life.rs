@@ -1,12 +1,13 @@
 //! Life and death of an instance: drain, recovery, two side by side.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use serde_json::json;
 
 use crate::host::snapshot::{Snapshot, cgroups, process};
-use crate::host::{self, Instance, Options, eventually};
+use crate::host::{self, Instance, Options, eventually, scope};
 
 #[test]
 fn sigterm_lets_running_invocations_finish_and_leaves_nothing() {
@@ -51,11 +52,73 @@ fn sigterm_ends_what_runs_past_the_limit() {
     });
     eventually("it runs", || instance.busy() == 1);
     assert!(instance.stop().success());
-    // Either an answer that is no success, or a closed connection: never a hang.
-    if let Ok(answer) = caller.join().unwrap() {
-        assert!(answer.status >= 500 || answer.header("x-amz-function-error").is_some(), "{} {}", answer.status, answer.text());
-    }
+    let answer = caller.join().unwrap().expect("who is cut is told so");
+    assert!(answer.status == 500 && answer.text().contains("which was cut"), "{} {}", answer.status, answer.text());
+    let log = instance.log();
+    assert!(log.lines().any(|line| line.contains("cut: kilnd stops") && line.contains("endless")), "{log}");
     assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+}
+
+#[test]
+fn people_on_duty_see_a_drain_to_its_end() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("slow", json!({ "Timeout": 30 }));
+    let api = instance.api();
+    let caller = thread::spawn(move || {
+        api.request("POST", "/2015-03-31/functions/slow/invocations", &[], br#"{"do":"sleep","ms":5000}"#).status
+    });
+    eventually("it runs", || instance.busy() == 1);
+    let supervisor = instance.supervisor_pid();
+    host::signal(supervisor, nix::sys::signal::Signal::SIGTERM);
+    eventually("it says that it drains", || instance.control().request("GET", "/v1/status", &[], b"").json()["draining"] == true);
+    assert_eq!(instance.busy(), 1, "and shows for whom");
+    assert!(instance.wait().success());
+    assert_eq!(caller.join().unwrap(), 200);
+}
+
+#[test]
+fn a_restart_under_load_loses_no_invocation_where_socket_units_hold_the_doors() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::prepare(Options::default());
+    std::fs::create_dir(instance.run_dir()).unwrap();
+    let invoke = scope::door(&instance.run_dir().join("kiln.sock"), "kiln-invoke");
+    let control = scope::door(&instance.run_dir().join("control.sock"), "kiln-admin");
+    instance.launch_activated(&invoke, &control);
+    instance.await_ready();
+    instance.create_probe("f", json!({ "Timeout": 60 }));
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..6)
+            .map(|_| {
+                let (api, over, answered) = (instance.api(), &over, &answered);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let path = "/2015-03-31/functions/f/invocations";
+                        let answer = api.request("POST", path, &[], br#"{"do":"sleep","ms":50}"#);
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            let so_far = answered.load(Ordering::Relaxed);
+            eventually("invocations are answered", || answered.load(Ordering::Relaxed) > so_far + 30);
+            assert!(instance.stop().success());
+            instance.launch_activated(&invoke, &control);
+            instance.await_ready();
+        }
+        over.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(|caller| caller.join().expect("no invocation was lost"));
+    });
+    assert!(instance.stop().success());
+    let left: Vec<_> = std::fs::read_dir(instance.run_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the doors, and nothing else: {left:?}");
 }
 
 #[test]
