@@ -579,6 +579,9 @@ mod tests {
         let held = Held::open();
         let mut silent = held.let_in().await;
         let mut halfway = held.let_in().await;
+        // Its second one, for which hyper would not wait.
+        halfway.write_all(ASKED).unwrap();
+        turns().await;
         halfway.write_all(b"POST / HTTP/1.1\r\nHost: x\r\n").unwrap();
         turns().await;
         held.stop.send_replace(true);

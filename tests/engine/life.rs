@@ -1,5 +1,7 @@
 //! Life and death of an instance: drain, recovery, two side by side.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -77,6 +79,27 @@ fn people_on_duty_see_a_drain_to_its_end() {
     assert_eq!(instance.busy(), 1, "and shows for whom");
     assert!(instance.wait().success());
     assert_eq!(caller.join().unwrap(), 200);
+}
+
+#[test]
+fn who_was_let_in_before_a_stop_still_invokes() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("f", json!({ "Timeout": 30 }));
+    let mut early = UnixStream::connect(instance.run_dir().join("kiln.sock")).unwrap();
+    early.set_read_timeout(Some(host::PATIENCE)).unwrap();
+    early.write_all(b"POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\n").unwrap();
+    // Who comes later is let in later: when this one is answered, that one is in.
+    instance.call("f", &json!({ "do": "echo" }));
+    host::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGTERM);
+    eventually("it drains", || instance.control().request("GET", "/v1/status", &[], b"").json()["draining"] == true);
+    early.write_all(b"Content-Length: 13\r\n\r\n{\"do\":\"echo\"}").unwrap();
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert!(instance.wait().success());
 }
 
 #[test]
