@@ -47,6 +47,7 @@ pub mod supervisor;
 #[macro_use]
 pub mod kill_point;
 
+pub mod bill;
 pub mod code;
 pub mod config;
 pub mod database;
@@ -56,6 +57,7 @@ pub mod invocation;
 pub mod meter;
 pub mod registry;
 pub mod runtime;
+pub mod telemetry;
 pub mod wire;
 
 pub mod sys;

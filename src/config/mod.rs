@@ -14,6 +14,7 @@ use std::{fmt, fs, io};
 use serde::{Deserialize, Serialize};
 
 use self::reading::Fault;
+use crate::bill::{Tariff, Usd};
 use crate::function::{Memory, Profile};
 
 /// Where `kilnd` looks without `--config`.
@@ -73,8 +74,27 @@ pub struct Config {
     pub log_total_mib: u64,
     /// Older lines go, those of deleted functions too.
     pub log_days: u64,
+    /// What of functions' logs systemd's journal gets, too.
+    pub journal: Mirrored,
     /// Older rows of the books go.
     pub books_days: u64,
+    /// What `kiln usage` reckons with: a million requests; a GB-second; and what of both a month has for nothing.
+    pub price_million_requests_usd: Usd,
+    pub price_gb_s_usd: Usd,
+    pub free_requests: u64,
+    pub free_gb_s: u64,
+}
+
+/// What of functions' logs goes to systemd's journal as well, where kilnd runs under one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mirrored {
+    /// All lines, but for what is more than the journal should take of one function.
+    #[default]
+    Auto,
+    /// The platform's lines: START, END, REPORT, causes.
+    Platform,
+    None,
 }
 
 impl Default for Config {
@@ -110,8 +130,15 @@ impl Default for Config {
             log_total_mib: 4096,
             // What was wrong last week can be looked up this week, after a holiday too.
             log_days: 14,
+            // Where people have a journal they look there first; what a function may write there is bounded.
+            journal: Mirrored::Auto,
             // A year's bill can be checked a month later.
             books_days: 400,
+            // Lambda's own prices and free tier.
+            price_million_requests_usd: Usd::from_pico(200_000_000_000),
+            price_gb_s_usd: Usd::from_pico(16_670_000),
+            free_requests: 1_000_000,
+            free_gb_s: 400_000,
         }
     }
 }
@@ -248,6 +275,20 @@ impl Config {
         Duration::from_secs(self.books_days * 24 * 3600)
     }
 
+    pub fn tariff(&self) -> Tariff {
+        Tariff {
+            million_requests_usd: self.price_million_requests_usd,
+            gb_s_usd: self.price_gb_s_usd,
+            free_requests: self.free_requests,
+            free_gb_s: self.free_gb_s,
+        }
+    }
+
+    /// The registry and the books.
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("db/kiln.db")
+    }
+
     pub fn api_socket(&self) -> PathBuf {
         self.run_dir.join("kiln.sock")
     }
@@ -309,6 +350,16 @@ mod tests {
         assert_eq!(profile("'current'").unwrap(), Profile::Current);
         let error = profile("'2019'").unwrap_err().to_string();
         assert!(error.contains("`2018` or `current`"), "{error}");
+    }
+
+    #[test]
+    fn the_journal_gets_all_or_the_platforms_lines_or_none() {
+        let journal = |text: &str| toml::from_str::<Config>(&format!("journal = {text}")).map(|config| config.journal);
+        assert_eq!(journal("'auto'").unwrap(), Config::default().journal);
+        assert_eq!((journal("'platform'").unwrap(), journal("'none'").unwrap()), (Mirrored::Platform, Mirrored::None));
+        let (_, faults) = reading::read("journal = 'all'");
+        let said = faults[0].to_string();
+        assert!(said.contains("`auto`, `platform`, `none`") && said.contains("journal = \"auto\""), "{said}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod ends;
 mod pooled;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::config::Config;
 use crate::config::reload::InForce;
@@ -44,8 +45,8 @@ struct Parts<F, M, L> {
     in_force: InForce,
     profile: Profile,
     stopping: AtomicBool,
-    /// Nobody is waited for any longer.
-    cut: watch::Sender<bool>,
+    /// What still runs is to end now: so long has a drain waited for it.
+    cut: watch::Sender<Option<Duration>>,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
     lost_rows: AtomicU64,
@@ -62,6 +63,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let in_force = in_force.into();
         let config = &*in_force.now();
         let pool = Pool::new(limits(config));
+        let (cut, told) = watch::channel(None);
         for (function, reserve) in functions.reserves() {
             pool.reserve(&function, Some(reserve as usize));
         }
@@ -69,13 +71,13 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         Self(Arc::new(Parts {
             functions,
             meter,
-            starter: Starter::new(config, launchers, logs.clone()),
+            starter: Starter::new(config, launchers, logs.clone(), told),
             pool,
             logs,
             profile: config.profile,
             in_force,
             stopping: AtomicBool::new(false),
-            cut: watch::Sender::new(false),
+            cut,
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
         }))
@@ -92,36 +94,25 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Refusal> {
         let (caller, answer) = oneshot::channel();
         let running = Running::begin(self.clone())?;
-        let mut cut = self.0.cut.subscribe();
-        let (function, request) = (invocation.function.clone(), invocation.request);
         tokio::spawn(async move {
-            let run = running.0.run(invocation, Caller(Some(caller)));
-            tokio::pin!(run);
-            tokio::select! {
-                biased;
-                () = &mut run => {}
-                () = set(&mut cut) => {
-                    warn!(%function, %request, "cut: kilnd stops, and the invocation has not ended within drain_s");
-                    // It ends with the process, which is about to.
-                    run.await;
-                }
-            }
+            running.0.run(invocation, Caller(Some(caller))).await;
         });
-        let mut cut = self.0.cut.subscribe();
-        tokio::select! {
-            biased;
-            answer = answer => answer.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into()))),
-            () = set(&mut cut) => Err(Refusal::Cut),
-        }
+        answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
     }
 
     async fn run(&self, invocation: Invocation, mut caller: Caller) {
-        let (function, turn) = match self.turn(&invocation).await {
-            Ok(turn) => turn,
+        let mut cut = self.0.cut.subscribe();
+        let ready = tokio::select! {
+            biased;
+            // Its function has not seen it: the caller may try again.
+            _ = cut.wait_for(Option::is_some) => Err(Refusal::Stopping),
+            ready = self.ready(&invocation) => ready,
+        };
+        let (function, warm, environment) = match ready {
+            Ok(ready) => ready,
             Err(refusal) => return caller.hears(Err(refusal)),
         };
-        let warm = matches!(turn, Turn::Warm(_));
-        let (mut lease, run) = match self.environment(&function, invocation.request, turn).await {
+        let (mut lease, run) = match environment {
             Ok(ready) => ready,
             Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
@@ -137,6 +128,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
         };
         drop(grow);
+        if let Some(Cause::Cut(_)) = outcome.cause() {
+            warn!(function = %invocation.function, request = %invocation.request, "cut: it ran longer than the drain waits");
+        }
         lease.answered();
         if invocation.log_type == LogType::None {
             caller.hears(Ok(Answer { outcome: outcome.clone(), log_tail: Vec::new() }));
@@ -145,6 +139,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
         let cause = reported(&outcome, settled.trouble.as_ref());
+        if let Some(cause) = cause {
+            ends::invocation_failed(&lease.output().origin(), invocation.request, cause);
+        }
         let row = self.row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
@@ -154,6 +151,14 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         crate::kill_point!("before-give-back");
         self.give_back(lease, &function.name, &settled);
         caller.hears(Ok(Answer { outcome, log_tail }));
+    }
+
+    /// Everything before the event can be handed over; whether the environment was warm.
+    async fn ready(&self, invocation: &Invocation) -> Result<(Arc<Function>, bool, Readied), Refusal> {
+        let (function, turn) = self.turn(invocation).await?;
+        let warm = matches!(turn, Turn::Warm(_));
+        let environment = self.environment(&function, invocation.request, turn).await;
+        Ok((function, warm, environment))
     }
 
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
@@ -175,12 +180,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
     /// An environment that waits for the event: a warm one, or a new one, whose init is tried twice. The second
     /// time it runs inside of the invocation, in a new container, under the function's timeout.
-    async fn environment(
-        &self,
-        function: &Arc<Function>,
-        request: RequestId,
-        turn: Turn<Environment>,
-    ) -> Result<(Lease<Environment>, Run), (InitFailure, Run)> {
+    async fn environment(&self, function: &Arc<Function>, request: RequestId, turn: Turn<Environment>) -> Readied {
         let limit = function.timeout.duration();
         let permit = match turn {
             Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
@@ -190,7 +190,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Ok(environment) => return Ok((permit.install(environment), Run::begin(request, limit))),
             Err(failure) => failure,
         };
-        self.init_failed(function, &first);
+        ends::init_failed(&first.origin, request, &first.cause);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(request, limit);
@@ -199,10 +199,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
-            Err(second) => {
-                self.init_failed(function, &second);
-                Err((second, run))
-            }
+            Err(second) => Err((second, run)),
         }
     }
 
@@ -216,14 +213,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
-    fn init_failed(&self, function: &Function, failure: &InitFailure) {
-        let (function, cause) = (&function.name, failure.cause.text());
-        match failure.cause {
-            Cause::Sandbox { .. } => warn!(%function, cause, "an environment could not be built"),
-            _ => info!(%function, cause, "init failed"),
-        }
-    }
-
     /// Both inits failed: the invocation ends with the second one's error.
     async fn never_started(
         &self,
@@ -233,6 +222,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         run: Run,
         mut caller: Caller,
     ) {
+        ends::invocation_failed(&failure.origin, invocation.request, &failure.cause);
         let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
         let outcome = Outcome::Failed(match failure.body {
             Some(body) => FunctionFailure::reported(failure.cause, body),
@@ -280,7 +270,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     async fn enter(&self, row: &Row) {
         if let Err(error) = self.0.meter.record(row.clone()).await {
             let lost = self.0.lost_rows.fetch_add(1, Ordering::Relaxed) + 1;
-            error!(%error, lost, "an invocation is missing in the books");
+            error!(function = %row.function, request = %row.request, %error, lost, "an invocation is missing in the books");
         }
     }
 
@@ -324,14 +314,8 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
-    /// Tells all who wait for an invocation, and the log, that it is cut: this process is about to end.
-    pub fn cut(&self) {
-        self.0.stopping.store(true, Ordering::SeqCst);
-        self.0.cut.send_replace(true);
-    }
-
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.
-    /// Drop the future to stop waiting; the invocations that are left end with the process.
+    /// Drop the future to stop waiting, and [`Self::cut`] what is left.
     pub async fn drain(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.pool.stop();
@@ -339,6 +323,15 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         // The sender is ours: it cannot be gone.
         let _ = running.wait_for(|running| *running == 0).await;
         self.0.pool.stop();
+    }
+
+    /// The drain has waited so long: ends every invocation that still runs, with this cause in its answer, its log and the
+    /// books. Those whose function has not seen them are refused. Wait for all by another [`Self::drain`].
+    pub fn cut(&self, waited: Duration) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        let running = *self.0.running.borrow();
+        warn!(running, waited_s = waited.as_secs(), "the drain is over: what still runs is cut");
+        self.0.cut.send_replace(Some(waited));
     }
 }
 
@@ -362,10 +355,8 @@ fn warn_if_nothing_is_left(config: &Config, functions: &impl Functions) {
     }
 }
 
-/// The sender is [`Parts`]' own, so there is no other end than this.
-async fn set(switch: &mut watch::Receiver<bool>) {
-    let _ = switch.wait_for(|on| *on).await.is_ok();
-}
+/// An environment that waits for the event, or why there is none.
+type Readied = Result<(Lease<Environment>, Run), (InitFailure, Run)>;
 
 /// One invocation counted as running, for as long as this lives.
 struct Running<F: Functions, M: Meter, L: Launcher>(Dispatch<F, M, L>);

@@ -79,9 +79,10 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
-/// For telling callers that their invocations are cut, and people on duty that it is over; twice that is less than the
-/// supervisor's own patience after the drain.
+/// For people on duty, who watch a drain, to hear its end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// For invocations that were cut to end, and to be told of; the supervisor gives more before it kills.
+const CUT_WITHIN: Duration = Duration::from_secs(6);
 
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
@@ -99,7 +100,7 @@ pub fn run() -> anyhow::Result<()> {
     };
     raise_descriptor_limit()?;
 
-    let (database, thread) = Database::open(&config.state_dir.join("db/kiln.db"))?;
+    let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
     let ended = runtime.block_on(serve(config, inherited, database, logs));
@@ -157,16 +158,18 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = in_force.now().drain();
         info!(limit_s = within.as_secs(), "draining");
-        // Whoever is in has been accepted, so its invocation is taken; then there is nobody left to bring another.
+        // The doors first: whoever had come through one before it closed is served like everybody before.
         let finished = timeout(within, async {
             callers.all().await;
             dispatch.drain().await;
         });
         if finished.await.is_err() {
-            // The launchers end their containers when they see that the server is gone.
-            warn!("the limit of the drain is over: what still runs is killed");
-            dispatch.cut();
-            let _ = timeout(LAST_WORDS, callers.all()).await;
+            dispatch.cut(within);
+            let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
+            if answered.await.is_err() {
+                // The launchers end their containers when they see that the server is gone.
+                warn!("not everybody could be told: what is left ends with the server");
+            }
         }
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;

@@ -183,9 +183,10 @@ fn step<T, E: Into<io::Error>>(step: &'static str, act: impl FnOnce() -> Result<
     act().map_err(|error| StepError { step, source: error.into() })
 }
 
-/// What server and launchers inherit of our environment: our own switches. Not LD_PRELOAD, not NOTIFY_SOCKET.
+/// What server and launchers inherit of our environment: our own switches, and what their stderr is. Not LD_PRELOAD, not
+/// NOTIFY_SOCKET.
 fn environment(all: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> Vec<CString> {
-    let ours = |name: &str| name.starts_with("KILN_") || matches!(name, "RUST_LOG" | "RUST_BACKTRACE");
+    let ours = |name: &str| name.starts_with("KILN_") || matches!(name, "RUST_LOG" | "RUST_BACKTRACE" | "JOURNAL_STREAM");
     let kept = all.filter(|(name, _)| name.to_str().is_some_and(ours));
     kept.filter_map(|(name, value)| Some(c_string(&format!("{}={}", name.to_str()?, value.to_str()?)))).collect()
 }
@@ -204,9 +205,9 @@ mod tests {
 
     #[test]
     fn children_inherit_our_switches_and_no_one_elses() {
-        let all = [("KILN_KILL_POINT", "a@b"), ("LD_PRELOAD", "/x.so"), ("NOTIFY_SOCKET", "/n"), ("RUST_LOG", "debug")];
+        let all = [("KILN_KILL_POINT", "a@b"), ("LD_PRELOAD", "/x.so"), ("NOTIFY_SOCKET", "/n"), ("JOURNAL_STREAM", "9:1")];
         let kept = environment(all.into_iter().map(|(name, value)| (name.into(), value.into())));
-        assert_eq!(kept, [c"KILN_KILL_POINT=a@b".to_owned(), c"RUST_LOG=debug".to_owned()]);
+        assert_eq!(kept, [c"KILN_KILL_POINT=a@b".to_owned(), c"JOURNAL_STREAM=9:1".to_owned()]);
     }
 
     #[test]

@@ -50,9 +50,8 @@ use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
 use crate::kill_point;
 
-/// What the server needs after the last invocation: to tell those whom it cuts, to let people on duty see the end, to write
-/// its books and go.
-const DRAIN_MARGIN: Duration = Duration::from_secs(8);
+/// What the server needs when the drain is over: to tell whom it cut, and people on duty, write its books and go.
+const DRAIN_MARGIN: Duration = Duration::from_secs(12);
 
 /// The configuration in force, and the file that it came from.
 pub struct Settings {

@@ -6,11 +6,13 @@
 //! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
 //! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
+//! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! ```
 
 mod logs;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,8 +32,10 @@ use super::http::{Door, Peer, Stop};
 use super::pool::Snapshot;
 use crate::config::Config;
 use crate::config::reload::InForce;
+use crate::meter::month::Books;
 
 pub use logs::Logs;
+use usage::UsageDoor;
 
 /// See the module docs.
 pub struct Control {
@@ -43,6 +47,7 @@ pub struct Control {
     /// not the invocations for them.
     pool: Mutex<Arc<dyn Fn() -> Snapshot + Send + Sync>>,
     logs: Logs,
+    usage: UsageDoor,
 }
 
 #[derive(Serialize)]
@@ -69,7 +74,9 @@ impl Control {
         logs: Logs,
         draining: Stop,
     ) -> Self {
-        Self { in_force: in_force.into(), started: Instant::now(), draining, pool: Mutex::new(Arc::new(pool)), logs }
+        let in_force = in_force.into();
+        let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
+        Self { in_force, started: Instant::now(), draining, pool: Mutex::new(Arc::new(pool)), logs, usage }
     }
 
     fn status(&self) -> Value {
@@ -111,7 +118,8 @@ impl Door for Control {
         match (&head.method, path) {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
-            (_, "/v1/pool" | "/v1/status") => not_allowed("GET"),
+            (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

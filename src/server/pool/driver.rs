@@ -259,7 +259,7 @@ impl<E: Pooled> Shared<E> {
                 // The receiver may be gone: then the lease or permit in the message ends right here.
                 Effect::Tell(turn, what) => drop(turn.send(what)),
                 Effect::End(environment, why) => {
-                    debug!(environment = environment.facts().name(), ?why, "environment retired");
+                    debug!(container = environment.facts().name(), ?why, "environment retired");
                     drop(environment);
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! environments ── append ──▶ [queue, bounded] ──▶ writer's thread ──▶ segments on the disk ──▶ readers, following ones too
-//!                    └ no room: refused, counted, told in the log itself
+//!                    └ no room: refused, counted, told in the log itself      └──▶ the mirror in the journal
 //! ```
 //!
 //! [`record`] one entry · [`segments`] the files, what is kept of them · [`queue`] what waits · `writer` the thread ·
@@ -30,9 +30,11 @@ use self::queue::{Queue, Removal};
 use self::reader::{Query, Reader};
 use self::segments::{Bounds, Catalogue, Position, Segments};
 use self::writer::{Disk, Writer};
+use super::mirror::Mirror;
 use super::{LogSink, Piece};
-use crate::config::Config;
+use crate::config::{Config, Mirrored};
 use crate::function::FunctionName;
+use crate::telemetry::journald::Journald;
 
 /// A function's log is so many segments, so that what goes when it is full is a small part.
 const SEGMENTS: u64 = 16;
@@ -58,21 +60,25 @@ struct Shared {
     allowance: AtomicU64,
 }
 
-/// Joins the thread, so that what was printed is in its file before the process ends.
-pub struct LogThread(JoinHandle<()>);
+/// Joins the threads, so that what was printed is in its file (and in the journal) before the process ends.
+pub struct LogThread {
+    writer: JoinHandle<()>,
+    mirror: Option<JoinHandle<()>>,
+}
 
 impl LogThread {
     /// Waits until every [`LogStore`] is dropped and everything is written.
     pub fn join(self) {
         // A panic aborts the process, so there is no other result than the unit.
-        let _ = self.0.join();
+        let _ = self.writer.join();
+        let _ = self.mirror.map(JoinHandle::join);
     }
 }
 
 impl LogStore {
     /// The logs in `state_dir/logs`, which the supervisor has made.
     pub fn open(config: &Config) -> Result<(Self, LogThread), LogError> {
-        Self::open_with(&config.logs_dir(), bounds(config))
+        Self::open_mirrored(&config.logs_dir(), bounds(config), Journald::of_stderr(), config.journal)
     }
 
     /// The configuration has changed: the thread keeps to it from its next turn on, environments from their next invocation on.
@@ -82,19 +88,31 @@ impl LogStore {
         self.0.queue.bound(bounds);
     }
 
+    /// Without a journal.
     pub fn open_with(root: &Path, bounds: Bounds) -> Result<(Self, LogThread), LogError> {
+        Self::open_mirrored(root, bounds, None, Mirrored::None)
+    }
+
+    fn open_mirrored(
+        root: &Path,
+        bounds: Bounds,
+        journal: Option<Journald>,
+        what: Mirrored,
+    ) -> Result<(Self, LogThread), LogError> {
         let fail = |source| LogError::Open { path: root.to_owned(), source };
         let segments = Segments::open(root, bounds).map_err(fail)?;
         let (catalogue, queue) = (segments.catalogue(), Arc::<Queue>::default());
         let (tell, written) = watch::channel(());
         let disk = Disk { root: root.into(), looked: None, full: false };
-        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk };
+        let started = journal.map(|journal| Mirror::start(journal, what)).transpose();
+        let (mirror, mirroring) = started.map_err(|source| LogError::Thread { source })?.flatten().unzip();
+        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk, mirror };
         let thread = thread::Builder::new()
             .name("logs".into())
             .spawn(move || writer.run())
             .map_err(|source| LogError::Thread { source })?;
         let allowance = AtomicU64::new(allowance(&bounds));
-        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance })), LogThread(thread)))
+        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance })), LogThread { writer: thread, mirror: mirroring }))
     }
 
     /// Whether anything is kept of this function, which may have been deleted since.
