@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Config;
 
-/// Bounds and times: nothing is built on them.
+/// Bounds, times and prices: nothing is built on them.
 pub const RELOADABLE: &[&str] = &[
     "memory_budget_mib",
     "code_budget_mib",
@@ -25,9 +25,13 @@ pub const RELOADABLE: &[&str] = &[
     "log_days",
     "journal",
     "books_days",
+    "price_million_requests_usd",
+    "price_gb_s_usd",
+    "free_requests",
+    "free_gb_s",
 ];
 
-/// Names, places, ids and processes: what is there was made with them.
+/// Names, places, ids, processes and threads: what is there was made with them.
 pub const AT_START: &[&str] = &[
     "instance",
     "run_dir",
@@ -42,10 +46,6 @@ pub const AT_START: &[&str] = &[
     "first_id",
     "id_count",
     "launchers",
-    "price_million_requests_usd",
-    "price_gb_s_usd",
-    "free_requests",
-    "free_gb_s",
 ];
 
 /// What reading the file again comes to.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::instance::scope::door;
 use crate::instance::{Instance, end, eventually, field, ready, status};
 
 /// Both doors as the socket units make them. They outlive every kilnd.
@@ -25,21 +26,13 @@ struct Doors {
 impl Doors {
     fn open(instance: &Instance) -> Self {
         fs::create_dir_all(instance.run_dir()).unwrap();
-        let door = |name: &str, group: &str| bound(&instance.run_dir().join(name), group);
-        Self { invoke: door("kiln.sock", "kiln-invoke"), control: door("control.sock", "kiln-admin") }
+        let open = |name: &str, group: &str| door(&instance.run_dir().join(name), group);
+        Self { invoke: open("kiln.sock", "kiln-invoke"), control: open("control.sock", "kiln-admin") }
     }
 
     fn both(&self) -> [(&str, &UnixListener); 2] {
         [("invoke", &self.invoke), ("control", &self.control)]
     }
-}
-
-fn bound(path: &Path, group: &str) -> UnixListener {
-    let listener = UnixListener::bind(path).unwrap();
-    let group = nix::unistd::Group::from_name(group).unwrap().unwrap();
-    chown(path, Some(0), Some(group.gid.as_raw())).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).unwrap();
-    listener
 }
 
 /// An instance that was started with both doors.
@@ -105,7 +98,7 @@ fn a_door_that_was_not_passed_is_opened_and_removed_and_the_other_stays() {
     }
     let mut instance = Instance::prepare();
     fs::create_dir_all(instance.run_dir()).unwrap();
-    let control = bound(&instance.run_dir().join("control.sock"), "kiln-admin");
+    let control = door(&instance.run_dir().join("control.sock"), "kiln-admin");
     instance.launch_command(instance.activated(&[("control", &control)]));
     instance.await_ready();
     assert!(instance.ask().starts_with("HTTP/1.1 404"));

@@ -94,8 +94,7 @@ type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 impl Control {
     pub fn new(in_force: impl Into<InForce>, environments: Arc<dyn Environments>, logs: Logs, draining: Stop) -> Self {
         let in_force = in_force.into();
-        let config = in_force.now();
-        let usage = UsageDoor::new(Books::new(config.database()), config.tariff());
+        let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
         Self { in_force, started: Instant::now(), draining, environments, looking: Mutex::default(), logs, usage }
     }
 

@@ -694,6 +694,35 @@ fn a_lowered_reserve_refuses_the_latest_of_those_who_wait_and_none_who_runs() {
 }
 
 #[test]
+fn a_smaller_budget_evicts_what_idles_and_touches_nothing_that_runs() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    for function in ["a", "b"] {
+        warm(&mut core, &want(function, 128, now), Usage { now: 100 * MIB, tmp: 0 }, now);
+    }
+    let (_, orders) = core.request(want("c", 128, now), now);
+    assert!(matches!(orders[..], [Order::Start { .. }]));
+    let orders = core.bound(Limits { budget: 250 * MIB, ..limits() }, now);
+    assert!(matches!(orders[..], [Order::Retire { why: Retire::Memory, .. }]), "the one that idles longest: {orders:?}");
+    let orders = core.bound(Limits { budget: 128 * MIB, ..limits() }, now);
+    assert!(matches!(orders[..], [Order::Retire { why: Retire::Memory, .. }]), "{orders:?}");
+    assert_eq!((core.bound(Limits { budget: 1, ..limits() }, now), core.starting()), (vec![], 1));
+}
+
+#[test]
+fn who_waits_feels_other_limits_at_once() {
+    let now = Instant::now();
+    let tight = Limits { starts: 1, concurrency: 3, ..limits() };
+    let mut core = Core::new(tight.clone());
+    core.request(want("a", 128, now), now);
+    let (second, third) = (core.request(want("a", 128, now), now).0, core.request(want("a", 128, now), now).0);
+    let orders = core.bound(Limits { concurrency: 2, ..tight.clone() }, now);
+    assert_eq!(orders, [Order::Refuse { ticket: third, why: Throttle::Concurrency }]);
+    let orders = core.bound(Limits { starts: 2, ..tight }, now);
+    assert!(matches!(orders[..], [Order::Start { ticket, .. }] if ticket == second), "{orders:?}");
+}
+
+#[test]
 fn who_waits_for_its_reserve_holds_up_nobody_else() {
     let now = Instant::now();
     let mut core = Core::new(limits());

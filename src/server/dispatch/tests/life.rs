@@ -227,6 +227,30 @@ async fn a_request_that_finds_no_memory_is_throttled_after_its_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_counts_for_who_comes_next() {
+    let before = Config { memory_budget_mib: 128, capacity_wait_s: 60, ..Config::default() };
+    let house = House::with(before.clone(), |inside| once(inside, async |_, _| std::future::pending().await));
+    let ((), (_, late)) = tokio::join!(
+        async {
+            let _ = tokio::time::timeout(Duration::from_secs(2), house.invoke(LogType::None)).await;
+        },
+        async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            house.dispatch.0.in_force.set(Config { capacity_wait_s: 1, ..before.clone() }, vec![]);
+            house.dispatch.reload();
+            tokio::time::timeout(Duration::from_millis(1500), house.invoke(LogType::None))
+                .await
+                .expect("it waits for a second only")
+        }
+    );
+    assert_eq!(late.unwrap_err(), Refusal::Throttled(Throttle::Memory));
+    house.dispatch.0.in_force.set(Config { memory_budget_mib: 640, concurrency: 7, parallel_starts: 3, ..before }, vec![]);
+    house.dispatch.reload();
+    let seen = house.dispatch.snapshot();
+    assert_eq!((seen.budget_mib, seen.concurrency, seen.parallel_starts), (640, 7, 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_who_runs_and_refuses_who_comes() {
     let house = House::new(|inside| {
         once(inside, async |inside, id| {
