@@ -40,7 +40,10 @@ pub enum LockError {
     Foreign { path: PathBuf },
     #[error("lock {path}")]
     Lock { path: PathBuf, source: io::Error },
-    #[error("{what} is in use by {holder}")]
+    #[error(
+        "{what} is in use by {holder}: stop that instance, or give this one an `instance`, `run_dir`, `state_dir` and `first_id` of its \
+         own (`kiln config check FILE` says what overlaps, and proposes a free first_id)"
+    )]
     Held { what: String, holder: Holder },
     #[error("write the list of instances {path}")]
     List { path: PathBuf, source: io::Error },
