@@ -102,7 +102,7 @@ const READ_ONLY: &str = "no ProtectControlGroups= in kilnd's unit; in somebody e
 impl Hierarchies {
     /// From the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`, read by the supervisor.
     pub fn detect(mountinfo: &str, own_groups: &str) -> Result<Self, HierarchyError> {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+        let mounts = visible(mountinfo);
         let unified = parent(&mounts, own_groups, Hierarchy::Unified)?.ok_or(HierarchyError::NoUnified)?;
         let mut v1 = Vec::new();
         let mut missing = None;
@@ -162,6 +162,40 @@ impl Hierarchies {
             }
         }
         Ok(Self { unified: unified.ok_or(HierarchyError::NoUnified)?, v1 })
+    }
+}
+
+/// The mounts of hierarchies that a path can still lead to: what was mounted over one of them (a read-only copy of itself, as
+/// sandboxes do) hides it.
+fn visible(mountinfo: &str) -> Vec<Mount> {
+    let all: Vec<Place> = mountinfo.lines().filter_map(Place::parse).collect();
+    let is_hidden = |place: &Place| {
+        let mut chain = vec![place.id];
+        let mut above = place.parent;
+        while let Some(parent) = all.iter().find(|other| other.id == above).filter(|_| !chain.contains(&above)) {
+            chain.push(parent.id);
+            above = parent.parent;
+        }
+        // Mounted before `place`, it would be among those that `place` is mounted on.
+        let covers =
+            |other: &Place| chain.contains(&other.parent) && !chain.contains(&other.id) && place.point.starts_with(&other.point);
+        all.iter().any(covers)
+    };
+    mountinfo.lines().filter(|line| Place::parse(line).is_some_and(|place| !is_hidden(&place))).filter_map(Mount::parse).collect()
+}
+
+/// Where a mount of any kind is, and on which other.
+struct Place {
+    id: u32,
+    parent: u32,
+    point: PathBuf,
+}
+
+impl Place {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Self { id, parent, point: unescape(fields.nth(2)?) })
     }
 }
 

@@ -114,6 +114,12 @@ impl Instance {
         self.launch_with_log(log);
     }
 
+    /// A command that becomes kilnd.
+    pub fn launch_by(&mut self, mut command: Command) {
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
     pub fn launch_with_log(&mut self, log: fs::File) {
         self.child = Some(self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }

@@ -11,10 +11,19 @@ use crate::config::Config;
 /// `compare` is the file that the caller named: a running kilnd that has read another is worth a word.
 pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Finding> {
     let run = config.run_dir.display();
+    let service = host.systemd.as_ref().map_or("kilnd.service", |systemd| systemd.service.as_str());
+    if host.kilnd.waits {
+        return vec![ok(
+            "kilnd",
+            format!("not running; systemd holds the doors in {run} and starts {service} with the first caller"),
+        )];
+    }
     let both_absent = [host.kilnd.api, host.kilnd.control].iter().all(|door| *door == Some(io::ErrorKind::NotFound));
     if both_absent {
         let found = format!("not running: there is no socket in {run}");
-        let cure = "start it (systemctl start kiln, scripts/quickstart, or kilnd --config FILE); or name another instance with --run DIR or --config FILE";
+        let cure = format!(
+            "start it (systemctl start {service}, scripts/quickstart, or kilnd --config FILE); or name another instance with --run DIR or --config FILE"
+        );
         return vec![warn("kilnd", found, cure)];
     }
     let mut findings = vec![
@@ -25,7 +34,7 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
         findings.push(broken(
             "kilnd",
             format!("it takes connections, but gives no answer: {trouble}"),
-            "look into its log (journalctl -u kiln, or where its output goes), then restart it",
+            "look into its log (journalctl -u kilnd, or where its output goes), then restart it",
         ));
     }
     let Some(status) = &host.kilnd.status else { return findings };
