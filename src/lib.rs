@@ -47,6 +47,7 @@ pub mod supervisor;
 #[macro_use]
 pub mod kill_point;
 
+pub mod bill;
 pub mod code;
 pub mod config;
 pub mod database;

@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use doors::{House, snapshot};
 use kiln::function::FunctionName;
 use kiln::server::logs::{Kind, LogSink, Origin, Piece};
+use kiln::wire::supervisor::{Unpacked, ZipRefusal};
 use serde_json::Value;
 
 fn kiln(run_dir: &Path, words: &[&str]) -> Output {
@@ -64,6 +65,14 @@ fn a_function_is_made_shown_run_changed_and_deleted() {
     let configuration = &serde_json::from_str::<Value>(&out).unwrap()["Configuration"];
     assert_eq!((&configuration["MemorySize"], &configuration["Timeout"]), (&512.into(), &60.into()));
     assert_eq!(configuration["Environment"]["Variables"]["KEY"], "a=b");
+
+    // Settings and code together: where the code is refused, the settings stay as they were.
+    *house.fakes.unpacked.lock().unwrap() = Some(Unpacked::Refused(ZipRefusal::BadLink));
+    let file = house.directory.path().join("index.js");
+    std::fs::write(&file, "changed").unwrap();
+    let words = ["function", "update", "hello", "--memory", "128", "--file", file.to_str().unwrap()];
+    ended(&kiln(run, &words), 1);
+    *house.fakes.unpacked.lock().unwrap() = None;
 
     let (out, _) = ended(&kiln(run, &["function", "list"]), 0);
     let cells: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().take(5).collect()).collect();
@@ -411,6 +420,7 @@ fn layers_are_published_listed_given_to_functions_and_deleted() {
     for (code, words, said) in [
         (4, &["layer", "delete", "tools:1"][..], "there is no layer tools:1; `kiln layer list` shows all"),
         (4, &["layer", "get", "tools:7"][..], "there is no layer tools:7"),
+        (4, &["layer", "list", "toools"][..], "there is no layer toools"),
         (4, &["function", "update", "hello", "--layer", "tools:1"][..], "there is no layer tools:1"),
         (2, &["function", "update", "hello", "--layer", "tools"][..], "NAME:VERSION, such as tools:1"),
         (2, &["layer", "get", "tools"][..], "NAME:VERSION, such as tools:1"),

@@ -207,7 +207,9 @@ impl V1Group {
 
 impl Drop for V1Group {
     fn drop(&mut self) {
-        eventually("the group is empty", || fs::remove_dir(&self.0).is_ok());
+        if !std::thread::panicking() {
+            eventually("the group is empty", || fs::remove_dir(&self.0).is_ok());
+        }
     }
 }
 

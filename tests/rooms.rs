@@ -39,7 +39,8 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
 const PROCESSES: &[&str] = &["server", "supervisor", "launcher", "inside::init", "inside::unpack", "cli"];
 
 /// Below everything, and what all processes may know.
-const WORDS: &[&str] = &["invocation", "function", "runtime", "code", "wire", "config", "hierarchy", "kill_point", "telemetry"];
+const WORDS: &[&str] =
+    &["invocation", "function", "runtime", "code", "bill", "wire", "config", "hierarchy", "kill_point", "telemetry"];
 
 /// Words that keep things in the database, so nothing for the root side.
 const STORES: &[&str] = &["registry", "queue", "meter", "database"];

@@ -59,13 +59,20 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
             "nothing to change: give --zip, --dir, --file, --memory, --timeout, --env, … (see --help)".into(),
         ));
     }
+    let code = zip.map(|zip| json!({ "ZipFile": STANDARD.encode(zip) }));
+    let code_path = format!("{path}/code");
+    // Both or nothing: settings are not changed for code that will be refused.
+    if let Some(mut code) = code.clone().filter(|_| !configuration.is_empty()) {
+        code["DryRun"] = true.into();
+        call(client, Method::PUT, &code_path, code).await?;
+    }
     // Code last: a new handler without its new code would fail every call in between the longer.
     let mut result = Value::Null;
     if !configuration.is_empty() {
         result = call(client, Method::PUT, &format!("{path}/configuration"), Value::Object(configuration)).await?;
     }
-    if let Some(zip) = zip {
-        result = call(client, Method::PUT, &format!("{path}/code"), json!({ "ZipFile": STANDARD.encode(zip) })).await?;
+    if let Some(code) = code {
+        result = call(client, Method::PUT, &code_path, code).await?;
     }
     changed("updated", &result, as_json)
 }

@@ -78,6 +78,10 @@ async fn list(client: &Client, name: Option<&str>, as_json: bool) -> Result<(), 
             break;
         }
     }
+    // To Lambda a layer without versions is an empty list, like one that never was; people have mistyped it.
+    if let Some(name) = name.filter(|_| all.is_empty()) {
+        return Err(Failure::NotFound(format!("there is no layer {name}; `kiln layer list` shows all")));
+    }
     if as_json {
         return output::print_json(&json!({ member: all }));
     }

@@ -19,6 +19,7 @@ mod output;
 mod package;
 mod pool;
 mod runtime;
+mod usage;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
         Command::Logs(command) => logs::execute(&client, command, as_json).await,
         Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
         Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
+        Command::Usage(asked) => usage::execute(&client, asked, as_json).await,
     }
 }
 

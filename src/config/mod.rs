@@ -13,6 +13,7 @@ use std::{fmt, fs, io};
 use serde::{Deserialize, Serialize};
 
 use self::reading::Fault;
+use crate::bill::{Tariff, Usd};
 use crate::function::{Memory, Profile};
 
 /// Where `kilnd` looks without `--config`.
@@ -74,6 +75,11 @@ pub struct Config {
     pub log_days: u64,
     /// Older rows of the books go.
     pub books_days: u64,
+    /// What `kiln usage` reckons with: a million requests; a GB-second; and what of both a month has for nothing.
+    pub price_million_requests_usd: Usd,
+    pub price_gb_s_usd: Usd,
+    pub free_requests: u64,
+    pub free_gb_s: u64,
 }
 
 impl Default for Config {
@@ -111,6 +117,11 @@ impl Default for Config {
             log_days: 14,
             // A year's bill can be checked a month later.
             books_days: 400,
+            // Lambda's own prices and free tier.
+            price_million_requests_usd: Usd::from_pico(200_000_000_000),
+            price_gb_s_usd: Usd::from_pico(16_670_000),
+            free_requests: 1_000_000,
+            free_gb_s: 400_000,
         }
     }
 }
@@ -235,6 +246,20 @@ impl Config {
 
     pub fn books(&self) -> Duration {
         Duration::from_secs(self.books_days * 24 * 3600)
+    }
+
+    pub fn tariff(&self) -> Tariff {
+        Tariff {
+            million_requests_usd: self.price_million_requests_usd,
+            gb_s_usd: self.price_gb_s_usd,
+            free_requests: self.free_requests,
+            free_gb_s: self.free_gb_s,
+        }
+    }
+
+    /// The registry and the books.
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("db/kiln.db")
     }
 
     pub fn api_socket(&self) -> PathBuf {

@@ -81,6 +81,9 @@ pub enum Refusal {
     Internal(String),
     #[error("kilnd is stopping")]
     Stopping,
+    /// It began, and may have done anything.
+    #[error("kilnd stopped while the invocation ran")]
+    Cut,
 }
 
 /// What was short. Lambda's `Reason` is one of few; the log and the metrics say which of these.

@@ -2,6 +2,7 @@
 //!
 //! A word of the server. The row is written before the REPORT line, and both are made from the same [`Row`].
 
+pub mod month;
 pub mod sqlite;
 
 use std::future::Future;

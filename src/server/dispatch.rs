@@ -43,6 +43,8 @@ struct Parts<F, M, L> {
     capacity_wait: Duration,
     profile: Profile,
     stopping: AtomicBool,
+    /// Nobody is waited for any longer.
+    cut: watch::Sender<bool>,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
     lost_rows: AtomicU64,
@@ -87,6 +89,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             capacity_wait: config.capacity_wait(),
             profile: config.profile,
             stopping: AtomicBool::new(false),
+            cut: watch::Sender::new(false),
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
         }))
@@ -96,10 +99,27 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Refusal> {
         let (caller, answer) = oneshot::channel();
         let running = Running::begin(self.clone())?;
+        let mut cut = self.0.cut.subscribe();
+        let (function, request) = (invocation.function.clone(), invocation.request);
         tokio::spawn(async move {
-            running.0.run(invocation, Caller(Some(caller))).await;
+            let run = running.0.run(invocation, Caller(Some(caller)));
+            tokio::pin!(run);
+            tokio::select! {
+                biased;
+                () = &mut run => {}
+                () = set(&mut cut) => {
+                    warn!(%function, %request, "cut: kilnd stops, and the invocation has not ended within drain_s");
+                    // It ends with the process, which is about to.
+                    run.await;
+                }
+            }
         });
-        answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
+        let mut cut = self.0.cut.subscribe();
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into()))),
+            () = set(&mut cut) => Err(Refusal::Cut),
+        }
     }
 
     async fn run(&self, invocation: Invocation, mut caller: Caller) {
@@ -311,6 +331,12 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
+    /// Tells all who wait for an invocation, and the log, that it is cut: this process is about to end.
+    pub fn cut(&self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        self.0.cut.send_replace(true);
+    }
+
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.
     /// Drop the future to stop waiting; the invocations that are left end with the process.
     pub async fn drain(&self) {
@@ -321,6 +347,11 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let _ = running.wait_for(|running| *running == 0).await;
         self.0.pool.stop();
     }
+}
+
+/// The sender is [`Parts`]' own, so there is no other end than this.
+async fn set(switch: &mut watch::Receiver<bool>) {
+    let _ = switch.wait_for(|on| *on).await.is_ok();
 }
 
 /// One invocation counted as running, for as long as this lives.

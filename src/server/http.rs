@@ -8,19 +8,22 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::ioctl_fionread;
+use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -41,6 +44,9 @@ const HEADER_TIME: Duration = Duration::from_secs(30);
 /// A caller that takes nothing of its answer for so long will not take it. Its connection, one of a bounded number, would
 /// be held for ever.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// When the door is told to stop: for the request of a caller that has connected and not asked yet. Who has asked before is
+/// told by an end of the connection that its next request was not read.
+const FIRST_REQUEST_TIME: Duration = Duration::from_secs(2);
 /// For what is left of a body that nobody wants.
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 /// After an error of accept(2) (no descriptors left, as a rule) before the next try.
@@ -68,6 +74,9 @@ pub trait Door: Send + Sync + 'static {
 pub type Stop = watch::Receiver<bool>;
 
 /// Serves until told to stop; then lets the requests that run finish. Drop the future to stop waiting for them.
+///
+/// Whoever is not accepted by then stays in the listener's queue, for whoever has the listener next. Whoever is accepted and
+/// has asked is answered, whether or not its bytes had been read; that answer is the connection's last.
 pub async fn serve(name: &'static str, listener: UnixListener, door: Arc<impl Door>, stop: Stop) {
     serve_at_most(MAX_CONNECTIONS, name, listener, door, stop).await;
 }
@@ -115,12 +124,19 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
         Err(error) => return debug!(door = name, %error, "a peer could not be identified"),
     };
     let Some(_place) = callers.enter(name, peer.uid) else { return };
+    let line = Arc::new(Line::new(stream));
+    let (stopping, of_service) = (stop.clone(), line.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (door, peer) = (door.clone(), peer.clone());
+        let (door, peer, stopping, line) = (door.clone(), peer.clone(), stopping.clone(), of_service.clone());
+        line.is(Stage::Answering);
         async move {
             let (head, mut body) = request.into_parts();
-            let response = door.answer(&peer, &head, &mut body).await;
+            let mut response = door.answer(&peer, &head, &mut body).await;
             discard(&head, body).await;
+            if *stopping.borrow() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            line.is(Stage::Between);
             Ok::<_, Infallible>(response)
         }
     });
@@ -129,18 +145,88 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
         .header_read_timeout(HEADER_TIME)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(Timed { stream, stuck: None }), service);
+        .serve_connection(TokioIo::new(Timed { line: line.clone(), stuck: None }), service);
     tokio::pin!(connection);
+    let until_last = async {
+        told(&mut stop).await;
+        if line.stage() == Stage::Fresh {
+            sleep(FIRST_REQUEST_TIME).await;
+        }
+    };
     let ended = tokio::select! {
+        biased;
         ended = &mut connection => ended,
-        () = told(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
+        () = until_last => {
+            if !line.expects_more() {
+                connection.as_mut().graceful_shutdown();
+            }
             connection.await
         }
     };
     if let Err(error) = ended {
         // A caller that went away or wrote no HTTP: its own affair.
         debug!(door = name, %error, "connection ended");
+    }
+}
+
+/// What a connection is at, seen from its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Stage {
+    /// Not one byte has come.
+    Fresh,
+    /// A request has begun to come.
+    Asking,
+    /// It is answered.
+    Answering,
+    /// It was, and the next one has not begun; the answer may be on its way still.
+    Between,
+}
+
+/// A caller's stream, and what it is at: hyper does not tell, and drops what it has not read when it is asked to end.
+struct Line {
+    stream: UnixStream,
+    stage: AtomicU8,
+    /// Nothing more can come.
+    closed: AtomicBool,
+}
+
+impl Line {
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, stage: AtomicU8::new(Stage::Fresh as u8), closed: AtomicBool::new(false) }
+    }
+
+    fn is(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Fresh,
+            1 => Stage::Asking,
+            2 => Stage::Answering,
+            _ => Stage::Between,
+        }
+    }
+
+    fn has_read(&self) {
+        if matches!(self.stage(), Stage::Fresh | Stage::Between) {
+            self.is(Stage::Asking);
+        }
+    }
+
+    /// The door closes. Whether a request is there that is not answered yet: its answer will end the connection.
+    fn expects_more(&self) -> bool {
+        match self.stage() {
+            Stage::Asking => true,
+            Stage::Answering => false,
+            Stage::Fresh | Stage::Between => {
+                // First, so that no request comes after the look: its caller's write fails, and says so.
+                self.closed.store(true, Ordering::Relaxed);
+                let _ = shutdown(&self.stream, Shutdown::Read);
+                ioctl_fionread(&self.stream).is_ok_and(|bytes| bytes > 0)
+            }
+        }
     }
 }
 
@@ -208,44 +294,66 @@ impl Drop for Place<'_> {
 
 /// A connection whose writes end in time.
 struct Timed {
-    stream: UnixStream,
+    line: Arc<Line>,
     /// Runs while a write cannot go on.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timed {
-    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stuck = None;
-            return written;
+    /// Tries until it would block, then waits to be woken, at most [`WRITE_TIME`].
+    fn write(&mut self, cx: &mut Context<'_>, attempt: impl Fn(&UnixStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+        loop {
+            if self.line.stream.poll_write_ready(cx)?.is_pending() {
+                let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME)));
+                return stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            }
+            match attempt(&self.line.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    self.stuck = None;
+                    return Poll::Ready(written);
+                }
+            }
         }
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME)));
-        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncRead for Timed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.line.stream.poll_read_ready(cx))?;
+            match self.line.stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Our own end of it, not the caller's, who may be waiting for its answer.
+                Ok(0) if self.line.closed.load(Ordering::Relaxed) => return Poll::Pending,
+                Ok(read) => {
+                    if read > 0 {
+                        self.line.has_read();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
 impl AsyncWrite for Timed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(cx, written)
+        self.write(cx, |stream| stream.try_write(bytes))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// A socket keeps nothing back.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(&self.line.stream, Shutdown::Write).map_err(Into::into))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_write_vectored(
@@ -253,8 +361,7 @@ impl AsyncWrite for Timed {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.written(cx, written)
+        self.write(cx, |stream| stream.try_write_vectored(pieces))
     }
 }
 
@@ -384,6 +491,132 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(10), again).await.expect("who leaves makes room");
         door.abort();
+    }
+
+    /// A door whose listener its holder keeps, as the supervisor does.
+    struct Held {
+        _directory: tempfile::TempDir,
+        path: std::path::PathBuf,
+        _listener: std::os::unix::net::UnixListener,
+        stop: watch::Sender<bool>,
+        door: tokio::task::JoinHandle<()>,
+    }
+
+    struct Polite;
+
+    impl Door for Polite {
+        type Answer = Full<Bytes>;
+
+        async fn answer(&self, _: &Peer, _: &Parts, body: &mut Incoming) -> Response<Full<Bytes>> {
+            let read = read_body(body, 100, HEADER_TIME).await;
+            Response::new(Full::from(format!("heard {:?}", read.map(|bytes| bytes.len()))))
+        }
+    }
+
+    impl Held {
+        fn open() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("door.sock");
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let served = UnixListener::from_std(listener.try_clone().unwrap()).unwrap();
+            let (stop, stopping) = watch::channel(false);
+            let door = tokio::spawn(serve("door", served, Arc::new(Polite), stopping));
+            Self { _directory: directory, path, _listener: listener, stop, door }
+        }
+
+        /// Connected and let in. Blocks where it reads and writes, so that nothing else runs meanwhile.
+        async fn let_in(&self) -> std::os::unix::net::UnixStream {
+            let caller = std::os::unix::net::UnixStream::connect(&self.path).unwrap();
+            turns().await;
+            caller
+        }
+    }
+
+    /// Everybody else does all that there is to do.
+    async fn turns() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    const ASKED: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// All that comes until the other end closes.
+    async fn heard(caller: std::os::unix::net::UnixStream) -> String {
+        caller.set_nonblocking(true).unwrap();
+        let mut text = String::new();
+        UnixStream::from_std(caller).unwrap().read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_before_the_stop_is_answered_though_nobody_has_read_it() {
+        use std::io::{Read, Write};
+        let held = Held::open();
+        let mut first = held.let_in().await;
+        let mut second = held.let_in().await;
+        second.write_all(ASKED).unwrap();
+        turns().await;
+        let mut answer = [0; 12];
+        second.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        // Both at once with the stop, so that no byte of these has been read when it is told.
+        first.write_all(ASKED).unwrap();
+        second.write_all(ASKED).unwrap();
+        held.stop.send_replace(true);
+        for (caller, answers) in [(first, 1), (second, 2)] {
+            let heard = heard(caller).await;
+            assert_eq!(heard.matches("heard Ok(0)").count(), answers, "{heard}");
+            assert_eq!(heard.matches("connection: close").count(), 1, "{heard}");
+        }
+        held.door.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_was_let_in_and_asks_after_the_stop_or_in_two_parts_is_answered() {
+        use std::io::Write;
+        let held = Held::open();
+        let mut silent = held.let_in().await;
+        let mut halfway = held.let_in().await;
+        halfway.write_all(b"POST / HTTP/1.1\r\nHost: x\r\n").unwrap();
+        turns().await;
+        held.stop.send_replace(true);
+        turns().await;
+        silent.write_all(ASKED).unwrap();
+        halfway.write_all(b"Content-Length: 3\r\n\r\na").unwrap();
+        turns().await;
+        halfway.write_all(b"bc").unwrap();
+        let (silent, halfway) = (heard(silent).await, heard(halfway).await);
+        assert!(silent.contains("heard Ok(0)") && silent.contains("connection: close"), "{silent}");
+        assert!(halfway.contains("heard Ok(3)") && halfway.contains("connection: close"), "{halfway}");
+        held.door.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_between_two_requests_is_let_go_at_once_and_who_comes_later_stays_in_the_queue() {
+        use std::io::Write;
+        let held = Held::open();
+        let mut idle = held.let_in().await;
+        idle.write_all(ASKED).unwrap();
+        turns().await;
+        held.stop.send_replace(true);
+        // Within the time for a first request, which this one has had.
+        tokio::time::timeout(FIRST_REQUEST_TIME / 2, held.door).await.expect("nobody is waited for").unwrap();
+        assert!(heard(idle).await.ends_with("heard Ok(0)"));
+        let mut queued = std::os::unix::net::UnixStream::connect(&held.path).unwrap();
+        queued.write_all(ASKED).unwrap();
+        queued.set_nonblocking(true).unwrap();
+        let unheard = std::io::Read::read(&mut queued, &mut [0; 1]).unwrap_err();
+        assert_eq!(unheard.kind(), io::ErrorKind::WouldBlock, "neither answered nor refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_asks_holds_up_the_stop_for_a_moment_only() {
+        let held = Held::open();
+        let _silent = held.let_in().await;
+        held.stop.send_replace(true);
+        tokio::time::timeout(2 * FIRST_REQUEST_TIME, held.door).await.expect("it is not waited for any longer").unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,6 +77,9 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
+/// For telling callers that their invocations are cut; less than the supervisor's own patience after the drain.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
 pub fn run() -> anyhow::Result<()> {
     check_powerless().context("the server must be started by the supervisor")?;
@@ -93,7 +96,7 @@ pub fn run() -> anyhow::Result<()> {
     };
     raise_descriptor_limit()?;
 
-    let (database, thread) = Database::open(&config.state_dir.join("db/kiln.db"))?;
+    let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
     let ended = runtime.block_on(serve(config, inherited, database, logs));
@@ -145,10 +148,16 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = config.drain();
         info!(limit_s = within.as_secs(), "draining");
-        let finished = timeout(within, async { tokio::join!(dispatch.drain(), tasks.all()) }).await;
-        if finished.is_err() {
+        // Whoever is in has been accepted, so its invocation is taken; then there is nobody left to bring another.
+        let finished = timeout(within, async {
+            tasks.all().await;
+            dispatch.drain().await;
+        });
+        if finished.await.is_err() {
             // The launchers end their containers when they see that the server is gone.
             warn!("the limit of the drain is over: what still runs is killed");
+            dispatch.cut();
+            let _ = timeout(LAST_WORDS, tasks.all()).await;
         }
     };
     tokio::select! {

@@ -5,20 +5,22 @@
 //! HTTP nor JSON nor SQL, and no byte of a caller's or a function's.
 //!
 //! ```text
+//! take       the doors that systemd passes, if it does                           [`given`]
 //! check      root, kernel, user and groups; or the cure is printed               [`check`]
 //! lock       run_dir, state_dir, the range of ids: one instance each             [`locks`]
 //! hide       a mount namespace of its own
 //! find       the parents of all cgroups, and whether every limit can be set there [`groups`]
 //! sweep      what a predecessor that was killed left                             [`sweep`]
 //! record     the parents, before the first mkdir; step aside on unified hosts    [`groups`]
-//! open       directories, both doors                                             [`premises`]
+//! open       directories, and the doors that were not passed                     [`premises`]
 //! watch      until told to stop                                                  [`watch`], [`course`], [`children`], [`spawn`], [`unpacking`]
-//! leave      everything but the state removed
+//! leave      everything but the state, and doors that were passed, removed
 //! ```
 
 mod check;
 mod children;
 mod course;
+mod given;
 mod groups;
 mod locks;
 mod notify;
@@ -39,6 +41,7 @@ use tracing::info;
 
 use self::children::Children;
 use self::course::{Course, Finish, Rules};
+use self::given::Given;
 use self::locks::Locks;
 use self::notify::Notify;
 use self::unpacking::Unpacking;
@@ -62,6 +65,7 @@ pub struct Places {
 
 /// Runs until SIGTERM or SIGINT. Without a path, the default file is read if there is one.
 pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
+    let given = Given::take()?;
     let config = read_config(config_path)?;
     let ids = check::host(&config)?;
     premises::outer_directories(&config, &ids)?;
@@ -80,11 +84,12 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
     places.sweep_all().context("sweep what an earlier kilnd left")?;
     groups::record(&config.run_dir, &places.hierarchies)?;
     groups::step_aside(&places.hierarchies)?;
-    let doors = premises::open_doors(&config, &ids)?;
+    let doors = premises::open_doors(&config, &ids, given)?;
+    let own_doors = doors.own.clone();
     info!(instance = config.instance, run_dir = %config.run_dir.display(), pid = std::process::id(), "supervisor started");
 
     let ended = watch(&config, &ids, doors, places)?;
-    premises::clear_run_dir(&config)?;
+    premises::clear_run_dir(&config, &own_doors)?;
     locks.remove()?;
     // Somebody else's file in it keeps it.
     let _ = std::fs::remove_dir(&config.run_dir);

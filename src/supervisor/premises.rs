@@ -12,15 +12,18 @@
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tracing::warn;
 
 use super::check::Identities;
+use super::given::{CONTROL, Given, GivenError, INVOKE, Wanted};
 use crate::config::Config;
 
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,13 @@ pub enum PremisesError {
     Directory { path: PathBuf, source: io::Error },
     #[error("open the socket {path}")]
     Socket { path: PathBuf, source: io::Error },
+    #[error(
+        "somebody else listens on {path}: stop it first. Where systemd holds the door, start kilnd by systemctl start kilnd, or \
+         systemctl stop kilnd.socket kilnd-control.socket"
+    )]
+    Taken { path: PathBuf },
+    #[error(transparent)]
+    Given(#[from] GivenError),
 }
 
 /// Both stay open as long as the supervisor lives: callers queue while the server is replaced.
@@ -36,7 +46,12 @@ pub enum PremisesError {
 pub struct Doors {
     pub api: UnixListener,
     pub control: UnixListener,
+    /// The socket files that we made, and have to remove. The others are whose who passed them.
+    pub own: Vec<PathBuf>,
 }
+
+/// A predecessor that was killed leaves a server that is dying, too.
+const STILL_HELD: Duration = Duration::from_secs(5);
 
 const ROOT: (Uid, Gid) = (Uid::from_raw(0), Gid::from_raw(0));
 
@@ -80,10 +95,22 @@ fn directory(path: &Path, mode: u32, (uid, gid): (Uid, Gid)) -> Result<(), Premi
     make().map_err(|source| PremisesError::Directory { path: path.to_owned(), source })
 }
 
-/// Opens both doors; a dead predecessor's socket files go first.
-pub fn open_doors(config: &Config, ids: &Identities) -> Result<Doors, PremisesError> {
-    let doors = Doors { api: door(&config.api_socket(), ids.invoke)?, control: door(&config.control_socket(), ids.admin)? };
-    // Whoever may manage functions comes by the same door as who may invoke them, and need not be in both groups.
+/// Takes the doors that were passed, and opens what is missing of the two; a dead predecessor's socket files go first.
+pub fn open_doors(config: &Config, ids: &Identities, mut given: Given) -> Result<Doors, PremisesError> {
+    let mut own = Vec::new();
+    let mut open = |name, path: PathBuf, group: (&str, Gid)| {
+        let wanted = Wanted { name, path, group };
+        if let Some(listener) = given.door(&wanted)? {
+            return Ok(listener);
+        }
+        let listener = door(&wanted.path, group.1)?;
+        own.push(wanted.path);
+        Ok::<_, PremisesError>(listener)
+    };
+    let api = open(INVOKE, config.api_socket(), (&config.invoke_group, ids.invoke))?;
+    let control = open(CONTROL, config.control_socket(), (&config.admin_group, ids.admin))?;
+    // Whoever may manage functions comes by the same door as who may invoke them, and need not be in both groups. No socket unit
+    // can say so.
     match open_to(&config.api_socket(), ids.admin) {
         Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
             let (admin, invoke) = (&config.admin_group, &config.invoke_group);
@@ -91,12 +118,17 @@ pub fn open_doors(config: &Config, ids: &Identities) -> Result<Doors, PremisesEr
         }
         opened => opened.map_err(|source| PremisesError::Socket { path: config.api_socket(), source })?,
     }
-    Ok(doors)
+    Ok(Doors { api, control, own })
 }
 
 /// Adds a second group to those who may open the socket at `path`: an ACL as acl(5) describes it, in the kernel's own
 /// form (linux/posix_acl_xattr.h): a version, then { tag, permissions, id } for each entry, all in little endian.
+///
+/// Where the owning group may not open it, somebody wants it for root alone.
 fn open_to(path: &Path, group: Gid) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.permissions().mode() & 0o020 == 0 {
+        return Ok(());
+    }
     const VERSION: u32 = 2;
     const OWNER: u16 = 0x01;
     const OWNING_GROUP: u16 = 0x04;
@@ -119,6 +151,13 @@ fn open_to(path: &Path, group: Gid) -> io::Result<()> {
 }
 
 fn door(path: &Path, group: Gid) -> Result<UnixListener, PremisesError> {
+    let until = Instant::now() + STILL_HELD;
+    while listens(path) {
+        if Instant::now() >= until {
+            return Err(PremisesError::Taken { path: path.to_owned() });
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
     let open = || {
         remove_if_there(path)?;
         // Nobody can connect between bind and chown.
@@ -133,6 +172,15 @@ fn door(path: &Path, group: Gid) -> Result<UnixListener, PremisesError> {
     open().map_err(|source| PremisesError::Socket { path: path.to_owned(), source })
 }
 
+/// Whether a living process has this door. Its callers would lose it if we took its name away.
+fn listens(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = SocketAddrUnix::new(path)
+        .and_then(|address| connect(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?, &address));
+    // AGAIN: its queue is full.
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -140,10 +188,10 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// At a clean stop, all but the lock.
-pub fn clear_run_dir(config: &Config) -> Result<(), PremisesError> {
-    for path in [config.api_socket(), config.control_socket()] {
-        remove_if_there(&path).map_err(|source| PremisesError::Socket { path, source })?;
+/// At a clean stop, all but the lock, and the doors that are not ours (`own` are).
+pub fn clear_run_dir(config: &Config, own: &[PathBuf]) -> Result<(), PremisesError> {
+    for path in own {
+        remove_if_there(path).map_err(|source| PremisesError::Socket { path: path.clone(), source })?;
     }
     match fs::remove_dir(config.run_dir.join("trees")) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {

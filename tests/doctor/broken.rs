@@ -313,9 +313,22 @@ fn a_quota_that_version_1_would_refuse_each_container_by_is_named() {
     let told = |world: &World| world.findings().into_iter().find(|finding| finding.check == "cpu-quota");
     let quota = told(&world).unwrap();
     assert_eq!(quota.state, State::Broken);
-    assert!(quota.found.contains("/cg/cpu/kiln.slice leaves less than one CPU") && quota.cure.unwrap().contains("100% at least"));
+    assert!(quota.found.contains("/cg/cpu/kiln.slice leaves less than one CPU"), "{quota:?}");
+    assert!(quota.cure.as_ref().unwrap().contains("100% at least"), "{quota:?}");
     world.write("cg/cpu/kiln.slice/cpu.cfs_quota_us", "100000\n");
     assert_eq!(told(&world), None);
+
+    // The same where cgroup2 is kilnd's own mount, that nobody else sees; and limits on memory are found there, too.
+    world.write("cg/cpu/kiln.slice/cpu.cfs_quota_us", "50000\n");
+    world.write("proc/self/mountinfo", &["memory", "cpu", "cpuacct", "pids"].map(v1).concat());
+    world.write("proc/77/cgroup", "3:memory:/kiln.slice/kilnd.service\n2:cpu:/kiln.slice/kilnd.service\n0::/\n");
+    world.write("cg/memory/kiln.slice/memory.limit_in_bytes", "1073741824\n");
+    assert_eq!(told(&world), Some(quota));
+    let memory = world.findings().into_iter().find(|finding| finding.check == "memory").unwrap();
+    assert!(
+        memory.found.starts_with("819 of the 1024 MiB that /cg/memory/kiln.slice/memory.limit_in_bytes allows"),
+        "{memory:?}"
+    );
 }
 
 #[test]

@@ -15,7 +15,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -167,8 +166,7 @@ fn run_cell(cell: &str, victim: &str) -> bool {
         }
     }
     // The last points are passed after the last answer.
-    let target =
-        died.unwrap_or_else(|| arrived.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("nobody came to {cell}")));
+    let target = died.unwrap_or_else(|| arrived.recv_timeout(host::PATIENCE).unwrap_or_else(|_| panic!("nobody came to {cell}")));
     killer.join().expect("the killer ends");
     if target.is_none() {
         instance.stop();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -132,7 +133,8 @@ fn each_reported_invocation_has_one_row_with_the_same_numbers_whatever_its_end()
     if !host::ready() {
         return;
     }
-    let instance = Instance::start_with(Options { config: "capacity_wait_s = 60".into(), ..Options::default() });
+    let config = "capacity_wait_s = 60\nprice_million_requests_usd = 1e6\nprice_gb_s_usd = 2\nfree_requests = 5\nfree_gb_s = 1\n";
+    let instance = Instance::start_with(Options { config: config.into(), ..Options::default() });
     let cases = cases();
     for (function, settings, ..) in &cases {
         instance.create_probe(function, settings.clone());
@@ -164,6 +166,39 @@ fn each_reported_invocation_has_one_row_with_the_same_numbers_whatever_its_end()
         assert_eq!(of.len(), 3, "{function}");
         assert!(of.iter().all(|report| report.error_type.as_deref() == *error_type), "{function}: {of:?}");
     }
+    bill_adds_up_with_the_reports(&instance, &functions);
+}
+
+/// `kiln usage` against the sums of what REPORT lines say, at prices that are easily seen through.
+fn bill_adds_up_with_the_reports(instance: &Instance, functions: &[&str]) {
+    let asked = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let bill: Value = serde_json::from_str(&asked(&["usage", "--json"])).unwrap();
+    let close = |value: &Value, wanted: f64| {
+        let found = value.as_f64().unwrap();
+        assert!((found - wanted).abs() < 1e-9, "{found} is not {wanted} in {bill:#}");
+    };
+    let mb_ms = |reports: &[Reported]| reports.iter().map(|report| report.memory_mib * report.billed_ms).sum::<u64>() as f64;
+    let lines = bill["functions"].as_array().unwrap();
+    assert_eq!(lines.len(), functions.len());
+    let mut whole = 0.0;
+    for line in lines {
+        let of: Vec<_> = reports(instance, &[line["function"].as_str().unwrap()]).into_values().collect();
+        assert_eq!(line["requests"], of.len(), "{line}");
+        assert_eq!(line["cold_starts"], of.iter().filter(|report| report.init.is_some()).count(), "{line}");
+        close(&line["gb_s"], mb_ms(&of) / 1_024_000.0);
+        // A dollar a request, two a GB-second.
+        close(&line["cost_usd"], of.len() as f64 + 2.0 * mb_ms(&of) / 1_024_000.0);
+        whole += mb_ms(&of) / 1_024_000.0;
+    }
+    // Five requests and one GB-second are free.
+    close(&bill["due_usd"], (3 * functions.len() - 5) as f64 + 2.0 * (whole - 1.0));
+    assert_eq!(asked(&["usage", "--csv"]).lines().count(), functions.len() + 1);
+    let one = asked(&["usage", "--function", "timeout"]);
+    assert!(one.contains("\ntimeout  ") && !one.contains("\nsignal  "), "{one}");
 }
 
 /// A row is in the books before its REPORT is written, so every REPORT that anybody has seen has one.

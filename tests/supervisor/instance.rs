@@ -110,8 +110,7 @@ impl Instance {
     }
 
     pub fn launch(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        self.launch_with_log(log);
+        self.launch_by(self.command());
     }
 
     /// A command that becomes kilnd.

@@ -22,11 +22,13 @@ mod function;
 mod layer;
 mod logs;
 mod runtime;
+mod usage;
 
 pub use self::function::{Code, Concurrency, Create, FunctionCommand, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
 pub use self::logs::Logs;
 pub use self::runtime::{AddRuntime, RuntimeCommand, WhichRuntimes};
+pub use self::usage::Usage;
 
 const HELP: &str = help!(
     "  kiln doctor
@@ -131,6 +133,9 @@ pub enum Command {
     /// Show, build and check the runtimes that functions run in
     #[command(subcommand)]
     Runtime(RuntimeCommand),
+    /// Show a month's bill: requests, GB-seconds and what they cost
+    #[command(after_help = usage::USAGE_HELP)]
+    Usage(Usage),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

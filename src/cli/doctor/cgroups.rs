@@ -15,16 +15,28 @@ const SCOPE: &str =
 
 pub fn checks(host: &Host) -> Vec<Finding> {
     let (mounts, groups) = texts(host);
-    match Hierarchies::detect(&mounts, &groups) {
+    let seen = Hierarchies::detect(&mounts, &groups);
+    let of_host = |found: &Hierarchies| [swap(host, found), optional(host, found), pressure(host, found)];
+    match seen {
         Ok(found) => {
             let mut findings = match found.layout() {
                 CgroupLayout::Unified => unified(host, &found.unified, &mounts),
-                CgroupLayout::Split => split(host, &found),
+                CgroupLayout::Split => {
+                    let shown = format!("hybrid: limits in v1, births and ends in cgroup2 at {}", found.unified.display());
+                    split(host, &found, shown)
+                }
             };
-            findings.extend([swap(host, &found), optional(host, &found), pressure(host, &found)]);
+            findings.extend(of_host(&found));
             findings
         }
-        Err(HierarchyError::NoUnified) => without_unified(&mounts),
+        Err(HierarchyError::NoUnified) => match hierarchies(host) {
+            Some(found) => {
+                let mut findings = split(host, &found, "v1; kilnd mounts cgroup2 for itself".into());
+                findings.extend(of_host(&found));
+                findings
+            }
+            None => vec![without_unified(&mounts)],
+        },
         // What was found, then its cure, in the supervisor's words.
         Err(error) => {
             let text = error.to_string();
@@ -36,8 +48,15 @@ pub fn checks(host: &Host) -> Vec<Finding> {
 
 /// Where containers' groups are, or would be if kilnd were started from here.
 pub fn hierarchies(host: &Host) -> Option<Hierarchies> {
-    let (mounts, groups) = texts(host);
-    Hierarchies::detect(&mounts, &groups).ok()
+    let (mut mounts, groups) = texts(host);
+    match Hierarchies::detect(&mounts, &groups) {
+        Err(HierarchyError::NoUnified) => {
+            // As kilnd has it, where nobody else sees it.
+            mounts += "0 0 0:0 / /kilnd rw - cgroup2 none rw\n";
+            Hierarchies::detect(&mounts, &groups).ok().filter(|found| found.layout() == CgroupLayout::Split)
+        }
+        found => found.ok(),
+    }
 }
 
 /// Mounts, and the groups of kilnd where it runs, else our own.
@@ -50,11 +69,8 @@ fn texts(host: &Host) -> (String, String) {
     (read("/proc/self/mountinfo"), groups)
 }
 
-fn split(host: &Host, found: &Hierarchies) -> Vec<Finding> {
-    let mut findings = vec![
-        ok("cgroups", format!("hybrid: limits in v1, births and ends in cgroup2 at {}", found.unified.display())),
-        ok("controllers", "memory, cpu, cpuacct and pids, in v1"),
-    ];
+fn split(host: &Host, found: &Hierarchies, shown: String) -> Vec<Finding> {
+    let mut findings = vec![ok("cgroups", shown), ok("controllers", "memory, cpu, cpuacct and pids, in v1")];
     for group in found.of(Controller::Cpu).ancestors() {
         let number = |file: &str| host.text(group.join(file)).ok()?.trim().parse::<i64>().ok();
         if let (Some(quota @ 0..), Some(period)) = (number("cpu.cfs_quota_us"), number("cpu.cfs_period_us")) {
@@ -162,23 +178,21 @@ fn kilnd(host: &Host) -> Option<u32> {
     host.kilnd.status.as_ref().map(|status| status.server_pid).filter(|pid| *pid > 0)
 }
 
-fn without_unified(mounts: &str) -> Vec<Finding> {
+/// Neither cgroup2 nor all of v1.
+fn without_unified(mounts: &str) -> Finding {
     let v1 = |name: &str| {
         let has = |options: &str| options.split(',').any(|option| option == name);
         mounts.lines().filter_map(|line| line.split_once(" - cgroup ")).any(|(_, rest)| rest.rsplit(' ').next().is_some_and(has))
     };
     let lacking: Vec<&str> = Controller::ALL.iter().map(|controller| controller.name()).filter(|name| !v1(name)).collect();
-    match lacking.len() {
-        0 => {
-            vec![ok("cgroups", "v1; kilnd mounts cgroup2 for itself"), ok("controllers", "memory, cpu, cpuacct and pids, in v1")]
-        }
-        4 => vec![broken("cgroups", "none are mounted", "mount -t cgroup2 none /sys/fs/cgroup")],
-        _ => vec![broken(
-            "cgroups",
-            format!("v1 without {}", lacking.join(", ")),
-            "mount the missing controllers, or boot with systemd.unified_cgroup_hierarchy=1",
-        )],
+    if lacking.len() == Controller::ALL.len() {
+        return broken("cgroups", "none are mounted", "mount -t cgroup2 none /sys/fs/cgroup");
     }
+    broken(
+        "cgroups",
+        format!("v1 without {}", lacking.join(", ")),
+        "mount the missing controllers, or boot with systemd.unified_cgroup_hierarchy=1",
+    )
 }
 
 /// `own` is the group below which containers get theirs: kilnd's where it runs, else the one that we are in.

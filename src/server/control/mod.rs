@@ -6,11 +6,13 @@
 //! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
 //! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
 //!                                   configuration in force
+//! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! ```
 
 mod logs;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,8 +31,10 @@ use tokio::sync::Mutex;
 use super::http::{Door, Peer};
 use super::pool::Snapshot;
 use crate::config::Config;
+use crate::meter::month::Books;
 
 pub use logs::Logs;
+use usage::UsageDoor;
 
 /// See the module docs.
 pub struct Control {
@@ -40,6 +44,7 @@ pub struct Control {
     /// not the invocations for them.
     pool: Mutex<Arc<dyn Fn() -> Snapshot + Send + Sync>>,
     logs: Logs,
+    usage: UsageDoor,
 }
 
 #[derive(Serialize)]
@@ -57,7 +62,8 @@ type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
     pub fn new(config: &Config, pool: impl Fn() -> Snapshot + Send + Sync + 'static, logs: Logs) -> Self {
-        Self { config: config.clone(), started: Instant::now(), pool: Mutex::new(Arc::new(pool)), logs }
+        let usage = UsageDoor::new(Books::new(config.database()), config.tariff());
+        Self { config: config.clone(), started: Instant::now(), pool: Mutex::new(Arc::new(pool)), logs, usage }
     }
 
     fn status(&self) -> Status<'_> {
@@ -96,7 +102,8 @@ impl Door for Control {
         match (&head.method, path) {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, json!(self.status())),
-            (_, "/v1/pool" | "/v1/status") => not_allowed("GET"),
+            (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

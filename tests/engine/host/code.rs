@@ -33,8 +33,12 @@ pub fn probe_program() -> Vec<u8> {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
     let strip = || {
         let file = tempfile::NamedTempFile::new().expect("make a file for the stripped probe");
-        let status = Command::new("strip").arg("-o").arg(file.path()).arg(probe()).status().expect("run strip (binutils)");
-        assert!(status.success(), "strip: {status}");
+        match Command::new("strip").arg("-o").arg(file.path()).arg(probe()).status() {
+            Ok(status) => assert!(status.success(), "strip: {status}"),
+            // In a test machine, which was given it stripped.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return std::fs::read(probe()).expect("read the probe"),
+            Err(error) => panic!("run strip (binutils): {error}"),
+        }
         std::fs::read(file.path()).expect("read the stripped probe")
     };
     PROGRAM.get_or_init(strip).clone()

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, eventually};
+pub use eyes::{PATIENCE, eventually, slower};
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
@@ -184,6 +184,11 @@ impl Instance {
         });
         for (key, value) in settings.as_object().into_iter().flatten() {
             body[key] = value.clone();
+        }
+        // A short one is what the test is about.
+        let seconds = body["Timeout"].as_u64();
+        if seconds.is_none_or(|seconds| seconds >= 10) && eyes::slower() > 1 {
+            body["Timeout"] = json!((seconds.unwrap_or(3) * u64::from(eyes::slower())).min(900));
         }
         let answer = self.api().request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes());
         assert_eq!(answer.status, 201, "create {name}: {}", answer.text());

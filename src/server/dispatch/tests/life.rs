@@ -253,6 +253,22 @@ async fn a_drain_waits_for_who_runs_and_refuses_who_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_runs_longer_than_the_drain_is_told_that_it_is_cut() {
+    let house = House::new(|inside| {
+        once(inside, async |_, _| {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            Word::Nothing
+        })
+    });
+    let ((_, cut), ()) = tokio::join!(house.invoke(LogType::None), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        house.dispatch.cut();
+    });
+    assert_eq!(cut.unwrap_err(), Refusal::Cut);
+    assert_eq!(house.invoke(LogType::None).await.1.unwrap_err(), Refusal::Stopping);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_does_not_end_its_invocation() {
     let house = House::new(|inside| {
         once(inside, async |inside, id| {

@@ -1,0 +1,90 @@
+//! The bill for people on duty: `GET /v1/usage`.
+//!
+//! | Query | |
+//! |---|---|
+//! | `month=2026-11` | the calendar month, UTC; this one, where nothing is said |
+//! | `function=NAME` | of this function only; what is due stays the whole month's, as the free tier is |
+
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+
+use super::{Reply, message, reply};
+use crate::bill::{Tariff, Usage};
+use crate::function::FunctionName;
+use crate::meter::month::{Books, FunctionMonth, Month};
+
+/// What the door needs of the books.
+pub struct UsageDoor {
+    /// One reader at a time: each scans all rows, and they would only slow each other.
+    books: Mutex<Books>,
+    tariff: Tariff,
+}
+
+impl UsageDoor {
+    pub fn new(books: Books, tariff: Tariff) -> Self {
+        Self { books: Mutex::new(books), tariff }
+    }
+
+    pub(super) async fn show(&self, query: &str) -> Reply {
+        let (month, function) = match parse(query) {
+            Ok(asked) => asked,
+            Err(what) => return message(StatusCode::BAD_REQUEST, what),
+        };
+        let month = month.unwrap_or_else(|| Month::of(Timestamp::now()));
+        let books = self.books.lock().await;
+        let read = books.clone();
+        let found = spawn_blocking(move || read.month(month)).await;
+        let rows = match found {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(error)) => return message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
+            Err(error) => return message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
+        };
+        reply(StatusCode::OK, self.bill(month, &rows, function.as_ref()))
+    }
+
+    fn bill(&self, month: Month, rows: &[FunctionMonth], function: Option<&FunctionName>) -> Value {
+        let whole: Usage = rows.iter().map(|row| row.usage).sum();
+        let wanted = |row: &&FunctionMonth| function.is_none_or(|name| name.as_str() == row.function);
+        let functions: Vec<Value> = rows
+            .iter()
+            .filter(wanted)
+            .map(|row| {
+                json!({
+                    "function": row.function,
+                    "requests": row.usage.requests,
+                    "errors": row.errors,
+                    "cold_starts": row.cold,
+                    "billed_s": row.billed.as_secs_f64(),
+                    "gb_s": row.usage.gb_s(),
+                    "cost_usd": self.tariff.cost(&row.usage),
+                })
+            })
+            .collect();
+        json!({
+            "month": month.to_string(),
+            "functions": functions,
+            "requests": whole.requests,
+            "gb_s": whole.gb_s(),
+            "cost_usd": self.tariff.cost(&whole),
+            "due_usd": self.tariff.due(&whole),
+            "tariff": self.tariff,
+        })
+    }
+}
+
+fn parse(query: &str) -> Result<(Option<Month>, Option<FunctionName>), String> {
+    let (mut month, mut function) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("month", text) => month = Some(text.parse().map_err(|wrong| format!("month={text}: {wrong}"))?),
+            ("function", name) => {
+                function = Some(FunctionName::parse(name).map_err(|error| format!("function={name}: {error}"))?);
+            }
+            (key, _) => return Err(format!("{key}: there are month and function")),
+        }
+    }
+    Ok((month, function))
+}
