@@ -153,6 +153,11 @@ impl World {
         self.write("proc/locks", &format!("{others}2: FLOCK  ADVISORY  WRITE 80 00:1a:{inode} 0 EOF\n"));
     }
 
+    fn overlay_is_a_module(&mut self) {
+        self.write("proc/filesystems", "nodev\ttmpfs\n");
+        self.write("lib/modules/6.1.0-18-amd64/modules.dep", "kernel/fs/overlayfs/overlay.ko.xz:\n");
+    }
+
     /// One property otherwise.
     fn unit(&mut self, name: &str, property: &str, value: &str) {
         let units = &mut self.host.systemd.as_mut().unwrap().units;
@@ -199,8 +204,8 @@ const ROWS: &[Row] = &[
     (|w| w.host.user_namespaces = Probe::NotTried("no unshare".into()), "user-namespaces", State::Warn, "no unshare", "util-linux"),
     (|w| w.remove("proc/sys/kernel/seccomp/actions_avail"), "seccomp", State::Broken, "no filters", "CONFIG_SECCOMP_FILTER"),
     (|w| w.write("proc/filesystems", "nodev\ttmpfs\n"), "overlayfs", State::Broken, "neither", "modprobe overlay"),
-    (|w| { w.write("proc/filesystems", "nodev\ttmpfs\n"); w.write("lib/modules/6.1.0-18-amd64/modules.dep", "kernel/fs/overlayfs/overlay.ko.xz:\n") },
-        "overlayfs", State::Warn, "not loaded", "modprobe overlay"),
+    (|w| { w.overlay_is_a_module(); w.write("run/systemd/container", "docker\n") }, "overlayfs", State::Warn, "not loaded", "modprobe overlay"),
+    (|w| { w.overlay_is_a_module(); w.write("proc/sys/kernel/modules_disabled", "1\n") }, "overlayfs", State::Warn, "not loaded", "modprobe overlay"),
     (|w| w.host.mounting = Probe::Refused("fsopen: Function not implemented".into()), "mounting", State::Broken, "fsopen", "CAP_SYS_ADMIN"),
     (|w| w.write("proc/self/mountinfo", ""), "cgroups", State::Broken, "none are mounted", "mount -t cgroup2"),
     (|w| w.write("proc/self/mountinfo", "1 1 0:1 / /c/m rw - cgroup c rw,memory\n1 1 0:2 / /c/u rw - cgroup2 c rw\n"),
@@ -222,6 +227,7 @@ const ROWS: &[Row] = &[
     (|w| { w.service("ActiveState", "failed"); w.service("Result", "exit-code") }, "unit", State::Broken, "kilnd.service has failed (exit-code", "systemctl reset-failed kilnd.service"),
     (|w| w.service("LoadState", "masked"), "unit", State::Broken, "cannot be loaded (masked)", "systemctl unmask kilnd.service"),
     (|w| { w.service("ActiveState", "activating"); w.service("SubState", "auto-restart") }, "unit", State::Warn, "is started again", "journalctl -u kilnd.service"),
+    (|w| { w.service("ActiveState", "activating"); w.service("NRestarts", "3") }, "unit", State::Warn, "3 times so far", "journalctl -u kilnd.service"),
     (|w| w.service("UnitFileState", "disabled"), "unit", State::Warn, "is not started at boot", "systemctl enable kilnd.service"),
     (|w| w.unit("kilnd.socket", "NeedDaemonReload", "yes"), "unit-file", State::Warn, "kilnd.socket changed on disk", "systemctl daemon-reload"),
     (|w| w.service("Delegate", "no"), "unit-settings", State::Broken, "Delegate=no: systemd would take the limits", "Delegate=yes in [Service]"),
@@ -344,7 +350,34 @@ fn a_service_that_waits_for_its_first_caller_is_no_trouble_and_is_not_woken() {
     assert!(findings.iter().all(|finding| finding.state == State::Ok), "{findings:#?}");
     let told = findings.iter().find(|finding| finding.check == "kilnd").unwrap();
     assert!(told.found.contains("starts kilnd.service with the first caller"), "{told:?}");
-    assert!(world.host.systemd.unwrap().waits_for_callers());
+    assert!(world.host.systemd.as_ref().unwrap().waits_for_callers());
+    // Nobody holds the lock of one that does not run: the doors are systemd's all the same, and no leftovers.
+    world.write("proc/locks", "");
+    for file in ["run/kiln/lock", "proc/76/status", "proc/77/status"] {
+        world.remove(file);
+    }
+    fs::remove_dir_all(world.path(&format!("{UNIT}/kiln-default-1-1"))).unwrap();
+    let findings = world.findings();
+    assert!(findings.iter().all(|finding| finding.state == State::Ok), "{findings:#?}");
+    world.remove("run/kiln/kiln.sock");
+    let told = world.findings().into_iter().find(|finding| finding.check == "kiln.sock").unwrap();
+    assert!(told.state == State::Broken && told.found.contains("although systemd listens"), "{told:?}");
+    assert_eq!(told.cure.unwrap(), "systemctl restart kilnd.socket kilnd-control.socket");
+}
+
+#[test]
+fn units_that_were_never_started_and_a_module_that_the_first_mount_loads_are_no_trouble() {
+    if !root() {
+        return;
+    }
+    let mut world = World::well();
+    world.not_running();
+    world.overlay_is_a_module();
+    for unit in ["kilnd.service", "kilnd.socket", "kilnd-control.socket"] {
+        world.unit(unit, "ActiveState", "inactive");
+    }
+    let trouble: Vec<_> = world.findings().into_iter().filter(|finding| finding.state != State::Ok).collect();
+    assert!(matches!(&trouble[..], [only] if only.check == "kilnd" && only.state == State::Warn), "{trouble:#?}");
 }
 
 #[test]

@@ -155,13 +155,13 @@ fn pressure(host: &Host, found: &Hierarchies) -> Finding {
         let own = (kilnd(host).is_some() && found.layout() == CgroupLayout::Unified)
             .then(|| host.text(found.unified.join(format!("{what}.pressure"))).ok())
             .flatten();
-        let whose = if own.is_some() { "kilnd's group" } else { "the host" };
+        let whose = if own.is_some() { "in kilnd's group" } else { "on the host" };
         some_avg60(&own.or_else(|| host.text(format!("/proc/pressure/{what}")).ok())?).map(|share| (share, whose))
     };
     let (Some((memory, whose)), Some((cpu, _))) = (read("memory"), read("cpu")) else {
         return ok("pressure", "this kernel does not tell (CONFIG_PSI, psi=1)");
     };
-    let found = format!("in {whose} somebody waits for memory {memory:.1} % of the time, for a CPU {cpu:.1} % (last minute)");
+    let found = format!("{whose} somebody waits for memory {memory:.1} % of the time, for a CPU {cpu:.1} % (last minute)");
     if memory < SHORT_OF_MEMORY {
         return ok("pressure", found);
     }

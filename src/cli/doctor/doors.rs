@@ -13,6 +13,14 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
     let run = config.run_dir.display();
     let service = host.systemd.as_ref().map_or("kilnd.service", |systemd| systemd.service.as_str());
     if host.kilnd.waits {
+        for path in [config.api_socket(), config.control_socket()] {
+            if !host.exists(&path) {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let found = format!("there is no {}, although systemd listens: somebody removed it", path.display());
+                let sockets = host.systemd.as_ref().map(|systemd| systemd.sockets.join(" ")).unwrap_or_default();
+                return vec![broken(name, found, format!("systemctl restart {sockets}"))];
+            }
+        }
         return vec![ok(
             "kilnd",
             format!("not running; systemd holds the doors in {run} and starts {service} with the first caller"),

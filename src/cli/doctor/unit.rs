@@ -30,7 +30,9 @@ fn state(name: &str, unit: &Unit) -> Finding {
         let found = format!("{name} has failed ({result}, restarted {restarts} times)");
         return broken("unit", found, format!("{log}; when it is mended: systemctl reset-failed {name}; systemctl start {name}"));
     }
-    if unit.get("SubState") == "auto-restart" {
+    if active == "activating"
+        && (unit.get("SubState") == "auto-restart" || unit.number("NRestarts").is_some_and(|times| times > 0))
+    {
         return warn("unit", format!("{name} ended and is started again ({result}, {restarts} times so far)"), log);
     }
     match unit.get("UnitFileState") {
@@ -112,6 +114,9 @@ fn sockets(systemd: &Systemd) -> Option<Finding> {
         return Some(broken("sockets", format!("{failed} failed: callers are refused"), cure));
     }
     let inactive = names(&|unit| !unit.is_active());
+    if !systemd.service().is_active() && units.iter().all(|(_, unit)| !unit.is_active()) {
+        return Some(ok("sockets", "not active, as kilnd itself; they start with it"));
+    }
     if inactive.is_empty() {
         return Some(ok("sockets", "systemd holds both doors: callers queue while kilnd restarts"));
     }
