@@ -57,6 +57,7 @@ pub mod invocation;
 pub mod meter;
 pub mod registry;
 pub mod runtime;
+pub mod telemetry;
 pub mod wire;
 
 pub mod sys;

@@ -268,6 +268,47 @@ fn a_shell_that_sources_its_completions_knows_every_verb() {
     assert_eq!(String::from_utf8_lossy(&said.stdout), "function", "{}", String::from_utf8_lossy(&said.stderr));
 }
 
+/// Every verb that help shows has a page of its own, and every page says what its help says.
+#[test]
+fn each_verb_has_a_manual_page_made_of_its_help() {
+    fn verbs(run: &Path, words: &[&str], found: &mut Vec<Vec<String>>) {
+        let (help, _) = ended(&kiln(run, &[words, &["--help"]].concat()), 0);
+        found.push(words.iter().map(|word| (*word).to_owned()).collect());
+        let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        for verb in lines.filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help") {
+            verbs(run, &[words, &[verb]].concat(), found);
+        }
+    }
+    let house = House::open();
+    let run = house.run_dir();
+    let mut found = Vec::new();
+    verbs(run, &[], &mut found);
+    assert!(found.len() > 20 && found.contains(&vec!["function".to_owned(), "create".to_owned()]), "{found:?}");
+
+    let pages = tempfile::tempdir().unwrap();
+    ended(&kiln(run, &["man", "--dir", pages.path().to_str().unwrap()]), 0);
+    let mut names: Vec<String> =
+        std::fs::read_dir(pages.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let title = |words: &Vec<String>| [vec!["kiln".to_owned()], words.clone()].concat().join("-");
+    let mut wanted: Vec<String> = found.iter().map(|words| format!("{}.1", title(words))).collect();
+    names.sort();
+    wanted.sort();
+    assert_eq!(names, wanted);
+    for words in &found {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (page, _) = ended(&kiln(run, &[&["man"], &words[..]].concat()), 0);
+        assert!(page.contains("\n.SH NAME\n") && page.contains("\n.SH SYNOPSIS\n"), "{page}");
+        // The first example of its help, as roff writes it.
+        let (help, _) = ended(&kiln(run, &[&words[..], &["--help"]].concat()), 0);
+        if let Some(example) = help.split("Examples:\n  ").nth(1).and_then(|rest| rest.split("  ").next()?.lines().next()) {
+            let first = example.replace('-', "\\-").replace('\'', "\\*(Aq");
+            assert!(page.contains(first.trim()), "{first}\n{page}");
+        }
+    }
+    let (_, err) = ended(&kiln(run, &["man", "functions"]), 2);
+    assert!(err.contains("no verb functions"), "{err}");
+}
+
 #[test]
 fn a_reader_that_has_enough_is_no_error() {
     let house = House::open();

@@ -10,6 +10,8 @@ mod follow;
 #[path = "engine/host/mod.rs"]
 #[allow(dead_code)] // the module serves several test programs; each uses its part
 mod host;
+#[path = "logs/journal.rs"]
+mod journal;
 #[path = "logs/memory.rs"]
 mod memory;
 

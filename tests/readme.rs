@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use kiln::config::Config;
+use kiln::config::reload::RELOADABLE;
 
 /// What Lambda's API model has, by its own names.
 const OPERATIONS: &[&str] = &[
@@ -202,6 +203,15 @@ fn the_table_of_keys_is_the_configuration() {
     sorted.sort();
     let keys: Vec<(String, String)> = Config::keys().iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
     assert_eq!(sorted, keys);
+}
+
+#[test]
+fn the_table_of_keys_marks_what_a_reload_takes_over() {
+    for row in table(&readme(), "Configuration") {
+        let key = quoted(&row[0]).concat();
+        let by = if RELOADABLE.contains(&key.as_str()) { "reload" } else { "restart" };
+        assert_eq!(row[2].trim(), by, "{key}");
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "supervisor/instance.rs"]
 mod instance;
+#[path = "supervisor/service_manager.rs"]
+mod service_manager;
 #[path = "supervisor/taken_over.rs"]
 mod taken_over;
 #[path = "unpack/zips.rs"]
@@ -29,7 +31,7 @@ fn two_instances_run_side_by_side_and_leave_nothing() {
     for instance in &mut both {
         assert!(instance.ask().starts_with("HTTP/1.1 404"), "it answers");
         instance.signal(Signal::SIGTERM);
-        assert_eq!(instance.notified(), "STOPPING=1");
+        instance.await_word("STOPPING=1");
         assert_eq!(instance.wait().code(), Some(0), "{}", instance.log());
         assert!(!instance.run_dir().exists(), "sockets, locks and all");
         assert_eq!(instance.cgroups(), [""; 0].map(std::path::PathBuf::from));
@@ -50,7 +52,7 @@ fn a_log_that_nothing_can_be_written_to_ends_nobody() {
     instance.await_ready();
     assert!(instance.ask().starts_with("HTTP/1.1 404"), "it answers");
     instance.signal(Signal::SIGTERM);
-    assert_eq!(instance.notified(), "STOPPING=1");
+    instance.await_word("STOPPING=1");
     assert_eq!(instance.wait().code(), Some(0));
 }
 
@@ -208,7 +210,9 @@ fn everybody_dies_with_the_supervisor_and_the_next_start_sweeps() {
     instance.wait();
     eventually("all are gone", || !all.iter().any(|pid| is_alive(*pid)));
 
-    let leftovers = plant(&instance);
+    let private = PrivateMount::where_needed(&instance);
+    let leftovers = plant(&instance, private.as_ref());
+    drop(private);
     let foreign = cgroup_mounts()[0].join(format!("kiln-{}x-1-1", instance.name));
     fs::create_dir(&foreign).unwrap();
     let printed = leftovers_of(&instance);
@@ -218,9 +222,11 @@ fn everybody_dies_with_the_supervisor_and_the_next_start_sweeps() {
 
     instance.launch();
     instance.await_ready();
+    let private = PrivateMount::where_needed(&instance);
     for path in &leftovers.paths {
         assert!(!path.exists(), "{} is left", path.display());
     }
+    drop(private);
     assert!(leftovers.kept.iter().all(|path| path.exists()), "whole code stays");
     let mut process = leftovers.process;
     eventually("the process in the cgroup is dead", || process.try_wait().unwrap().is_some());
@@ -239,8 +245,31 @@ struct Leftovers {
     process: std::process::Child,
 }
 
+/// cgroup2 where only kilnd and its children see it (version 1 hosts), to look at what they have there. Not while a kilnd starts:
+/// it would take it for the host's.
+struct PrivateMount(std::path::PathBuf);
+
+impl PrivateMount {
+    fn where_needed(instance: &Instance) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        if mounts.contains(" - cgroup2 ") {
+            return None;
+        }
+        let path = instance.path("cgroup2");
+        fs::create_dir_all(&path).unwrap();
+        nix::mount::mount(Some("none"), &path, Some("cgroup2"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
+        Some(Self(path))
+    }
+}
+
+impl Drop for PrivateMount {
+    fn drop(&mut self) {
+        nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
 /// Everything that DESIGN 3 lets a SIGKILL leave, and a process that should not be there at all.
-fn plant(instance: &Instance) -> Leftovers {
+fn plant(instance: &Instance, private: Option<&PrivateMount>) -> Leftovers {
     let digest = |letter: &str| letter.repeat(64);
     let code = instance.state_dir().join("code");
     let mut paths = vec![
@@ -262,7 +291,12 @@ fn plant(instance: &Instance) -> Leftovers {
     // Its uid is a container's: the mark by which scripts/leftovers knows it.
     let process = Command::new("sleep").arg("1000").uid(instance.first_id).gid(instance.first_id).spawn().unwrap();
     for (controller, parent) in record.lines().filter_map(|line| line.split_once(' ')) {
-        let group = std::path::Path::new(parent).join(format!("kiln-{}-9-1", instance.name));
+        let parent = std::path::Path::new(parent);
+        let parent = match (private, parent.strip_prefix(instance.run_dir().join("cgroup2"))) {
+            (Some(mount), Ok(below)) => mount.0.join(below),
+            _ => parent.to_owned(),
+        };
+        let group = parent.join(format!("kiln-{}-9-1", instance.name));
         fs::create_dir_all(group.join("inner")).unwrap();
         if controller == "unified" {
             fs::write(group.join("inner/cgroup.procs"), process.id().to_string()).unwrap();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use kiln::telemetry::{self, Place};
 use kiln::{inside, launcher, server, supervisor};
 
 /// Executes AWS Lambda functions in containers of its own.
@@ -35,46 +36,34 @@ enum Role {
     Unpack,
 }
 
+/// sysexits(3). systemd does not try again after it (`RestartPreventExitStatus=`).
+const EX_CONFIG: u8 = 78;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Started by descriptor, a process would bear the descriptor's number as its name before Linux 6.14.
     let _ = nix::sys::prctl::set_name(c"kilnd");
-    let ended = match arguments.role.unwrap_or(Role::Supervisor) {
-        // Reads hostile bytes: no environment, no subscriber, an exit code of its own.
-        Role::Unpack => return inside::unpack::run(),
-        Role::Supervisor => {
-            log();
-            supervisor::run(arguments.config.as_deref())
+    let role = arguments.role.unwrap_or(Role::Supervisor);
+    // Reads hostile bytes: no environment, no subscriber, an exit code of its own.
+    if matches!(role, Role::Unpack) {
+        return inside::unpack::run();
+    }
+    let place = telemetry::start();
+    let ended = match role {
+        Role::Supervisor | Role::Unpack => supervisor::run(arguments.config.as_deref()),
+        Role::Launcher { number, slot } => launcher::run(number, slot),
+        Role::Server => server::run(),
+    };
+    let error = match (ended, place) {
+        (Ok(()), _) => return ExitCode::SUCCESS,
+        (Err(error), Place::Journal) => {
+            tracing::error!("{error:#}");
+            error
         }
-        Role::Launcher { number, slot } => {
-            log();
-            launcher::run(number, slot)
-        }
-        Role::Server => {
-            log();
-            server::run()
+        (Err(error), Place::Stderr) => {
+            eprintln!("kilnd: {error:#}");
+            error
         }
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("kilnd: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// To stderr, which is the journal under systemd. `KILN_LOG` chooses: `debug`, `kiln::server=trace`, …
-fn log() {
-    use std::io::IsTerminal;
-    use tracing_subscriber::EnvFilter;
-
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("KILN_LOG")
-        .from_env_lossy();
-    let ansi = std::io::stderr().is_terminal();
-    // It would tell that a line could not be written by `eprintln!`, which panics then: a full disk must not end us.
-    let quiet = tracing_subscriber::fmt().log_internal_errors(false);
-    quiet.with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    if supervisor::is_for_people(&error) { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
 }

@@ -114,7 +114,10 @@ impl Stream {
 }
 
 fn lost(error: hyper::Error) -> Failure {
-    Failure::Unreachable(format!("kilnd went away before it answered: {error}"))
+    Failure::Unreachable(format!(
+        "kilnd went away before it answered ({error}): it was stopped, or is being restarted. Try again; `kiln doctor` says whether \
+         it runs"
+    ))
 }
 
 impl Reply {

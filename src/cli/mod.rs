@@ -15,6 +15,7 @@ mod function;
 mod invoke;
 mod layer;
 mod logs;
+mod man;
 mod output;
 mod package;
 mod pool;
@@ -74,6 +75,7 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Logs(command) => logs::execute(&client, command, as_json).await,
+        Command::Man(asked) => man::execute(&asked),
         Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
         Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
         Command::Usage(asked) => usage::execute(&client, asked, as_json).await,

@@ -5,6 +5,7 @@
 //! an id is free is asked by those two, and by the supervisor.
 
 pub mod reading;
+pub mod reload;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Config {
     pub log_total_mib: u64,
     /// Older lines go, those of deleted functions too.
     pub log_days: u64,
+    /// What of functions' logs systemd's journal gets, too.
+    pub journal: Mirrored,
     /// Older rows of the books go.
     pub books_days: u64,
     /// What `kiln usage` reckons with: a million requests; a GB-second; and what of both a month has for nothing.
@@ -80,6 +83,18 @@ pub struct Config {
     pub price_gb_s_usd: Usd,
     pub free_requests: u64,
     pub free_gb_s: u64,
+}
+
+/// What of functions' logs goes to systemd's journal as well, where kilnd runs under one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mirrored {
+    /// All lines, but for what is more than the journal should take of one function.
+    #[default]
+    Auto,
+    /// The platform's lines: START, END, REPORT, causes.
+    Platform,
+    None,
 }
 
 impl Default for Config {
@@ -115,6 +130,8 @@ impl Default for Config {
             log_total_mib: 4096,
             // What was wrong last week can be looked up this week, after a holiday too.
             log_days: 14,
+            // Where people have a journal they look there first; what a function may write there is bounded.
+            journal: Mirrored::Auto,
             // A year's bill can be checked a month later.
             books_days: 400,
             // Lambda's own prices and free tier.
@@ -152,6 +169,12 @@ impl Config {
             (config, faults) if faults.is_empty() => Ok(config),
             (_, faults) => Err(ConfigError::Wrong { path: path.to_owned(), faults }),
         }
+    }
+
+    /// With what is settled once for all processes: how many launchers 0 is.
+    pub fn settled(mut self) -> Self {
+        self.launchers = self.launcher_count();
+        self
     }
 
     /// Every key with its default, as the file spells them.
@@ -205,6 +228,10 @@ impl Config {
             "must be 0, or at least 128",
         );
         rule(self.code_budget_mib >= 1, "code_budget_mib", "must be at least 1");
+        for (key, seconds) in [("capacity_wait_s", self.capacity_wait_s), ("drain_s", self.drain_s)] {
+            rule(seconds <= 86_400, key, "must be at most 86400, a day");
+        }
+        rule(self.idle_s <= 31_536_000, "idle_s", "must be at most 31536000, a year");
         rule(self.concurrency >= 1, "concurrency", "must be at least 1");
         rule(self.parallel_starts >= 1, "parallel_starts", "must be at least 1");
         // A segment is a sixteenth of it, and holds the largest line several times.
@@ -326,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_gets_all_or_the_platforms_lines_or_none() {
+        let journal = |text: &str| toml::from_str::<Config>(&format!("journal = {text}")).map(|config| config.journal);
+        assert_eq!(journal("'auto'").unwrap(), Config::default().journal);
+        assert_eq!((journal("'platform'").unwrap(), journal("'none'").unwrap()), (Mirrored::Platform, Mirrored::None));
+        let (_, faults) = reading::read("journal = 'all'");
+        let said = faults[0].to_string();
+        assert!(said.contains("`auto`, `platform`, `none`") && said.contains("journal = \"auto\""), "{said}");
+    }
+
+    #[test]
     fn a_bad_value_is_refused_with_its_rule() {
         let long = format!("run_dir = '/{}'", "x".repeat(100));
         for (text, key) in [
@@ -346,6 +383,9 @@ mod tests {
             ("books_days = 40000", "books_days"),
             ("memory_budget_mib = 64", "memory_budget_mib"),
             ("code_budget_mib = 0", "code_budget_mib"),
+            ("capacity_wait_s = 86401", "capacity_wait_s"),
+            ("drain_s = 100000", "drain_s"),
+            ("idle_s = 31536001", "idle_s"),
             ("concurrency = 0", "concurrency"),
             ("parallel_starts = 0", "parallel_starts"),
         ] {

@@ -81,9 +81,21 @@ pub enum Refusal {
     Internal(String),
     #[error("kilnd is stopping")]
     Stopping,
-    /// It began, and may have done anything.
-    #[error("kilnd stopped while the invocation ran")]
-    Cut,
+}
+
+impl Refusal {
+    /// One word, for the log.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::UnknownFunction(_) => "UnknownFunction",
+            Self::Throttled(Throttle::Memory) => "Throttled.Memory",
+            Self::Throttled(Throttle::Starts) => "Throttled.Starts",
+            Self::Throttled(Throttle::Concurrency) => "Throttled.Concurrency",
+            Self::Throttled(Throttle::Reserved) => "Throttled.Reserved",
+            Self::Internal(_) => "Sandbox.Failure",
+            Self::Stopping => "Stopping",
+        }
+    }
 }
 
 /// What was short. Lambda's `Reason` is one of few; the log and the metrics say which of these.

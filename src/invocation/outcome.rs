@@ -49,6 +49,8 @@ pub enum Cause {
     /// Over 6 MiB + 100 bytes.
     ResponseTooLarge,
     InvalidResponseMode,
+    /// Kiln was stopped, and it still ran when the drain, so long, was over.
+    Cut(Duration),
     /// Kiln's own fault, not the function's.
     Sandbox {
         text: String,
@@ -126,6 +128,7 @@ impl Cause {
             Self::InvalidEntrypoint { .. } => "Runtime.InvalidEntrypoint",
             Self::ResponseTooLarge => "Function.ResponseSizeTooLarge",
             Self::InvalidResponseMode => "Runtime.InvalidResponseModeHeader",
+            Self::Cut(_) => "Sandbox.Stopped",
             Self::Sandbox { .. } => "Sandbox.Failure",
         }
     }
@@ -142,6 +145,9 @@ impl Cause {
                 format!("Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE} bytes).")
             }
             Self::InvalidResponseMode => "Invalid function response mode".into(),
+            Self::Cut(drain) => {
+                format!("Invocation was cut: Kiln was stopped, and waited {:.2} seconds for it", drain.as_secs_f64())
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, params};
+use tokio::sync::watch;
 
 use super::{Meter, MeterError, Row};
 use crate::database::{Database, DatabaseError};
@@ -26,13 +27,19 @@ const BATCH: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl SqliteMeter {
-    /// Lets rows go that are older than `age`. Never ends; a task of the server's.
-    pub async fn retain(self: Arc<Self>, age: Duration) {
+    /// Lets rows go that are older than `age`, which may change. Never ends; a task of the server's.
+    pub async fn retain(self: Arc<Self>, mut age: watch::Receiver<Duration>) {
         loop {
-            if let Err(error) = self.remove_older(SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH)).await {
+            let age_now = *age.borrow_and_update();
+            if let Err(error) = self.remove_older(SystemTime::now().checked_sub(age_now).unwrap_or(UNIX_EPOCH)).await {
                 tracing::warn!(%error, "old rows could not be removed from the books");
             }
-            tokio::time::sleep(RETAIN).await;
+            let changed = async {
+                if age.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(RETAIN, changed).await;
         }
     }
 

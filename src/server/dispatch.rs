@@ -5,6 +5,7 @@
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
 mod budget;
+mod ends;
 mod pooled;
 
 use std::sync::Arc;
@@ -13,9 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::config::Config;
+use crate::config::reload::InForce;
 use crate::function::{Function, FunctionName, Profile};
 use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId};
 use crate::meter::{Meter, Row, billed};
@@ -40,11 +42,11 @@ struct Parts<F, M, L> {
     starter: Starter<L>,
     pool: Pool<Environment>,
     logs: Arc<dyn LogSink>,
-    capacity_wait: Duration,
+    in_force: InForce,
     profile: Profile,
     stopping: AtomicBool,
-    /// Nobody is waited for any longer.
-    cut: watch::Sender<bool>,
+    /// What still runs is to end now: so long has a drain waited for it.
+    cut: watch::Sender<Option<Duration>>,
     /// Invocations that have not ended, settling ones included.
     running: watch::Sender<usize>,
     lost_rows: AtomicU64,
@@ -57,78 +59,60 @@ impl<F, M, L> Clone for Dispatch<F, M, L> {
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
-    pub fn new(config: &Config, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
-        let limits = Limits {
-            budget: budget::of(config),
-            starts: config.parallel_starts as usize,
-            concurrency: config.concurrency as usize,
-            waiters: WAITERS,
-            idle: config.idle(),
-            settle: SETTLE,
-        };
-        let pool = Pool::new(limits);
-        let reserves = functions.reserves();
-        let reserved: u64 = reserves.iter().map(|(_, reserve)| u64::from(*reserve)).sum();
-        if reserved >= u64::from(config.concurrency) {
-            // Only when `concurrency` was lowered: no reserve is taken that leaves so little.
-            let concurrency = config.concurrency;
-            warn!(
-                reserved,
-                concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves"
-            );
-        }
-        for (function, reserve) in reserves {
+    pub fn new(in_force: impl Into<InForce>, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
+        let in_force = in_force.into();
+        let config = &*in_force.now();
+        let pool = Pool::new(limits(config));
+        let (cut, told) = watch::channel(None);
+        for (function, reserve) in functions.reserves() {
             pool.reserve(&function, Some(reserve as usize));
         }
+        warn_if_nothing_is_left(config, &*functions);
         Self(Arc::new(Parts {
             functions,
             meter,
-            starter: Starter::new(config, launchers, logs.clone()),
+            starter: Starter::new(config, launchers, logs.clone(), told),
             pool,
             logs,
-            capacity_wait: config.capacity_wait(),
             profile: config.profile,
+            in_force,
             stopping: AtomicBool::new(false),
-            cut: watch::Sender::new(false),
+            cut,
             running: watch::Sender::new(0),
             lost_rows: AtomicU64::new(0),
         }))
+    }
+
+    /// The configuration has changed.
+    pub fn reload(&self) {
+        let config = self.0.in_force.now();
+        self.0.pool.bound(limits(&config));
+        warn_if_nothing_is_left(&config, &*self.0.functions);
     }
 
     /// Runs one invocation. It goes on if the caller goes away.
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer, Refusal> {
         let (caller, answer) = oneshot::channel();
         let running = Running::begin(self.clone())?;
-        let mut cut = self.0.cut.subscribe();
-        let (function, request) = (invocation.function.clone(), invocation.request);
         tokio::spawn(async move {
-            let run = running.0.run(invocation, Caller(Some(caller)));
-            tokio::pin!(run);
-            tokio::select! {
-                biased;
-                () = &mut run => {}
-                () = set(&mut cut) => {
-                    warn!(%function, %request, "cut: kilnd stops, and the invocation has not ended within drain_s");
-                    // It ends with the process, which is about to.
-                    run.await;
-                }
-            }
+            running.0.run(invocation, Caller(Some(caller))).await;
         });
-        let mut cut = self.0.cut.subscribe();
-        tokio::select! {
-            biased;
-            answer = answer => answer.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into()))),
-            () = set(&mut cut) => Err(Refusal::Cut),
-        }
+        answer.await.unwrap_or_else(|_| Err(Refusal::Internal("the invocation's task has ended".into())))
     }
 
     async fn run(&self, invocation: Invocation, mut caller: Caller) {
-        let (function, turn) = match self.turn(&invocation).await {
-            Ok(turn) => turn,
+        let mut cut = self.0.cut.subscribe();
+        let ready = tokio::select! {
+            biased;
+            // Its function has not seen it: the caller may try again.
+            _ = cut.wait_for(Option::is_some) => Err(Refusal::Stopping),
+            ready = self.ready(&invocation) => ready,
+        };
+        let (function, warm, environment) = match ready {
+            Ok(ready) => ready,
             Err(refusal) => return caller.hears(Err(refusal)),
         };
-        let warm = matches!(turn, Turn::Warm(_));
-        let (mut lease, run) = match self.environment(&function, invocation.request, turn).await {
+        let (mut lease, run) = match environment {
             Ok(ready) => ready,
             Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
         };
@@ -144,6 +128,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
         };
         drop(grow);
+        if let Some(Cause::Cut(_)) = outcome.cause() {
+            warn!(function = %invocation.function, request = %invocation.request, "cut: it ran longer than the drain waits");
+        }
         lease.answered();
         if invocation.log_type == LogType::None {
             caller.hears(Ok(Answer { outcome: outcome.clone(), log_tail: Vec::new() }));
@@ -152,6 +139,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let settled = environment.settle(&invocation, &outcome, run, &grow).await;
         drop(grow);
         let cause = reported(&outcome, settled.trouble.as_ref());
+        if let Some(cause) = cause {
+            ends::invocation_failed(&lease.output().origin(), invocation.request, cause);
+        }
         let row = self.row(&invocation, &function, cause, run.start, settled.took, lease.peak(), lease.init_to_report());
         crate::kill_point!("before-meter");
         self.enter(&row).await;
@@ -163,9 +153,17 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         caller.hears(Ok(Answer { outcome, log_tail }));
     }
 
+    /// Everything before the event can be handed over; whether the environment was warm.
+    async fn ready(&self, invocation: &Invocation) -> Result<(Arc<Function>, bool, Readied), Refusal> {
+        let (function, turn) = self.turn(invocation).await?;
+        let warm = matches!(turn, Turn::Warm(_));
+        let environment = self.environment(&function, invocation.request, turn).await;
+        Ok((function, warm, environment))
+    }
+
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
     async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Turn<Environment>), Refusal> {
-        let until = Instant::now() + self.0.capacity_wait;
+        let until = Instant::now() + self.0.in_force.now().capacity_wait();
         loop {
             let function = self.function(&invocation.function)?;
             let want = Want { function: function.name.clone(), stamp: function.stamp, memory: function.memory, until };
@@ -182,12 +180,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
     /// An environment that waits for the event: a warm one, or a new one, whose init is tried twice. The second
     /// time it runs inside of the invocation, in a new container, under the function's timeout.
-    async fn environment(
-        &self,
-        function: &Arc<Function>,
-        request: RequestId,
-        turn: Turn<Environment>,
-    ) -> Result<(Lease<Environment>, Run), (InitFailure, Run)> {
+    async fn environment(&self, function: &Arc<Function>, request: RequestId, turn: Turn<Environment>) -> Readied {
         let limit = function.timeout.duration();
         let permit = match turn {
             Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
@@ -197,7 +190,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Ok(environment) => return Ok((permit.install(environment), Run::begin(request, limit))),
             Err(failure) => failure,
         };
-        self.init_failed(function, &first);
+        ends::init_failed(&first.origin, request, &first.cause);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(request, limit);
@@ -206,10 +199,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
-            Err(second) => {
-                self.init_failed(function, &second);
-                Err((second, run))
-            }
+            Err(second) => Err((second, run)),
         }
     }
 
@@ -223,14 +213,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
-    fn init_failed(&self, function: &Function, failure: &InitFailure) {
-        let (function, cause) = (&function.name, failure.cause.text());
-        match failure.cause {
-            Cause::Sandbox { .. } => warn!(%function, cause, "an environment could not be built"),
-            _ => info!(%function, cause, "init failed"),
-        }
-    }
-
     /// Both inits failed: the invocation ends with the second one's error.
     async fn never_started(
         &self,
@@ -240,6 +222,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         run: Run,
         mut caller: Caller,
     ) {
+        ends::invocation_failed(&failure.origin, invocation.request, &failure.cause);
         let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
         let outcome = Outcome::Failed(match failure.body {
             Some(body) => FunctionFailure::reported(failure.cause, body),
@@ -287,7 +270,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     async fn enter(&self, row: &Row) {
         if let Err(error) = self.0.meter.record(row.clone()).await {
             let lost = self.0.lost_rows.fetch_add(1, Ordering::Relaxed) + 1;
-            error!(%error, lost, "an invocation is missing in the books");
+            error!(function = %row.function, request = %row.request, %error, lost, "an invocation is missing in the books");
         }
     }
 
@@ -331,14 +314,8 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
-    /// Tells all who wait for an invocation, and the log, that it is cut: this process is about to end.
-    pub fn cut(&self) {
-        self.0.stopping.store(true, Ordering::SeqCst);
-        self.0.cut.send_replace(true);
-    }
-
     /// Takes no new invocation, waits until the running ones have ended, ends all environments.
-    /// Drop the future to stop waiting; the invocations that are left end with the process.
+    /// Drop the future to stop waiting, and [`Self::cut`] what is left.
     pub async fn drain(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.pool.stop();
@@ -347,11 +324,38 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let _ = running.wait_for(|running| *running == 0).await;
         self.0.pool.stop();
     }
+
+    /// The drain has waited so long: ends every invocation that still runs, with this cause in its answer, its log and the
+    /// books. Those whose function has not seen them are refused. Wait for all by another [`Self::drain`].
+    pub fn cut(&self, waited: Duration) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        let running = *self.0.running.borrow();
+        warn!(running, waited_s = waited.as_secs(), "the drain is over: what still runs is cut");
+        self.0.cut.send_replace(Some(waited));
+    }
 }
 
-/// The sender is [`Parts`]' own, so there is no other end than this.
-async fn set(switch: &mut watch::Receiver<bool>) {
-    let _ = switch.wait_for(|on| *on).await.is_ok();
+/// An environment that waits for the event, or why there is none.
+type Readied = Result<(Lease<Environment>, Run), (InitFailure, Run)>;
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        budget: budget::of(config),
+        starts: config.parallel_starts as usize,
+        concurrency: config.concurrency as usize,
+        waiters: WAITERS,
+        idle: config.idle(),
+        settle: SETTLE,
+    }
+}
+
+/// Only when `concurrency` was lowered: no reserve is taken that leaves so little.
+fn warn_if_nothing_is_left(config: &Config, functions: &impl Functions) {
+    let reserved: u64 = functions.reserves().iter().map(|(_, reserve)| u64::from(*reserve)).sum();
+    let concurrency = config.concurrency;
+    if reserved >= u64::from(concurrency) {
+        warn!(reserved, concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves");
+    }
 }
 
 /// One invocation counted as running, for as long as this lives.

@@ -19,7 +19,8 @@
 //!
 //! ```text
 //! checks itself ─▶ database ─▶ doors ─▶ first launcher ─▶ Ready … Heartbeat … ─▶ Drain ─▶ doors close, invocations
-//!                                                                                         finish, environments end
+//!                                                                                         finish, environments end;
+//!                                                                                         control.sock closes last
 //! ```
 
 pub mod api;
@@ -59,6 +60,7 @@ use self::supervisor_link::{Event, SupervisorLink};
 use self::warming::Warming;
 use crate::code::Digest;
 use crate::config::Config;
+use crate::config::reload::InForce;
 use crate::database::Database;
 use crate::function::FunctionName;
 use crate::invocation::{Answer, Invocation, Refusal};
@@ -77,7 +79,10 @@ const SUPERVISOR: i32 = 5;
 const API: i32 = 6;
 const CONTROL: i32 = 7;
 
-/// For telling callers that their invocations are cut; less than the supervisor's own patience after the drain.
+/// For invocations that were cut to end, and their callers to be told of it; with [`LAST_WORDS`] less than the supervisor's own
+/// patience after the drain.
+const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// For telling people on duty that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// `kilnd server`. Returns when the supervisor asked for it and everything is over.
@@ -117,48 +122,58 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
-    let dispatch = Dispatch::new(&config, registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
+    let in_force = InForce::from(&config);
+    let dispatch = Dispatch::new(in_force.clone(), registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
     let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
     let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
     let room = Room::new(config.state_dir.clone(), config.code_budget_mib);
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    // People on duty watch a drain to its end.
+    let (end, ending) = watch::channel(false);
     let (functions, seen) = (registry.clone(), dispatch.clone());
-    let logs = Logs::new(logs, move |name| functions.function(name).is_some(), stopping.clone());
-    let control = Control::new(&config, move || seen.measured(), logs);
-    let api = Api::new(&config, admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
+    let (books, age) = watch::channel(config.books());
+    let reload =
+        Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
+    let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
+    let control = Control::new(in_force.clone(), move || seen.measured(), logs, stopping.clone());
+    let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
-    let mut tasks = Tasks::default();
-    tasks.spawn("kiln.sock", http::serve("kiln.sock", listener(inherited.api)?, Arc::new(api), stopping.clone()));
-    tasks.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), stopping));
+    let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
+    callers.spawn("kiln.sock", http::serve("kiln.sock", listener(inherited.api)?, Arc::new(api), stopping));
+    on_duty.spawn("control.sock", http::serve("control.sock", listener(inherited.control)?, Arc::new(control), ending));
     let _warming = Warming::start(config.runtimes_dir.clone()).context("start the thread that warms the page cache")?;
     let mut background = Tasks::default();
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
-    background.spawn("the end of old books", meter.retain(config.books()));
+    background.spawn("the end of old books", meter.retain(age));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready);
+    let follow = follow(&link, &launchers, &stop, &ready, &reload);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
         // `stop` outlives this wait, so it can only end by being set.
         let _ = told.wait_for(|stop| *stop).await;
-        let within = config.drain();
+        let within = in_force.now().drain();
         info!(limit_s = within.as_secs(), "draining");
-        // Whoever is in has been accepted, so its invocation is taken; then there is nobody left to bring another.
+        // The doors first: whoever had come through one before it closed is served like everybody before.
         let finished = timeout(within, async {
-            tasks.all().await;
+            callers.all().await;
             dispatch.drain().await;
         });
         if finished.await.is_err() {
-            // The launchers end their containers when they see that the server is gone.
-            warn!("the limit of the drain is over: what still runs is killed");
-            dispatch.cut();
-            let _ = timeout(LAST_WORDS, tasks.all()).await;
+            dispatch.cut(within);
+            let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
+            if answered.await.is_err() {
+                // The launchers end their containers when they see that the server is gone.
+                warn!("not everybody could be told: what is left ends with the server");
+            }
         }
+        end.send_replace(true);
+        let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };
     tokio::select! {
         gone = &mut follow => gone.and_then(|()| bail!("the supervisor is gone")),
@@ -173,6 +188,7 @@ async fn follow(
     launchers: &Launchers,
     stop: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
+    reload: &Reload,
 ) -> anyhow::Result<()> {
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
@@ -188,12 +204,36 @@ async fn follow(
                 warn!(launcher = number, "launcher is gone, and its containers with it");
                 launchers.gone(number);
             }
+            Event::Reload { config, waiting } => {
+                reload.to(*config, waiting);
+                link.send(&ToSupervisor::Reloaded, &[]).await.context("write to the supervisor")?;
+            }
             Event::Drain => {
                 stop.send_replace(true);
             }
         }
     }
     Ok(())
+}
+
+/// Everybody who goes by a key that can change while the server runs.
+struct Reload {
+    in_force: InForce,
+    dispatch: Dispatch<SqliteRegistry, SqliteMeter>,
+    logs: LogStore,
+    intake: Arc<Intake>,
+    books: watch::Sender<Duration>,
+}
+
+impl Reload {
+    fn to(&self, config: Config, waiting: Vec<String>) {
+        self.logs.reload(&config);
+        self.intake.room().bound(config.code_budget_mib);
+        self.books.send_if_modified(|age| std::mem::replace(age, config.books()) != config.books());
+        self.in_force.set(config, waiting);
+        self.dispatch.reload();
+        info!("goes by the new configuration");
+    }
 }
 
 /// From the event loop itself: when that hangs, so does the heart.

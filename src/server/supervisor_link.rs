@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use crate::config::Config;
 use crate::sys::packet;
 use crate::wire;
 use crate::wire::launcher::{OrderId, StagingId};
@@ -35,6 +36,7 @@ pub struct SupervisorLink {
 pub enum Event {
     Launcher { number: u32, socket: OwnedFd },
     LauncherGone { number: u32 },
+    Reload { config: Box<Config>, waiting: Vec<String> },
     Drain,
 }
 
@@ -63,6 +65,7 @@ impl SupervisorLink {
                     None => warn!(launcher, "a launcher came without its socket"),
                 },
                 ToServer::LauncherGone { launcher } => return Ok(Some(Event::LauncherGone { number: launcher })),
+                ToServer::Reload { config, waiting } => return Ok(Some(Event::Reload { config, waiting })),
                 ToServer::Drain => return Ok(Some(Event::Drain)),
                 ToServer::Unpacked { order, result } => {
                     if let Some(waiting) = self.waiting().remove(&order) {

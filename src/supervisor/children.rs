@@ -21,6 +21,7 @@ use super::check::Identities;
 use super::spawn::{Exec, SpawnError, StepError, spawn};
 use crate::config::Config;
 use crate::sys::memfd::sealed;
+use crate::sys::process::forgo_oom_protection;
 
 /// Limit of Lambda on an unpacked function: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 /// The wall behind `inside::unpack`'s own count, for one file.
@@ -60,17 +61,22 @@ pub struct UnpackEnds<'a> {
 
 impl Children {
     pub fn new(config: &Config, ids: &Identities) -> io::Result<Self> {
-        let text = toml::to_string(config).map_err(io::Error::other)?;
         let (life, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         Ok(Self {
             program: rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?,
-            config: sealed(c"kiln-config", text.as_bytes())?,
+            config: written(config)?,
             life,
             _alive: alive,
             environment: environment(std::env::vars_os()),
             supervisor: nix::unistd::getpid(),
             server: ids.server,
         })
+    }
+
+    /// Children that are started from now on go by this one.
+    pub fn configure(&mut self, config: &Config) -> io::Result<()> {
+        self.config = written(config)?;
+        Ok(())
     }
 
     pub fn start_server(&self, ends: &ServerEnds<'_>) -> Result<Pid, SpawnError> {
@@ -105,6 +111,7 @@ impl Children {
             // a new root it would hide nothing, and Landlock does that.
             step("namespaces", || unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS))?;
             step("limits", limit_unpack)?;
+            step("memory shortage", forgo_oom_protection)?;
             become_nobody_but(uid, Gid::from_raw(uid.as_raw()), &[])?;
             self.die_with_parent()
         })
@@ -130,6 +137,10 @@ impl Children {
             _ => Err(StepError { step: "die with parent", source: io::Error::from_raw_os_error(libc::ESRCH) }),
         }
     }
+}
+
+fn written(config: &Config) -> io::Result<OwnedFd> {
+    sealed(c"kiln-config", toml::to_string(config).map_err(io::Error::other)?.as_bytes())
 }
 
 /// Gives up root for good: nothing in the bounding set, so no exec can ever give a capability back.
@@ -174,9 +185,10 @@ fn step<T, E: Into<io::Error>>(step: &'static str, act: impl FnOnce() -> Result<
     act().map_err(|error| StepError { step, source: error.into() })
 }
 
-/// What server and launchers inherit of our environment: our own switches. Not LD_PRELOAD, not NOTIFY_SOCKET.
+/// What server and launchers inherit of our environment: our own switches, and what their stderr is. Not LD_PRELOAD, not
+/// NOTIFY_SOCKET.
 fn environment(all: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> Vec<CString> {
-    let ours = |name: &str| name.starts_with("KILN_") || matches!(name, "RUST_LOG" | "RUST_BACKTRACE");
+    let ours = |name: &str| name.starts_with("KILN_") || matches!(name, "RUST_LOG" | "RUST_BACKTRACE" | "JOURNAL_STREAM");
     let kept = all.filter(|(name, _)| name.to_str().is_some_and(ours));
     kept.filter_map(|(name, value)| Some(c_string(&format!("{}={}", name.to_str()?, value.to_str()?)))).collect()
 }
@@ -195,14 +207,14 @@ mod tests {
 
     #[test]
     fn children_inherit_our_switches_and_no_one_elses() {
-        let all = [("KILN_KILL_POINT", "a@b"), ("LD_PRELOAD", "/x.so"), ("NOTIFY_SOCKET", "/n"), ("RUST_LOG", "debug")];
+        let all = [("KILN_KILL_POINT", "a@b"), ("LD_PRELOAD", "/x.so"), ("NOTIFY_SOCKET", "/n"), ("JOURNAL_STREAM", "9:1")];
         let kept = environment(all.into_iter().map(|(name, value)| (name.into(), value.into())));
-        assert_eq!(kept, [c"KILN_KILL_POINT=a@b".to_owned(), c"RUST_LOG=debug".to_owned()]);
+        assert_eq!(kept, [c"KILN_KILL_POINT=a@b".to_owned(), c"JOURNAL_STREAM=9:1".to_owned()]);
     }
 
     #[test]
     fn the_configuration_that_children_read_cannot_be_changed() {
-        let file = sealed(c"test", toml::to_string(&Config::default()).unwrap().as_bytes()).unwrap();
+        let file = written(&Config::default()).unwrap();
         assert!(File::from(file.try_clone().unwrap()).write_all(b"x").is_err());
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         assert_eq!(Config::read(path.as_ref()).unwrap(), Config::default());

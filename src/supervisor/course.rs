@@ -46,7 +46,7 @@ pub enum Order {
     BuryLauncher {
         number: u32,
     },
-    /// Tell whoever started us that both doors are open.
+    /// Tell whoever started us that both doors are open, for the first time or again.
     SayReady,
     /// Tell whoever started us that we are stopping, and the server that it should.
     Drain,
@@ -194,6 +194,21 @@ impl Course {
         }
     }
 
+    /// From now on, a drain may take so long.
+    pub fn set_drain(&mut self, drain: Duration) {
+        self.rules.drain = drain;
+    }
+
+    /// Whether there will be no other server.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. } | Phase::Clearing { then: Then::Stop, .. } | Phase::Finished)
+    }
+
+    /// Whether the server has opened both doors.
+    pub fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving { ready: true, .. })
+    }
+
     pub fn happened(&mut self, event: Event, now: Instant) -> Vec<Order> {
         match event {
             Event::ServerReady => self.server_ready(now),
@@ -270,7 +285,8 @@ impl Course {
     fn server_ready(&mut self, now: Instant) -> Vec<Order> {
         let Phase::Serving { heard, ready, .. } = &mut self.phase else { return vec![] };
         (*heard, *ready) = (now, true);
-        if std::mem::replace(&mut self.was_ready, true) { vec![] } else { vec![Order::SayReady] }
+        self.was_ready = true;
+        vec![Order::SayReady]
     }
 
     fn server_ended(&mut self, now: Instant) -> Vec<Order> {

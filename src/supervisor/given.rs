@@ -71,6 +71,10 @@ impl Given {
     /// From the environment. Nothing, where the variables are not for this process.
     pub fn take() -> Result<Self, GivenError> {
         let mut given = Self::default();
+        // Asked first: for names that are somebody else's the library has no answer but an error.
+        if sd_notify::listen_fds().map_err(GivenError::Variables)?.len() == 0 {
+            return Ok(given);
+        }
         for (number, name) in sd_notify::listen_fds_with_names().map_err(GivenError::Variables)? {
             let taken = descriptor::inherited(number);
             let socket = taken.map_err(|source| GivenError::Descriptor { name: name.clone(), number, source })?;

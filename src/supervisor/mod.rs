@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 use tracing::info;
 
 use self::children::Children;
@@ -50,8 +51,15 @@ use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
 use crate::kill_point;
 
-/// What the server needs after the last invocation, to write its books and go.
-const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+/// What the server needs after the last invocation: to tell those whom it cuts, to let people on duty see the end, to write
+/// its books and go.
+const DRAIN_MARGIN: Duration = Duration::from_secs(12);
+
+/// The configuration in force, and the file that it came from.
+pub struct Settings {
+    path: Option<PathBuf>,
+    config: Config,
+}
 
 /// Where things of this instance are that a SIGKILL leaves behind.
 pub struct Places {
@@ -65,7 +73,15 @@ pub struct Places {
 
 /// Runs until SIGTERM or SIGINT. Without a path, the default file is read if there is one.
 pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
+    let mut notify = Notify::from_environment();
+    run_and_tell(config_path, &mut notify).inspect_err(|error| notify.failed(error))
+}
+
+fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Result<()> {
     let given = Given::take()?;
+    // Of all processes that come from this one. Whoever starts us may have one that hides from the server what launchers make for
+    // it (a unit's UMask=0077 and containers' cgroups); what nobody may see has a mode of its own that says so.
+    umask(Mode::from_bits_truncate(0o022));
     let config = read_config(config_path)?;
     let ids = check::host(&config)?;
     premises::outer_directories(&config, &ids)?;
@@ -81,18 +97,20 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
         hierarchies,
         earlier: groups::recorded(&config.run_dir)?,
     };
+    notify.status("starting: removing what an earlier kilnd left, if anything");
+    notify.alive(Instant::now());
     places.sweep_all().context("sweep what an earlier kilnd left")?;
     groups::record(&config.run_dir, &places.hierarchies)?;
     groups::step_aside(&places.hierarchies)?;
     let doors = premises::open_doors(&config, &ids, given)?;
-    let own_doors = doors.own.clone();
-    info!(instance = config.instance, run_dir = %config.run_dir.display(), pid = std::process::id(), "supervisor started");
+    let (run_dir, own_doors) = (config.run_dir.clone(), doors.own.clone());
+    info!(instance = config.instance, run_dir = %run_dir.display(), pid = std::process::id(), "supervisor started");
 
-    let ended = watch(&config, &ids, doors, places)?;
-    premises::clear_run_dir(&config, &own_doors)?;
+    let ended = watch(Settings { path: config_path.map(Path::to_owned), config }, &ids, doors, places, notify)?;
+    premises::clear_run_dir(&run_dir, &own_doors)?;
     locks.remove()?;
     // Somebody else's file in it keeps it.
-    let _ = std::fs::remove_dir(&config.run_dir);
+    let _ = std::fs::remove_dir(&run_dir);
     match ended {
         Ended { how: Finish::NeverServed, .. } => {
             bail!("the server ended again and again before it was ready; its reasons are above")
@@ -100,30 +118,48 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
         Ended { clean: false, .. } => bail!("stopped, but something could not be removed; it is named above"),
         Ended { how: Finish::Stopped, .. } => info!("stopped"),
     }
+    notify.status("stopped; nothing is left behind");
     Ok(())
 }
 
-fn watch(config: &Config, ids: &check::Identities, doors: premises::Doors, places: Places) -> anyhow::Result<Ended> {
-    let rules = Rules { launchers: config.launchers, drain: config.drain() + DRAIN_MARGIN };
-    let course = Course::new(rules, Instant::now());
+/// Whether the configuration or the host's users are wrong, so that a new try without a new hand would end in the same way.
+pub fn is_for_people(error: &anyhow::Error) -> bool {
+    let of_host = error.downcast_ref::<check::CheckError>();
+    error.is::<config::ConfigError>() || of_host.is_some_and(|error| !matches!(error, check::CheckError::LookUp { .. }))
+}
+
+fn watch(
+    settings: Settings,
+    ids: &check::Identities,
+    doors: premises::Doors,
+    places: Places,
+    notify: &mut Notify,
+) -> anyhow::Result<Ended> {
+    let config = &settings.config;
+    let course = Course::new(Rules { launchers: config.launchers, drain: drain(config) }, Instant::now());
     let children = Children::new(config, ids).context("prepare to start children")?;
     let unpacking = Unpacking::new(places.staging.clone(), config.first_id + config.id_count - unpacking::IDS);
-    let mut watch = Watch::new(course, children, doors, places, unpacking, Notify::from_environment())?;
+    let run_dir = config.run_dir.clone();
+    let mut watch = Watch::new(course, children, doors, places, unpacking, settings, notify)?;
     let ended = watch.run()?;
-    groups::step_back(&config.run_dir, &watch.places.hierarchies);
+    groups::step_back(&run_dir, &watch.places.hierarchies);
     Ok(ended)
 }
 
-/// The configuration in force; the number of launchers is settled here, once for all processes.
+/// From the order to drain until the server is killed.
+fn drain(config: &Config) -> Duration {
+    config.drain().saturating_add(DRAIN_MARGIN)
+}
+
+/// What the file says; the number of launchers is settled here, once for all processes.
 fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
     let default = Path::new(config::DEFAULT_PATH);
-    let mut config = match path {
+    let config = match path {
         Some(path) => Config::read(path)?,
         None if default.exists() => Config::read(default)?,
         None => Config::default(),
     };
-    config.launchers = config.launcher_count();
-    Ok(config)
+    Ok(config.settled())
 }
 
 /// Mounts of ours are seen by nobody else; the host's unmounts get through, so that we never keep a disk busy.

@@ -28,7 +28,7 @@ use crate::config::Config;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PremisesError {
-    #[error("make the directory {path}")]
+    #[error("make the directory {path}{}", cure(source))]
     Directory { path: PathBuf, source: io::Error },
     #[error("open the socket {path}")]
     Socket { path: PathBuf, source: io::Error },
@@ -39,6 +39,16 @@ pub enum PremisesError {
     Taken { path: PathBuf },
     #[error(transparent)]
     Given(#[from] GivenError),
+}
+
+/// Under systemd everything is read-only but what the unit names.
+fn cure(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (run by systemd? A directory of your own needs `ReadWritePaths=` in a drop-in: systemctl edit kilnd)"
+        }
+        _ => "",
+    }
 }
 
 /// Both stay open as long as the supervisor lives: callers queue while the server is replaced.
@@ -189,13 +199,13 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// At a clean stop, all but the lock, and the doors that are not ours (`own` are).
-pub fn clear_run_dir(config: &Config, own: &[PathBuf]) -> Result<(), PremisesError> {
+pub fn clear_run_dir(run_dir: &Path, own: &[PathBuf]) -> Result<(), PremisesError> {
     for path in own {
         remove_if_there(path).map_err(|source| PremisesError::Socket { path: path.clone(), source })?;
     }
-    match fs::remove_dir(config.run_dir.join("trees")) {
+    match fs::remove_dir(run_dir.join("trees")) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PremisesError::Directory { path: config.run_dir.join("trees"), source })
+            Err(PremisesError::Directory { path: run_dir.join("trees"), source })
         }
         _ => Ok(()),
     }

@@ -20,7 +20,9 @@ use super::course::{Course, Event, Finish, Order};
 use super::notify::Notify;
 use super::premises::Doors;
 use super::unpacking::{Answer, Unpacking};
-use super::{Places, sweep};
+use super::{Places, Settings, sweep};
+use crate::config::Config;
+use crate::config::reload::{Reload, reload};
 use crate::invocation::ProcessEnd;
 use crate::kill_point;
 use crate::sys::packet;
@@ -38,13 +40,14 @@ pub struct Ended {
     pub clean: bool,
 }
 
-pub struct Watch {
+pub struct Watch<'a> {
     pub course: Course,
     pub children: Children,
     pub doors: Doors,
     pub places: Places,
     pub unpacking: Unpacking,
-    pub notify: Notify,
+    settings: Settings,
+    notify: &'a mut Notify,
     server: Option<Server>,
     /// By number.
     launchers: HashMap<u32, Pid>,
@@ -53,6 +56,18 @@ pub struct Watch {
     announced: bool,
     /// The server was hung up on since the course was last told.
     hung_up: bool,
+    reload: Reloading,
+}
+
+/// What became of the configuration file when it was last read again.
+#[derive(Default)]
+struct Reloading {
+    /// The server has not said yet that it goes by it.
+    pending: bool,
+    /// Keys of the file that are for the next start.
+    waiting: Vec<String>,
+    /// Why the file was not taken.
+    refused: Option<String>,
 }
 
 struct Server {
@@ -61,7 +76,7 @@ struct Server {
     socket: Option<OwnedFd>,
 }
 
-impl Watch {
+impl<'a> Watch<'a> {
     /// Blocks the signals that the loop reads; so before it they are not lost, and none interrupts it.
     pub fn new(
         course: Course,
@@ -69,7 +84,8 @@ impl Watch {
         doors: Doors,
         places: Places,
         unpacking: Unpacking,
-        notify: Notify,
+        settings: Settings,
+        notify: &'a mut Notify,
     ) -> io::Result<Self> {
         let mut mask = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -83,7 +99,9 @@ impl Watch {
             doors,
             places,
             unpacking,
+            settings,
             notify,
+            reload: Reloading::default(),
             server: None,
             launchers: HashMap::new(),
             signals,
@@ -105,7 +123,8 @@ impl Watch {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let deadline = [self.course.next_deadline(), self.unpacking.next_deadline()].into_iter().flatten().min();
+        let deadlines = [self.course.next_deadline(), self.unpacking.next_deadline(), self.notify.next_deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         let timeout = match deadline {
             None => PollTimeout::NONE,
             // One more than the rest: poll counts whole milliseconds, and waking early would spin.
@@ -133,7 +152,8 @@ impl Watch {
                 }
                 Ok(Signal::SIGCHLD) => self.reap(),
                 _ => {
-                    info!("the configuration is read at start only; restart to change it");
+                    info!(from = signal.ssi_pid, "asked to read the configuration again");
+                    self.read_again();
                     None
                 }
             };
@@ -166,6 +186,10 @@ impl Watch {
             self.hung_up = false;
             report_end("server", pid, how);
             self.unpacking.abandon();
+            self.notify.status(match self.course.is_stopping() {
+                true => "stopping: removing the last containers",
+                false => "the server ended, another one is started; callers queue meanwhile",
+            });
             return self.happened(Event::ServerEnded);
         }
         if let Some(number) = self.launchers.iter().find(|(_, found)| **found == pid).map(|(number, _)| *number) {
@@ -206,6 +230,12 @@ impl Watch {
         match message {
             ToSupervisor::Ready => self.happened(Event::ServerReady),
             ToSupervisor::Heartbeat => self.happened(Event::Heartbeat),
+            ToSupervisor::Reloaded => {
+                if std::mem::take(&mut self.reload.pending) {
+                    self.say_ready();
+                }
+                None
+            }
             ToSupervisor::Unpack { order, staging } => {
                 debug!(order = order.0, %staging, "unpack ordered");
                 let answer = self.unpacking.take(order, staging, descriptors);
@@ -222,6 +252,7 @@ impl Watch {
 
     fn time(&mut self) -> Option<Ended> {
         let now = Instant::now();
+        self.notify.alive(now);
         self.unpacking.tick(now);
         let failed = self.unpacking.start(&self.children, now);
         self.answer(failed);
@@ -231,6 +262,63 @@ impl Watch {
             kill_point!("supervisor-started");
         }
         ended
+    }
+
+    /// Takes over from the file what a running instance can, or nothing where anything is wrong with it.
+    fn read_again(&mut self) {
+        if self.course.is_stopping() {
+            return info!("stopping: the configuration is not read any more");
+        }
+        self.notify.reloading();
+        match super::read_config(self.settings.path.as_deref()).and_then(|file| self.take_over(&file)) {
+            Ok(()) => self.reload.refused = None,
+            Err(error) => {
+                let error = format!("{error:#}");
+                error!(error, "the configuration was not taken: the one of before holds");
+                self.reload.refused = Some(error);
+            }
+        }
+        // Else when the server has said that it goes by it, or its successor is ready.
+        if !self.reload.pending {
+            self.say_ready();
+        }
+    }
+
+    fn take_over(&mut self, file: &Config) -> anyhow::Result<()> {
+        let Reload { config, changed, waiting } = reload(&self.settings.config, file);
+        self.children.configure(&config)?;
+        self.course.set_drain(super::drain(&config));
+        self.settings.config = config;
+        info!(changed = changed.join(", "), "the configuration was read again");
+        if !waiting.is_empty() {
+            warn!(keys = waiting.join(", "), "these keys take effect at the next restart");
+        }
+        self.reload.waiting = waiting;
+        self.reload.pending = self.tell_config();
+        Ok(())
+    }
+
+    /// `false`: nobody is there to be told.
+    fn tell_config(&mut self) -> bool {
+        let (config, waiting) = (Box::new(self.settings.config.clone()), self.reload.waiting.clone());
+        self.tell(&ToServer::Reload { config, waiting }, &[]);
+        self.server.as_ref().is_some_and(|server| server.socket.is_some())
+    }
+
+    /// What `systemctl status` shows as long as nothing happens.
+    fn say_ready(&mut self) {
+        let (run_dir, launchers) = (self.settings.config.run_dir.display(), self.launchers.len());
+        let passed = if self.doors.own.is_empty() { " (sockets of systemd's)" } else { "" };
+        let mut text = format!("serving on kiln.sock and control.sock in {run_dir}{passed}, {launchers} launchers");
+        if !self.reload.waiting.is_empty() {
+            text += &format!("; waiting for a restart: {}", self.reload.waiting.join(", "));
+        }
+        if let Some(refused) = &self.reload.refused {
+            text += &format!("; the file was not taken, the configuration of before holds: {refused}");
+        }
+        if self.course.is_serving() {
+            self.notify.ready(&text);
+        }
     }
 
     fn happened(&mut self, event: Event) -> Option<Ended> {
@@ -255,11 +343,14 @@ impl Watch {
                 }
                 Order::SayReady => {
                     info!("ready");
-                    self.notify.ready().unwrap_or_else(|error| warn!(%error, "READY=1 was not heard"));
+                    // A server that had not taken it over yet had a successor that was started with it.
+                    self.reload.pending = false;
+                    self.say_ready();
                     None
                 }
                 Order::Drain => {
-                    self.notify.stopping().unwrap_or_else(|error| warn!(%error, "STOPPING=1 was not heard"));
+                    let within = self.settings.config.drain_s;
+                    self.notify.stopping(&format!("draining: up to {within} s for running invocations"));
                     self.tell(&ToServer::Drain, &[]);
                     None
                 }
@@ -299,6 +390,10 @@ impl Watch {
         let pid = self.children.start_server(&ends)?;
         info!(pid = pid.as_raw(), "server started");
         self.server = Some(Server { pid, socket: Some(ours) });
+        // What it was started with is in force; what waits it cannot know.
+        if !self.reload.waiting.is_empty() {
+            self.tell_config();
+        }
         Ok(())
     }
 

@@ -28,6 +28,17 @@ impl SingleThreaded {
     }
 }
 
+/// Gives up what protects this process from the kernel when memory is short and what it has only inherited: a service's
+/// `OOMScoreAdjust=`. With CAP_SYS_RESOURCE on the host it is for good, without it could be taken back (proc_pid_oom_score_adj(5)).
+pub fn forgo_oom_protection() -> io::Result<()> {
+    let file = "/proc/self/oom_score_adj";
+    match std::fs::read_to_string(file)?.trim().parse::<i32>() {
+        Ok(inherited) if inherited >= 0 => Ok(()),
+        Ok(_) => std::fs::write(file, "0"),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+
 /// Given to code that runs in a child of [`clone3`]: behind it there is only an exec or the end.
 #[derive(Debug)]
 pub struct InChild(());

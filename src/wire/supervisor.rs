@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::launcher::{OrderId, StagingId};
+use crate::config::Config;
 
 /// Server → supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +12,8 @@ pub enum ToSupervisor {
     Ready,
     /// Sent every [`HEARTBEAT_S`] seconds from the server's own event loop.
     Heartbeat,
+    /// [`ToServer::Reload`] is done.
+    Reloaded,
     /// Make `staging/<staging>/` and start `unpack` on it. One descriptor: the zip (a sealed memfd).
     Unpack { order: OrderId, staging: StagingId },
 }
@@ -33,6 +36,11 @@ pub enum ToServer {
     Unpacked {
         order: OrderId,
         result: Unpacked,
+    },
+    /// Go by this configuration from now on. The keys in `waiting` have another value in the file, for the next start.
+    Reload {
+        config: Box<Config>,
+        waiting: Vec<String>,
     },
     /// Take no new callers, let running invocations finish within the limit, then exit 0.
     Drain,

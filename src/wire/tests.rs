@@ -11,6 +11,7 @@ use super::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, 
 use super::supervisor::{ToServer, ToSupervisor, Unpacked, ZipRefusal};
 use super::*;
 use crate::code::Digest;
+use crate::config::Config;
 use crate::function::{Memory, TmpSize};
 use crate::invocation::ProcessEnd;
 use crate::runtime::TreeId;
@@ -83,6 +84,7 @@ fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
     prop_oneof![
         Just(ToSupervisor::Ready),
         Just(ToSupervisor::Heartbeat),
+        Just(ToSupervisor::Reloaded),
         (id(), staging()).prop_map(|(order, staging)| ToSupervisor::Unpack { order, staging }),
     ]
 }
@@ -97,6 +99,10 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         any::<u32>().prop_map(|launcher| ToServer::Launcher { launcher }),
         any::<u32>().prop_map(|launcher| ToServer::LauncherGone { launcher }),
         (id(), result).prop_map(|(order, result)| ToServer::Unpacked { order, result }),
+        (any::<u64>(), vec(".*", 0..4)).prop_map(|(idle_s, waiting)| {
+            let config = Config { idle_s, ..Config::default() };
+            ToServer::Reload { config: Box::new(config), waiting }
+        }),
         Just(ToServer::Drain),
     ]
 }

@@ -274,7 +274,9 @@ const ROWS: &[Row] = &[
     (|w| fs::set_permissions(w.path("run/kiln/kiln.sock"), fs::Permissions::from_mode(0o666)).unwrap(), "kiln.sock", State::Broken, "open to everybody", "0660"),
     (|w| { w.host.kilnd.trouble = Some("it has not answered within 5 s".into()); w.host.kilnd.status = None }, "kilnd", State::Broken, "has not answered", "journalctl"),
     (|w| w.host.kilnd.status.as_mut().unwrap().version = "0.0.1".into(), "versions", State::Warn, "0.0.1", "restart kilnd after an upgrade"),
-    (|w| w.config.idle_s = 1, "in-force", State::Warn, "idle_s", "restart kilnd"),
+    (|w| w.host.kilnd.status.as_mut().unwrap().draining = true, "kilnd", State::Warn, "waits for running invocations", "wait until it has ended"),
+    (|w| w.config.idle_s = 1, "in-force", State::Warn, "idle_s", "systemctl reload kilnd"),
+    (|w| w.config.region = "eu-west-1".into(), "in-force", State::Warn, "region", "restart kilnd"),
     (|w| { w.host.uid = 1000; w.host.gids = vec![] }, "caller", State::Warn, "neither in kiln-invoke nor in kiln-admin", "usermod -aG kiln-invoke"),
     (|w| w.write("sys/fs/cgroup/kiln-dead-1-7/cgroup.procs", ""), "leftovers", State::Warn, "cgroups: 1", "scripts/leftovers"),
     (|w| w.write("proc/90/status", "Name:\tkiln-init\nState:\tS\nPPid:\t1\n"), "leftovers", State::Warn, "processes: 1", "scripts/leftovers"),
@@ -353,6 +355,8 @@ fn a_service_that_waits_for_its_first_caller_is_no_trouble_and_is_not_woken() {
     assert!(world.host.systemd.as_ref().unwrap().waits_for_callers());
     // Nobody holds the lock of one that does not run: the doors are systemd's all the same, and no leftovers.
     world.write("proc/locks", "");
+    let listens = |name: &str| format!("0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/kiln/{name}.sock\n");
+    world.write("proc/net/unix", &["kiln", "control"].map(listens).concat());
     for file in ["run/kiln/lock", "proc/76/status", "proc/77/status"] {
         world.remove(file);
     }
@@ -417,6 +421,20 @@ fn switches_that_hinder_other_users_only_are_named_and_held_against_nobody() {
     let told = findings.iter().find(|finding| finding.check == "user-namespaces").unwrap();
     assert_eq!(told.state, State::Ok);
     assert!(told.found.contains("unprivileged_userns_clone") && told.found.contains("apparmor_restrict"), "{told:?}");
+}
+
+#[test]
+fn doors_that_systemd_keeps_open_are_not_left_over() {
+    if !root() {
+        return;
+    }
+    let mut world = World::well();
+    world.write("run/lock/kiln-ids.lock", "old 1900000000 4096 /run/old /var/old\n");
+    world.write("run/old/kiln.sock", "");
+    let state = |world: &World| world.findings().into_iter().find(|finding| finding.check == "leftovers").unwrap().state;
+    assert_eq!(state(&world), State::Warn);
+    world.write("proc/net/unix", "0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/old/kiln.sock\n");
+    assert_eq!(state(&world), State::Ok);
 }
 
 #[test]

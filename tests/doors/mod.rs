@@ -170,7 +170,7 @@ async fn serve(
     let (store, log_thread) = LogStore::open(config).unwrap();
     *theirs.logs.lock().unwrap() = Some(store.clone());
     let logs = Logs::new(store, move |name| functions.function(name).is_some(), stopping.clone());
-    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone(), logs);
+    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone(), logs, stopping.clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.

@@ -39,7 +39,7 @@ fn sigterm_lets_running_invocations_finish_and_leaves_nothing() {
 }
 
 #[test]
-fn sigterm_ends_what_runs_past_the_limit() {
+fn sigterm_ends_what_runs_past_the_limit_and_tells_its_caller() {
     if !host::ready() {
         return;
     }
@@ -51,10 +51,10 @@ fn sigterm_ends_what_runs_past_the_limit() {
     });
     eventually("it runs", || instance.busy() == 1);
     assert!(instance.stop().success());
-    // Either an answer that is no success, or a closed connection: never a hang.
-    if let Ok(answer) = caller.join().unwrap() {
-        assert!(answer.status >= 500 || answer.header("x-amz-function-error").is_some(), "{} {}", answer.status, answer.text());
-    }
+    let answer = caller.join().unwrap().expect("an answer, and no closed connection");
+    assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, Some("Unhandled")), "{}", answer.text());
+    assert_eq!(answer.json()["errorType"], "Sandbox.Stopped");
+    assert!(instance.log().contains("what still runs is cut running=1"), "{}", instance.log());
     assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
 }
 

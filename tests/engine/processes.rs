@@ -71,6 +71,22 @@ fn listening_sockets() -> Vec<String> {
     found
 }
 
+/// As a service has it by `OOMScoreAdjust=`. The launcher has CAP_SYS_RESOURCE here, as under systemd.
+#[test]
+fn when_memory_is_short_the_host_takes_a_function_and_not_what_starts_it() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    for pid in instance.processes("launcher") {
+        fs::write(format!("/proc/{pid}/oom_score_adj"), "-900").expect("protect the launcher");
+    }
+    instance.create_probe("f", serde_json::json!({}));
+    let seen = instance.call("f", &serde_json::json!({ "do": "oom_score_adj" }));
+    assert_eq!(seen["found"], "0");
+    assert!(seen["lowered"].as_str().is_some_and(|why| why.contains("denied")), "a function takes the protection back: {seen}");
+}
+
 #[test]
 fn every_process_dies_with_its_parent() {
     if !host::ready() {

@@ -6,7 +6,7 @@ mod eyes;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -72,17 +72,14 @@ impl Instance {
 
     /// Writes the configuration; `more` comes last, so it may not repeat a key.
     pub fn configure(&self, more: &str) {
-        let mut lines = vec![
-            format!("runtimes_dir = '{}'", self.path("runtimes").display()),
-            "launchers = 2".to_owned(),
-            "drain_s = 5".to_owned(),
-        ];
+        let mut lines = vec![format!("runtimes_dir = '{}'", self.path("runtimes").display()), "launchers = 2".to_owned()];
         for (key, value) in [
             ("instance", format!("'{}'", self.name)),
             ("run_dir", format!("'{}'", self.run_dir().display())),
             ("state_dir", format!("'{}'", self.state_dir().display())),
             ("first_id", self.first_id.to_string()),
             ("id_count", ID_COUNT.to_string()),
+            ("drain_s", "5".to_owned()),
         ] {
             if !more.contains(&format!("{key} =")) {
                 lines.push(format!("{key} = {value}"));
@@ -123,15 +120,63 @@ impl Instance {
         self.child = Some(self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
+    /// What [`Self::command`] made, with more to it.
+    pub fn launch_command(&mut self, mut command: Command) {
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        self.child = Some(command.stderr(log).spawn().unwrap());
+    }
+
+    /// As systemd starts a service whose socket units hold its doors: from descriptor 3 on, by name.
+    pub fn activated(&self, doors: &[(&str, &UnixListener)]) -> Command {
+        let mut command = scope::command("sh");
+        let (mut ends, names) = (String::new(), doors.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(":"));
+        let own = |door: &UnixListener| Stdio::from(std::os::fd::OwnedFd::from(door.try_clone().unwrap()));
+        if let Some((_, door)) = doors.first() {
+            command.stdin(own(door));
+            ends += "3<&0";
+        }
+        if let Some((_, door)) = doors.get(1) {
+            command.stdout(own(door));
+            ends += " 4<&1";
+        }
+        // The variables name the process that they are for, so only that process can set them.
+        let script = format!("exec {ends} </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_kilnd"), "--config"]).arg(self.path("kiln.toml"));
+        command.env("NOTIFY_SOCKET", self.path("notify"));
+        command.env("LISTEN_FDS", doors.len().to_string()).env("LISTEN_FDNAMES", names);
+        command
+    }
+
     /// As systemd does.
     #[track_caller]
     pub fn await_ready(&self) {
-        assert_eq!(self.notified(), "READY=1");
+        self.await_word("READY=1");
+    }
+
+    /// The next message that has this word as one of its lines, or as the beginning of one.
+    #[track_caller]
+    pub fn await_word(&self, word: &str) -> String {
+        loop {
+            let message = self.notified();
+            if message.lines().any(|line| line.starts_with(word)) {
+                return message;
+            }
+        }
+    }
+
+    /// All that was said and not yet read.
+    pub fn said(&self) -> Vec<String> {
+        self.notify.set_nonblocking(true).unwrap();
+        let mut text = [0; 4096];
+        let next = || self.notify.recv(&mut text).ok().map(|length| String::from_utf8_lossy(&text[..length]).into_owned());
+        let said = std::iter::from_fn(next).collect();
+        self.notify.set_nonblocking(false).unwrap();
+        said
     }
 
     #[track_caller]
     pub fn notified(&self) -> String {
-        let mut text = [0; 64];
+        let mut text = [0; 4096];
         let length = self.notify.recv(&mut text).unwrap_or_else(|error| panic!("nobody notified: {error}\n{}", self.log()));
         String::from_utf8_lossy(&text[..length]).into_owned()
     }
@@ -163,9 +208,14 @@ impl Instance {
     /// Connects like a caller, and gets an answer, however long the doors' owner takes to come back.
     #[track_caller]
     pub fn ask(&self) -> String {
-        let mut stream = UnixStream::connect(self.run_dir().join("kiln.sock")).unwrap();
+        self.ask_at("kiln.sock", "/2015-03-31/functions/none")
+    }
+
+    #[track_caller]
+    pub fn ask_at(&self, socket: &str, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.run_dir().join(socket)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"GET /2015-03-31/functions/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer

@@ -77,6 +77,14 @@ into a pipe or a file everything goes as it was.",
     json: "  request_id, executed_version, function_error (null, or Unhandled), payload, log"
 );
 
+const MAN_HELP: &str = help!(
+    "  kiln man
+  kiln man function create
+  kiln man invoke | less
+  sudo kiln man --dir /usr/local/share/man/man1",
+    json: "  The same: a manual page is no JSON."
+);
+
 const POOL_HELP: &str = help!(
     "  kiln pool
   kiln pool --sort memory
@@ -127,6 +135,9 @@ pub enum Command {
     /// Show what a function printed, and the platform's lines around it
     #[command(after_help = logs::LOGS_HELP)]
     Logs(Logs),
+    /// Show the manual page of kiln or of a verb, or write all of them
+    #[command(after_help = MAN_HELP)]
+    Man(ManPages),
     /// Show every execution environment
     #[command(after_help = POOL_HELP)]
     Pool(Pool),
@@ -171,6 +182,15 @@ pub struct Invoke {
     /// Ask whether it could be invoked so, and do not run it
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ManPages {
+    /// The verb, in as many words as it has
+    pub verb: Vec<String>,
+    /// Write the pages of all verbs into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "verb")]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

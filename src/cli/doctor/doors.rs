@@ -7,6 +7,7 @@ use std::path::Path;
 use super::finding::{Finding, broken, ok, warn};
 use super::host::Host;
 use crate::config::Config;
+use crate::config::reload::AT_START;
 
 /// `compare` is the file that the caller named: a running kilnd that has read another is worth a word.
 pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Finding> {
@@ -46,7 +47,17 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
         ));
     }
     let Some(status) = &host.kilnd.status else { return findings };
-    findings.insert(0, ok("kilnd", format!("running in {run}, its server is process {}", status.server_pid)));
+    let server = status.server_pid;
+    findings.insert(
+        0,
+        match status.draining {
+            false => ok("kilnd", format!("running in {run}, its server is process {server}")),
+            true => {
+                let found = format!("stopping in {run}: its server, process {server}, waits for running invocations");
+                warn("kilnd", found, "wait until it has ended (drain_s), or look whether it was to be restarted")
+            }
+        },
+    );
     let ours = env!("CARGO_PKG_VERSION");
     findings.push(if status.version == ours {
         ok("versions", format!("kiln and kilnd are both {ours}"))
@@ -54,7 +65,8 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
         let found = format!("this kiln is {ours}, the running kilnd is {}", status.version);
         warn("versions", found, "restart kilnd after an upgrade, or use the kiln beside it")
     });
-    findings.extend(compare.zip(status.config()).map(|(file, running)| same(file, &running)));
+    let compared = compare.zip(status.config()).map(|(file, running)| same(file, &running));
+    findings.extend(compared.or_else(|| waiting(&status.waiting_for_restart)));
     findings
 }
 
@@ -104,18 +116,21 @@ fn door(host: &Host, check: &'static str, path: &Path, refused: Option<io::Error
 
 fn same(file: &Config, running: &Config) -> Finding {
     let table = |config: &Config| toml::Table::try_from(config).unwrap_or_default();
-    // The supervisor settles how many 0 is.
-    let mut file = file.clone();
-    file.launchers = file.launcher_count();
-    let (file, running) = (table(&file), table(running));
+    let (file, running) = (table(&file.clone().settled()), table(running));
     let differ: Vec<&str> =
         file.iter().filter(|(key, value)| running.get(*key) != Some(value)).map(|(key, _)| key.as_str()).collect();
     if differ.is_empty() {
         return ok("in-force", "kilnd runs with this configuration");
     }
-    warn(
-        "in-force",
-        format!("kilnd runs with other values of {}", differ.join(", ")),
-        "restart kilnd: it reads its configuration when it starts",
-    )
+    let cure = match differ.iter().any(|key| AT_START.contains(key)) {
+        true => "restart kilnd: some of these take effect at its start only",
+        false => "systemctl reload kilnd, or send SIGHUP to its supervisor: these take effect while it runs",
+    };
+    warn("in-force", format!("kilnd runs with other values of {}", differ.join(", ")), cure)
+}
+
+/// What kilnd itself knows of its file, as of its last reload.
+fn waiting(keys: &[String]) -> Option<Finding> {
+    let found = format!("the file has other values of {}", keys.join(", "));
+    (!keys.is_empty()).then(|| warn("in-force", found, "restart kilnd: these take effect at its start only"))
 }

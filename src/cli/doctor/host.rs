@@ -93,6 +93,10 @@ pub struct Status {
     /// Limit of open descriptors of the server.
     pub descriptors: Option<u64>,
     config: Value,
+    /// Keys whose value in its file is for its next start.
+    pub waiting_for_restart: Vec<String>,
+    /// It takes nothing new, and will end.
+    pub draining: bool,
 }
 
 impl Status {

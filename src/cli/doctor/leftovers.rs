@@ -36,7 +36,7 @@ pub fn check(host: &Host, config: &Config) -> Finding {
     };
     count(processes(host, &instances), "processes");
     count(groups(host, &instances), "cgroups");
-    count(files(host, config, &instances), "files");
+    count(files(host, &instances), "files");
     if counts.is_empty() {
         return ok("leftovers", "nothing of a dead instance");
     }
@@ -127,18 +127,25 @@ fn groups(host: &Host, instances: &Instances) -> usize {
     found
 }
 
-fn files(host: &Host, config: &Config, instances: &Instances) -> usize {
+fn files(host: &Host, instances: &Instances) -> usize {
     let entries = |path: &Path| -> Vec<PathBuf> {
         let listed = fs::read_dir(host.path(path)).into_iter().flatten();
         listed.filter_map(|entry: io::Result<fs::DirEntry>| Some(entry.ok()?.path())).collect()
     };
+    let sockets = host.text("/proc/net/unix").unwrap_or_default();
     let mut found = 0;
-    // A door that systemd holds is there on purpose, whether a kilnd runs or not.
-    let held = host.systemd.as_ref().is_some_and(|systemd| systemd.sockets.iter().any(|socket| systemd.unit(socket).is_active()));
     for (run, state) in &instances.dead {
-        let is_left = |name: &&&str| host.exists(run.join(name)) && !(held && *run == config.run_dir && name.ends_with(".sock"));
-        found += FILES.iter().filter(is_left).count();
+        found += FILES.iter().filter(|name| host.exists(run.join(name)) && !is_listened_to(&sockets, &run.join(name))).count();
         found += entries(&state.join("staging")).len();
     }
     found
+}
+
+/// Somebody is at this door: systemd, as a rule, which keeps it open while kilnd is stopped. By /proc/net/unix:
+/// `0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/kiln/kiln.sock`, where 10000 is a listener's flag.
+fn is_listened_to(sockets: &str, path: &Path) -> bool {
+    sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(3) == Some(&"00010000") && fields.get(7).is_some_and(|found| Path::new(found) == path)
+    })
 }

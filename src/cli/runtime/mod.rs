@@ -199,8 +199,8 @@ fn name_in(recipe: &Path) -> Result<String, Failure> {
     table.get("name").and_then(toml::Value::as_str).map(str::to_owned).ok_or_else(|| wrong("it has no `name`".into()))
 }
 
-/// The builder: what KILN_BUILDER names, else build-runtimes beside this program, else scripts/build-runtimes in the checkout that
-/// this program lies in.
+/// The builder: what KILN_BUILDER names, else build-runtimes beside this program, else what lies with it: in the checkout around it,
+/// or below the prefix where it was installed (PREFIX/lib/kiln/kiln and PREFIX/share/kiln/scripts).
 fn builder() -> Result<PathBuf, Failure> {
     if let Some(named) = std::env::var_os("KILN_BUILDER") {
         let named = PathBuf::from(named);
@@ -211,10 +211,12 @@ fn builder() -> Result<PathBuf, Failure> {
     }
     let this = std::env::current_exe().map_err(|error| Failure::Failed(format!("this program's own path: {error}")))?;
     let beside = this.with_file_name("build-runtimes");
-    let checkouts = this.ancestors().skip(1).map(|above| above.join("scripts/build-runtimes"));
-    std::iter::once(beside).chain(checkouts).find(|path| path.is_file()).ok_or_else(|| {
+    let around = this.ancestors().skip(1);
+    let with_it =
+        around.flat_map(|above| ["scripts", "share/kiln/scripts"].map(|within| above.join(within).join("build-runtimes")));
+    std::iter::once(beside).chain(with_it).find(|path| path.is_file()).ok_or_else(|| {
         Failure::Failed(format!(
-            "no builder of runtimes was found beside {} or in a checkout around it: set KILN_BUILDER to Kiln's scripts/build-runtimes",
+            "no builder of runtimes was found with {}, neither in a checkout nor installed: set KILN_BUILDER to Kiln's scripts/build-runtimes",
             this.display()
         ))
     })

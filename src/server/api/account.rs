@@ -13,13 +13,14 @@ impl Api {
     pub(super) fn account_settings(&self) -> Answer {
         let all = self.registry.page(None, usize::MAX);
         let reserved: u32 = all.iter().filter_map(|record| record.reserved_concurrency).sum();
+        let concurrency = self.in_force.now().concurrency;
         let body = json!({
             "AccountLimit": {
                 "TotalCodeSize": self.intake.room().budget(),
                 "CodeSizeUnzipped": MAX_UNZIPPED,
                 "CodeSizeZipped": MAX_ZIP,
-                "ConcurrentExecutions": self.concurrency,
-                "UnreservedConcurrentExecutions": self.concurrency.saturating_sub(reserved),
+                "ConcurrentExecutions": concurrency,
+                "UnreservedConcurrentExecutions": concurrency.saturating_sub(reserved),
             },
             "AccountUsage": { "TotalCodeSize": self.registry.total_code_size(), "FunctionCount": all.len() },
         });

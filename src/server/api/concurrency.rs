@@ -67,8 +67,9 @@ impl Api {
 
     async fn reserve(&self, target: &Target, reserve: Option<u32>) -> Result<(), ApiError> {
         unqualified(target)?;
-        let minimum = min_unreserved(self.concurrency);
-        let stored = self.registry.set_reserve(&target.name, reserve, self.concurrency - minimum).await;
+        let concurrency = self.in_force.now().concurrency;
+        let minimum = min_unreserved(concurrency);
+        let stored = self.registry.set_reserve(&target.name, reserve, concurrency - minimum).await;
         stored.map_err(|error| match error {
             RegistryError::TooMuchReserved { .. } => Kind::InvalidParameterValue.with(format!(
                 "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its \

@@ -116,9 +116,6 @@ impl ApiError {
             }
             Refusal::Internal(why) => Kind::Service.with(why),
             Refusal::Stopping => Kind::Service.with("kilnd is stopping, try again"),
-            Refusal::Cut => {
-                Kind::Service.with("kilnd stopped while the invocation ran, which was cut: it had longer than drain_s")
-            }
         }
     }
 

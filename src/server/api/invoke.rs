@@ -8,7 +8,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::de::IgnoredAny;
-use tracing::info;
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::error::{ApiError, Kind};
@@ -43,9 +43,12 @@ impl Api {
             return Err(ApiError::no_function(&target.arn_resolved(&self.home)));
         }
         let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-        let Some(room) = self.payloads.room(announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD)).await else {
-            info!(request_id = %id, function = %target.name, "invocation refused: no room for its payload");
-            return Err(ApiError::refused(Refusal::Throttled(Throttle::Memory), &target.arn_resolved(&self.home)));
+        let wait = self.in_force.now().capacity_wait();
+        let Some(room) = self.payloads.room(announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD), wait).await else {
+            let refusal = Refusal::Throttled(Throttle::Memory);
+            let cause = refusal.cause();
+            warn!(function = %target.name, request = %id, cause, "invocation refused: no room for its payload");
+            return Err(ApiError::refused(refusal, &target.arn_resolved(&self.home)));
         };
         let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await;
         let payload = payload.map_err(|error| body_error(error, Kind::RequestTooLarge, MAX_PAYLOAD, "InvokeFunction"))?;
@@ -74,7 +77,15 @@ impl Api {
             log_type,
         };
         let answer = self.engine.invoke(invocation).await.map_err(|refusal| {
-            info!(request_id = %id, function = %target.name, %refusal, "invocation refused");
+            let (function, cause) = (&target.name, refusal.cause());
+            match &refusal {
+                Refusal::Internal(_) => error!(%function, request = %id, cause, reason = %refusal, "invocation refused"),
+                // The function's own bound, or a moment that passes: nobody has to act.
+                Refusal::Throttled(Throttle::Reserved) | Refusal::Stopping | Refusal::UnknownFunction(_) => {
+                    info!(%function, request = %id, cause, reason = %refusal, "invocation refused")
+                }
+                Refusal::Throttled(_) => warn!(%function, request = %id, cause, reason = %refusal, "invocation refused"),
+            }
             ApiError::refused(refusal, &target.arn_resolved(&self.home))
         })?;
         let failed = matches!(answer.outcome, Outcome::Failed(_));

@@ -47,7 +47,7 @@ use self::route::Operation;
 use self::target::{Home, Target};
 use super::http::{BodyError, Door, Peer, read_body};
 use super::intake::Intake;
-use crate::config::Config;
+use crate::config::reload::InForce;
 use crate::function::{FunctionName, Profile};
 use crate::invocation::{self, Invocation, Refusal, RequestId};
 use crate::registry::{Promise, Registry};
@@ -81,8 +81,7 @@ pub struct Api {
     home: Arc<Home>,
     runtimes_dir: Arc<Path>,
     profile: Profile,
-    /// Invocations at once, over all functions.
-    concurrency: u32,
+    in_force: InForce,
     state_dir: Arc<Path>,
     /// The gid whose members may manage functions; `None` where there is no such group.
     admin_group: Option<u32>,
@@ -97,17 +96,18 @@ pub struct Api {
 
 impl Api {
     pub fn new(
-        config: &Config,
+        in_force: impl Into<InForce>,
         admin_group: Option<u32>,
         registry: Arc<dyn Registry>,
         intake: Arc<Intake>,
         engine: Arc<dyn Engine>,
     ) -> Self {
+        let in_force = in_force.into();
+        let config = &*in_force.now();
         Self {
             home: Arc::new(Home::new(config)),
             runtimes_dir: config.runtimes_dir.as_path().into(),
             profile: config.profile,
-            concurrency: config.concurrency,
             state_dir: config.state_dir.as_path().into(),
             admin_group,
             registry,
@@ -116,7 +116,8 @@ impl Api {
             changing: Changing::default(),
             code_requests: Arc::new(Semaphore::new(CODE_REQUESTS)),
             downloads: Downloads::default(),
-            payloads: Payloads::new(config.capacity_wait()),
+            payloads: Payloads::default(),
+            in_force,
         }
     }
 

@@ -19,7 +19,12 @@ const FREE: usize = 64 << 10;
 pub struct Payloads {
     /// In KiB. Taken before a body is read; given back when the last holder of the payload drops it.
     room: Arc<Semaphore>,
-    wait: Duration,
+}
+
+impl Default for Payloads {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(ROOM_KIB)) }
+    }
 }
 
 /// Place for one payload.
@@ -32,18 +37,13 @@ struct Held {
 }
 
 impl Payloads {
-    /// `wait`: how long a caller waits for room.
-    pub fn new(wait: Duration) -> Self {
-        Self { room: Arc::new(Semaphore::new(ROOM_KIB)), wait }
-    }
-
     /// Room for a body of at most so many bytes; `None` when there was none in time.
-    pub async fn room(&self, bytes: usize) -> Option<Room> {
+    pub async fn room(&self, bytes: usize, wait: Duration) -> Option<Room> {
         if bytes <= FREE {
             return Some(Room(None));
         }
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let taken = timeout(self.wait, self.room.clone().acquire_many_owned(kib)).await.ok()?;
+        let taken = timeout(wait, self.room.clone().acquire_many_owned(kib)).await.ok()?;
         taken.ok().map(|room| Room(Some(room)))
     }
 }
@@ -72,18 +72,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_payloads_wait_for_room_and_small_ones_never() {
-        let payloads = Payloads::new(Duration::from_secs(5));
+        let payloads = Payloads::default();
+        let wait = Duration::from_secs(5);
         let mut held = Vec::new();
-        while let Some(room) = payloads.room(6 * MIB).await {
+        while let Some(room) = payloads.room(6 * MIB, wait).await {
             held.push(room.hold(Bytes::from_static(b"a large one")));
         }
         assert_eq!(held.len(), 85, "512 MiB, and not one more after five seconds");
-        assert!(payloads.room(FREE).await.is_some());
+        assert!(payloads.room(FREE, wait).await.is_some());
         // A slice of a payload holds it too: the room is free with the last of them.
         let slice = held.pop().map(|payload| payload.slice(2..7)).unwrap();
-        assert!(payloads.room(6 * MIB).await.is_none());
+        assert!(payloads.room(6 * MIB, wait).await.is_none());
         assert_eq!(&slice[..], b"large");
         drop(slice);
-        assert!(payloads.room(6 * MIB).await.is_some());
+        assert!(payloads.room(6 * MIB, wait).await.is_some());
     }
 }

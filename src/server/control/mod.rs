@@ -5,7 +5,7 @@
 //! ```text
 //! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
 //! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
-//!                                   configuration in force
+//!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
@@ -28,9 +28,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::http::{Door, Peer};
+use super::http::{Door, Peer, Stop};
 use super::pool::Snapshot;
 use crate::config::Config;
+use crate::config::reload::InForce;
 use crate::meter::month::Books;
 
 pub use logs::Logs;
@@ -38,8 +39,10 @@ use usage::UsageDoor;
 
 /// See the module docs.
 pub struct Control {
-    config: Config,
+    in_force: InForce,
     started: Instant,
+    /// Set when it drains.
+    draining: Stop,
     /// Blocks for some milliseconds. Held while it is asked, so that people who look every second wait for each other and
     /// not the invocations for them.
     pool: Mutex<Arc<dyn Fn() -> Snapshot + Send + Sync>>,
@@ -56,25 +59,39 @@ struct Status<'a> {
     /// How many this process may have open, which bounds how many environments there can be.
     descriptors: u64,
     config: &'a Config,
+    /// Keys whose value in the file is for the next start.
+    waiting_for_restart: &'a [String],
+    /// No new invocation is taken; those that run may finish.
+    draining: bool,
 }
 
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
-    pub fn new(config: &Config, pool: impl Fn() -> Snapshot + Send + Sync + 'static, logs: Logs) -> Self {
+    pub fn new(
+        in_force: impl Into<InForce>,
+        pool: impl Fn() -> Snapshot + Send + Sync + 'static,
+        logs: Logs,
+        draining: Stop,
+    ) -> Self {
+        let in_force = in_force.into();
+        let config = in_force.now();
         let usage = UsageDoor::new(Books::new(config.database()), config.tariff());
-        Self { config: config.clone(), started: Instant::now(), pool: Mutex::new(Arc::new(pool)), logs, usage }
+        Self { in_force, started: Instant::now(), draining, pool: Mutex::new(Arc::new(pool)), logs, usage }
     }
 
-    fn status(&self) -> Status<'_> {
-        Status {
+    fn status(&self) -> Value {
+        let (config, waiting) = (self.in_force.now(), self.in_force.waiting());
+        json!(Status {
             version: env!("CARGO_PKG_VERSION"),
-            instance: &self.config.instance,
+            instance: &config.instance,
             server_pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
-            config: &self.config,
-        }
+            config: &config,
+            waiting_for_restart: &waiting,
+            draining: *self.draining.borrow(),
+        })
     }
 
     async fn pool(&self) -> Reply {
@@ -101,7 +118,7 @@ impl Door for Control {
         }
         match (&head.method, path) {
             (&Method::GET, "/v1/pool") => self.pool().await,
-            (&Method::GET, "/v1/status") => reply(StatusCode::OK, json!(self.status())),
+            (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
             (_, "/v1/pool" | "/v1/status" | "/v1/usage") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),

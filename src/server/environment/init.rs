@@ -39,6 +39,7 @@ pub struct Starter<L> {
     recipes: Arc<Recipes>,
     region: String,
     sink: Arc<dyn LogSink>,
+    cut: watch::Receiver<Option<Duration>>,
 }
 
 /// An init that failed. What was built is gone.
@@ -57,9 +58,10 @@ pub struct InitFailure {
 }
 
 impl<L: Launcher> Starter<L> {
-    pub fn new(config: &Config, launcher: L, sink: Arc<dyn LogSink>) -> Self {
+    /// Once `cut` holds how long a drain has waited, everything that runs is ended for that.
+    pub fn new(config: &Config, launcher: L, sink: Arc<dyn LogSink>, cut: watch::Receiver<Option<Duration>>) -> Self {
         let recipes = Arc::new(Recipes::new(config.runtimes_dir.clone()));
-        Self { launcher, recipes, region: config.region.clone(), sink }
+        Self { launcher, recipes, region: config.region.clone(), sink, cut }
     }
 
     /// Builds a container and initialises it: within [`INIT_LIMIT`] from when it is built, or, `inside` of an invocation,
@@ -163,6 +165,7 @@ impl<L: Launcher> Starter<L> {
             control,
             pulse,
             ended,
+            cut: self.cut.clone(),
             init: Duration::ZERO,
             reported_init: false,
             _tasks: tasks,

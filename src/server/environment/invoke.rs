@@ -131,7 +131,10 @@ impl Environment {
 
     /// The last look at the wall, then the freeze. `None`: not fit to be used again.
     fn rest(&mut self, grow: Grow<'_>) -> Option<Frozen> {
-        let unfit = |error: &io::Error| warn!(container = self.facts.container, %error, "an environment could not be rested");
+        let unfit = |error: &io::Error| {
+            let origin = self.output.origin();
+            warn!(function = %origin.function, container = origin.container, %error, "an environment could not be rested");
+        };
         let (sample, verdict) = self.wall.sample().inspect_err(unfit).ok()?;
         self.facts.used.store(sample.used, std::sync::atomic::Ordering::Relaxed);
         if self.judge(verdict, grow).is_some() {

@@ -79,6 +79,8 @@ pub struct Environment {
     control: Arc<Control>,
     pulse: Arc<Pulse>,
     ended: told::Receiver<Option<Ended>>,
+    /// The drain is over, so long it was.
+    cut: told::Receiver<Option<Duration>>,
     /// How long the init phase took, for the first REPORT.
     init: Duration,
     reported_init: bool,
@@ -167,7 +169,7 @@ impl Environment {
         let mut deadline = pin!(sleep_until(until));
         let mut ticks = interval_at(Instant::now() + wall::EVERY, wall::EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ended = self.ended.clone();
+        let (mut ended, mut cut) = (self.ended.clone(), self.cut.clone());
         let mut looks = 0_u32;
         loop {
             tokio::select! {
@@ -177,6 +179,7 @@ impl Environment {
                     return self.cause_of(end);
                 }
                 () = &mut deadline => return Cause::Timeout(limit),
+                Ok(Some(drain)) = async { cut.wait_for(Option::is_some).await.map(|drain| *drain) } => return Cause::Cut(drain),
                 _ = ticks.tick() => {
                     looks = looks.saturating_add(1);
                     if looks == LOOKS_UNTIL_BEGUN {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::code::room::Disk;
@@ -14,7 +15,7 @@ use crate::code::room::Disk;
 pub struct Room {
     state_dir: PathBuf,
     /// Bytes.
-    budget: u64,
+    budget: AtomicU64,
     /// Zips on their way that no row names yet. `std` lock: for one addition.
     pledged: Arc<Mutex<u64>>,
 }
@@ -35,22 +36,28 @@ pub struct OverBudget {
 
 impl Room {
     pub fn new(state_dir: PathBuf, budget_mib: u64) -> Self {
-        Self { state_dir, budget: budget_mib.saturating_mul(1 << 20), pledged: Arc::default() }
+        Self { state_dir, budget: AtomicU64::new(bytes(budget_mib)), pledged: Arc::default() }
+    }
+
+    /// Another budget from now on. What is there stays, if it is more.
+    pub fn bound(&self, budget_mib: u64) {
+        self.budget.store(bytes(budget_mib), Ordering::Relaxed);
     }
 
     /// In bytes.
     pub fn budget(&self) -> u64 {
-        self.budget
+        self.budget.load(Ordering::Relaxed)
     }
 
     /// Takes `size` bytes of the budget for a row that stops naming `freed` of the `used` ones.
     pub fn pledge(&self, size: u64, freed: u64, used: u64) -> Result<Pledge, OverBudget> {
         let mut pledged = lock(&self.pledged);
+        let budget = self.budget();
         let bytes = size.saturating_sub(freed);
         let total = used.saturating_add(*pledged);
         // Who becomes smaller is never refused, also where the budget was made smaller than what is there.
-        if bytes > 0 && total.saturating_add(bytes) > self.budget {
-            return Err(OverBudget { wanted: bytes, used: total, budget: self.budget });
+        if bytes > 0 && total.saturating_add(bytes) > budget {
+            return Err(OverBudget { wanted: bytes, used: total, budget });
         }
         *pledged += bytes;
         Ok(Pledge { bytes, pledged: self.pledged.clone() })
@@ -75,6 +82,10 @@ impl Room {
     fn disk(&self) -> Option<Disk> {
         rustix::fs::statvfs(&self.state_dir).ok().map(Disk::from)
     }
+}
+
+fn bytes(mib: u64) -> u64 {
+    mib.saturating_mul(1 << 20)
 }
 
 impl Drop for Pledge {

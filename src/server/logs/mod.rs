@@ -2,12 +2,14 @@
 //!
 //! Server process, floor 1. The bytes come from the function, hostile: nothing here grows with them. Each environment
 //! has one [`Output`], which alone reads its log pipe, always at once, so that the function never blocks on it. Lines go
-//! to a [`LogSink`], which is the [`store`], and, during an invocation, into its tail. stdout and stderr are one pipe, as on
+//! to a [`LogSink`], which is the [`store`] (and has them [`mirror`]ed in systemd's journal), and, during an invocation, into
+//! its tail. stdout and stderr are one pipe, as on
 //! Lambda: so their lines keep the order in which they were printed, and nobody can tell which was which.
 //!
 //! What is printed between two invocations (by a thread that runs on until the freeze) belongs to the later one.
 
 pub mod lines;
+pub mod mirror;
 pub mod store;
 
 use std::io;
@@ -153,7 +155,8 @@ impl Journal {
         self.request = Some(request);
         self.tail = Some(Vec::new());
         self.start = Some((SystemTime::now(), line));
-        self.allowance = Allowance { bytes: self.allowance.of, of: self.allowance.of, refilled: Instant::now() };
+        let of = self.sink.allowance();
+        self.allowance = Allowance { bytes: of, of, refilled: Instant::now() };
     }
 
     /// It did not begin after all.

@@ -265,6 +265,20 @@ impl Core {
         orders
     }
 
+    /// Other limits from now on. What is idle gives way to a smaller budget; what runs is not touched.
+    pub fn bound(&mut self, limits: Limits, now: Instant) -> Vec<Order> {
+        self.limits = limits;
+        let mut orders = Vec::new();
+        let idle: u64 = self.idle_slots().map(|(_, _, charge)| charge).sum();
+        let over = self.charged().saturating_sub(self.limits.budget).min(idle);
+        if over > 0 {
+            self.evict(over, None, &mut orders);
+        }
+        self.shed(&mut orders);
+        self.serve(now, &mut orders);
+        orders
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now: Instant) -> Vec<Order> {
         let mut orders = Vec::new();
@@ -495,7 +509,11 @@ impl Core {
     /// Evicts none if all of them together would not be enough.
     fn make_room(&mut self, bytes: u64, keep: Option<SlotId>, orders: &mut Vec<Order>) -> bool {
         let free = self.limits.budget.saturating_sub(self.charged());
-        let Some(mut missing) = bytes.checked_sub(free).filter(|missing| *missing > 0) else { return true };
+        let Some(missing) = bytes.checked_sub(free).filter(|missing| *missing > 0) else { return true };
+        self.evict(missing, keep, orders)
+    }
+
+    fn evict(&mut self, mut missing: u64, keep: Option<SlotId>, orders: &mut Vec<Order>) -> bool {
         let mut victims: Vec<_> = self.idle_slots().filter(|(id, ..)| Some(*id) != keep).collect();
         if victims.iter().map(|(_, _, charge)| charge).sum::<u64>() < missing {
             return false;

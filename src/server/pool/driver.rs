@@ -160,6 +160,10 @@ impl<E: Pooled> Pool<E> {
         self.0.change(|inner, now| ((), inner.core.reserve(function, reserve, now)));
     }
 
+    pub fn bound(&self, limits: Limits) {
+        self.0.change(|inner, now| ((), inner.core.bound(limits, now)));
+    }
+
     /// Ends all idle environments.
     pub fn stop(&self) {
         self.0.change(|inner, _| ((), inner.core.stop()));
@@ -255,7 +259,7 @@ impl<E: Pooled> Shared<E> {
                 // The receiver may be gone: then the lease or permit in the message ends right here.
                 Effect::Tell(turn, what) => drop(turn.send(what)),
                 Effect::End(environment, why) => {
-                    debug!(environment = environment.facts().name(), ?why, "environment retired");
+                    debug!(container = environment.facts().name(), ?why, "environment retired");
                     drop(environment);
                 }
             }

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, eventually, slower};
+pub use eyes::{PATIENCE, eventually};
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
@@ -129,8 +129,9 @@ impl Instance {
     pub fn launch(&mut self) {
         assert!(self.supervisor.is_none(), "this instance already runs");
         let log = File::options().create(true).append(true).open(self.dir.path().join("kilnd.log")).unwrap();
-        let child = scope::command(env!("CARGO_BIN_EXE_kilnd"))
-            .args(["supervisor", "--config"])
+        // With the umask that the service's unit has.
+        let child = scope::command("sh")
+            .args(["-c", r#"umask 077; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kilnd"), "supervisor", "--config"])
             .arg(self.config_path())
             .envs(self.options.vars.iter().cloned())
             .stdin(Stdio::null())

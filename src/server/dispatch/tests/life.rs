@@ -252,20 +252,45 @@ async fn a_drain_waits_for_who_runs_and_refuses_who_comes() {
     assert_eq!(house.dispatch.snapshot().environments, []);
 }
 
+/// One invocation, and after a tenth of a second a drain that waits a second.
+async fn cut(house: &House) -> (String, Result<Answer, Refusal>) {
+    let (answer, ()) = tokio::join!(house.invoke(LogType::Tail), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let limit = Duration::from_secs(1);
+        assert!(tokio::time::timeout(limit, house.dispatch.drain()).await.is_err());
+        house.dispatch.cut(limit);
+        house.dispatch.drain().await;
+    });
+    assert_eq!(house.dispatch.snapshot().environments, []);
+    answer
+}
+
 #[tokio::test(start_paused = true)]
-async fn who_runs_longer_than_the_drain_is_told_that_it_is_cut() {
+async fn what_a_drain_cuts_is_named_to_its_caller_in_its_log_and_in_the_books() {
     let house = House::new(|inside| {
-        once(inside, async |_, _| {
-            tokio::time::sleep(Duration::from_secs(600)).await;
-            Word::Nothing
+        once(inside, async |inside, _| {
+            inside.print("working\n");
+            std::future::pending().await
         })
     });
-    let ((_, cut), ()) = tokio::join!(house.invoke(LogType::None), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        house.dispatch.cut();
-    });
-    assert_eq!(cut.unwrap_err(), Refusal::Cut);
-    assert_eq!(house.invoke(LogType::None).await.1.unwrap_err(), Refusal::Stopping);
+    let (id, answer) = cut(&house).await;
+    let answer = answer.unwrap();
+    let words = "Invocation was cut: Kiln was stopped, and waited 1.00 seconds for it";
+    let body = format!(r#"{{"errorType":"Sandbox.Stopped","errorMessage":"RequestId: {id} Error: {words}"}}"#);
+    assert_eq!(answer.outcome.body(), &body);
+    let log = String::from_utf8(answer.log_tail).unwrap();
+    assert!(log.contains(&format!("working\nRequestId: {id} Error: {words}\nSandbox.Stopped\nEND RequestId: {id}\n")), "{log}");
+    assert!(log.ends_with("Status: error\tError Type: Sandbox.Stopped\n"), "{log}");
+    let rows = house.books.rows.lock().unwrap();
+    assert_eq!(rows.iter().map(|row| row.error_type.as_deref()).collect::<Vec<_>>(), [Some("Sandbox.Stopped")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_drain_cuts_before_a_function_has_seen_them_may_try_again() {
+    let house = House::new(|_| std::future::pending());
+    let (_, answer) = cut(&house).await;
+    assert_eq!(answer.unwrap_err(), Refusal::Stopping);
+    assert_eq!(*house.books.rows.lock().unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]

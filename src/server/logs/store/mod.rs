@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! environments ── append ──▶ [queue, bounded] ──▶ writer's thread ──▶ segments on the disk ──▶ readers, following ones too
-//!                    └ no room: refused, counted, told in the log itself
+//!                    └ no room: refused, counted, told in the log itself      └──▶ the mirror in the journal
 //! ```
 //!
 //! [`record`] one entry · [`segments`] the files, what is kept of them · [`queue`] what waits · `writer` the thread ·
@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::{oneshot, watch};
@@ -29,9 +30,11 @@ use self::queue::{Queue, Removal};
 use self::reader::{Query, Reader};
 use self::segments::{Bounds, Catalogue, Position, Segments};
 use self::writer::{Disk, Writer};
+use super::mirror::{Mirror, Wanted};
 use super::{LogSink, Piece};
-use crate::config::Config;
+use crate::config::{Config, Mirrored};
 use crate::function::FunctionName;
+use crate::telemetry::journald::Journald;
 
 /// A function's log is so many segments, so that what goes when it is full is a small part.
 const SEGMENTS: u64 = 16;
@@ -54,41 +57,67 @@ struct Shared {
     queue: Arc<Queue>,
     catalogue: Catalogue,
     written: watch::Receiver<()>,
-    allowance: u64,
+    allowance: AtomicU64,
+    /// By the mirror, where there is one.
+    wanted: Wanted,
 }
 
-/// Joins the thread, so that what was printed is in its file before the process ends.
-pub struct LogThread(JoinHandle<()>);
+/// Joins the threads, so that what was printed is in its file (and in the journal) before the process ends.
+pub struct LogThread {
+    writer: JoinHandle<()>,
+    mirror: Option<JoinHandle<()>>,
+}
 
 impl LogThread {
     /// Waits until every [`LogStore`] is dropped and everything is written.
     pub fn join(self) {
         // A panic aborts the process, so there is no other result than the unit.
-        let _ = self.0.join();
+        let _ = self.writer.join();
+        let _ = self.mirror.map(JoinHandle::join);
     }
 }
 
 impl LogStore {
     /// The logs in `state_dir/logs`, which the supervisor has made.
     pub fn open(config: &Config) -> Result<(Self, LogThread), LogError> {
-        let function = config.log_max_mib << 20;
-        let bounds = Bounds { segment: function / SEGMENTS, function, total: config.log_total_mib << 20, age: config.logs() };
-        Self::open_with(&config.logs_dir(), bounds)
+        Self::open_mirrored(&config.logs_dir(), bounds(config), Journald::of_stderr(), config.journal)
     }
 
+    /// The configuration has changed: the threads keep to it from their next turn on, environments from their next invocation on.
+    pub fn reload(&self, config: &Config) {
+        let bounds = bounds(config);
+        self.0.allowance.store(allowance(&bounds), Ordering::Relaxed);
+        self.0.queue.bound(bounds);
+        self.0.wanted.set(config.journal);
+    }
+
+    /// Without a journal.
     pub fn open_with(root: &Path, bounds: Bounds) -> Result<(Self, LogThread), LogError> {
+        Self::open_mirrored(root, bounds, None, Mirrored::None)
+    }
+
+    fn open_mirrored(
+        root: &Path,
+        bounds: Bounds,
+        journal: Option<Journald>,
+        what: Mirrored,
+    ) -> Result<(Self, LogThread), LogError> {
         let fail = |source| LogError::Open { path: root.to_owned(), source };
         let segments = Segments::open(root, bounds).map_err(fail)?;
         let (catalogue, queue) = (segments.catalogue(), Arc::<Queue>::default());
         let (tell, written) = watch::channel(());
         let disk = Disk { root: root.into(), looked: None, full: false };
-        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk };
+        let wanted = Wanted::new(what);
+        let started = journal.map(|journal| Mirror::start(journal, wanted.clone())).transpose();
+        let (mirror, mirroring) = started.map_err(|source| LogError::Thread { source })?.unzip();
+        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk, mirror };
         let thread = thread::Builder::new()
             .name("logs".into())
             .spawn(move || writer.run())
             .map_err(|source| LogError::Thread { source })?;
-        let allowance = bounds.function / ALLOWANCE;
-        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance })), LogThread(thread)))
+        let allowance = AtomicU64::new(allowance(&bounds));
+        let threads = LogThread { writer: thread, mirror: mirroring };
+        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance, wanted })), threads))
     }
 
     /// Whether anything is kept of this function, which may have been deleted since.
@@ -122,6 +151,15 @@ impl LogStore {
     }
 }
 
+fn bounds(config: &Config) -> Bounds {
+    let function = config.log_max_mib << 20;
+    Bounds { segment: function / SEGMENTS, function, total: config.log_total_mib << 20, age: config.logs() }
+}
+
+fn allowance(bounds: &Bounds) -> u64 {
+    bounds.function / ALLOWANCE
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.queue.close();
@@ -134,7 +172,7 @@ impl LogSink for LogStore {
     }
 
     fn allowance(&self) -> u64 {
-        self.0.allowance
+        self.0.allowance.load(Ordering::Relaxed)
     }
 
     fn weight(&self, piece: &Piece<'_>) -> u64 {

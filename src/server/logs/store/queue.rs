@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::time::SystemTime;
 
+use super::segments::Bounds;
 use crate::function::FunctionName;
 use crate::invocation::RequestId;
 use crate::server::logs::{Kind, Origin, Piece};
@@ -46,6 +47,8 @@ pub struct Work {
     pub pieces: Vec<Waiting>,
     /// Functions whose logs go, after the pieces.
     pub removals: Vec<Removal>,
+    /// How much is kept from now on, if that has changed.
+    pub bounds: Option<Bounds>,
     /// Nothing more will come.
     pub closed: bool,
 }
@@ -103,6 +106,11 @@ impl Queue {
         self.filled.notify_one();
     }
 
+    pub fn bound(&self, bounds: Bounds) {
+        self.lock().work.bounds = Some(bounds);
+        self.filled.notify_one();
+    }
+
     pub fn close(&self) {
         self.lock().work.closed = true;
         self.filled.notify_one();
@@ -132,7 +140,7 @@ impl Queue {
 
 impl Inner {
     fn is_urgent(&self) -> bool {
-        self.work.closed || !self.work.removals.is_empty()
+        self.work.closed || !self.work.removals.is_empty() || self.work.bounds.is_some()
     }
 }
 

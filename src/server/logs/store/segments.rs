@@ -197,6 +197,14 @@ impl Segments {
         Ok(of.back().copied())
     }
 
+    /// Keeps so much from now on; what is too much goes.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        for function in self.functions.keys().cloned().collect::<Vec<_>>() {
+            self.keep_within_bounds(&function);
+        }
+    }
+
     fn keep_within_bounds(&mut self, function: &FunctionName) {
         while self.functions.get(function).is_some_and(|of| of.len() > 1 && size(of) > self.bounds.function) {
             self.remove_oldest(function);

@@ -16,6 +16,7 @@ use super::queue::{Queue, Waiting};
 use super::record::{self, encode};
 use super::segments::Segments;
 use crate::function::FunctionName;
+use crate::server::logs::mirror::Mirror;
 use crate::server::logs::{Kind, Lost, Origin, Piece};
 
 /// Between two looks for what is too old.
@@ -35,6 +36,8 @@ pub struct Writer {
     /// What each function's log could not take, and who printed it last.
     pub lost: HashMap<FunctionName, (Arc<Origin>, Lost)>,
     pub disk: Disk,
+    /// Where there is a journal.
+    pub mirror: Option<Mirror>,
 }
 
 /// What is known of the room on the disk.
@@ -55,6 +58,10 @@ impl Writer {
             }
             let work = self.queue.take(EXPIRE);
             if !work.pieces.is_empty() {
+                // First, since it does not wait for the disk: what is not in the log may still be read there.
+                if let Some(mirror) = &self.mirror {
+                    mirror.hand(&work.pieces);
+                }
                 self.write(&work.pieces);
                 self.written.send_replace(());
             }
@@ -62,6 +69,10 @@ impl Writer {
                 self.segments.remove(&removal.function);
                 info!(function = %removal.function, "the log of a function was removed");
                 let _ = removal.done.send(());
+            }
+            if let Some(bounds) = work.bounds {
+                self.segments.bound(bounds);
+                expired = None;
             }
             if work.closed {
                 return;

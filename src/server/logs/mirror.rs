@@ -1,0 +1,433 @@
+//! Functions' lines in systemd's journal, beside their own log: `journalctl KILN_FUNCTION=hello`.
+//!
+//! ```text
+//! writer's thread ── hand ──▶ [queue, bounded] ──▶ this thread, bounded for each function ──▶ journal
+//! ```
+//!
+//! A thread of its own, because the journal may be slow or stopped: neither the event loop nor the functions' own logs wait
+//! for it. One function that prints without end costs the journal [`LINES`] and [`BYTES`] a second and no more; what was left out
+//! is counted, and told where it is missing. The platform's lines (a REPORT above all) are never left out for that.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::warn;
+
+use super::store::queue::{Queue, Waiting};
+use super::{Kind, Lost, Origin, Piece};
+use crate::config::Mirrored;
+use crate::function::FunctionName;
+use crate::invocation::RequestId;
+use crate::telemetry::fields;
+use crate::telemetry::journald::{Entry, Journald, Priority};
+
+/// What one function may write into the journal in a second: a busy function's ordinary lines, and for days no danger to what
+/// else is in the journal.
+const LINES: f64 = 100.0;
+const BYTES: f64 = 128.0 * 1024.0;
+/// So many seconds' worth at once: a stack trace, a start's lines, or one line as long as a line can be.
+const BURST: f64 = 10.0;
+/// How long the journal may take for one entry, before it counts as stopped: then nothing waits for it until it takes one.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks for what is to be told of functions that print nothing more.
+const TELL: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// The writer's end; dropping it ends the thread when everything is written.
+pub struct Mirror {
+    queue: Arc<Queue>,
+    wanted: Wanted,
+    refused: Arc<Refused>,
+}
+
+/// What of functions' logs the journal gets. A clone is another handle to it.
+#[derive(Clone)]
+pub struct Wanted(Arc<AtomicU8>);
+
+impl Wanted {
+    pub fn new(what: Mirrored) -> Self {
+        Self(Arc::new(AtomicU8::new(what as u8)))
+    }
+
+    pub fn set(&self, what: Mirrored) {
+        self.0.store(what as u8, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Mirrored {
+        let now = self.0.load(Ordering::Relaxed);
+        [Mirrored::Auto, Mirrored::Platform].into_iter().find(|what| *what as u8 == now).unwrap_or(Mirrored::None)
+    }
+}
+
+/// What found no room in the queue. Taken for each such piece, and by the thread in each round; no other lock is taken inside.
+#[derive(Default)]
+struct Refused(Mutex<HashMap<FunctionName, (Arc<Origin>, Lost)>>);
+
+impl Refused {
+    fn lock(&self) -> MutexGuard<'_, HashMap<FunctionName, (Arc<Origin>, Lost)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mirror {
+    pub fn start(journal: Journald, wanted: Wanted) -> io::Result<(Self, JoinHandle<()>)> {
+        journal.wait_at_most(PATIENCE)?;
+        let (queue, refused) = (Arc::<Queue>::default(), Arc::<Refused>::default());
+        let writer = Writer { journal, shares: HashMap::new(), stopped: false };
+        let (filled, told) = (queue.clone(), refused.clone());
+        let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(&filled, &told))?;
+        Ok((Self { queue, wanted, refused }, thread))
+    }
+
+    /// Never waits.
+    pub fn hand(&self, pieces: &[Waiting]) {
+        let what = self.wanted.now();
+        for piece in pieces {
+            let wanted = what == Mirrored::Auto || what == Mirrored::Platform && piece.kind == Kind::Platform;
+            if wanted && !self.queue.push(&piece.piece()) {
+                let mut refused = self.refused.lock();
+                let of = refused.entry(piece.origin.function.clone());
+                of.or_insert_with(|| (piece.origin.clone(), Lost::default())).1.add(Lost::of(&piece.lines));
+            }
+        }
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// The thread.
+struct Writer {
+    journal: Journald,
+    shares: HashMap<FunctionName, Share>,
+    /// The journal did not take the last entry in time.
+    stopped: bool,
+}
+
+/// What one function may still write, and what is missing of it.
+struct Share {
+    lines: f64,
+    bytes: f64,
+    filled: Instant,
+    /// More than it may write.
+    excess: Lost,
+    /// Not taken by the journal, or by the queue before it.
+    untaken: Lost,
+    /// Whose the last missing line was.
+    origin: Arc<Origin>,
+    request: Option<RequestId>,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Queue, refused: &Refused) {
+        loop {
+            let missing = self.shares.values().any(Share::is_missing_something);
+            let work = queue.take(if missing { TELL } else { IDLE });
+            let now = Instant::now();
+            for (function, (origin, lost)) in mem::take(&mut *refused.lock()) {
+                share(&mut self.shares, &function, &origin, now).untaken.add(lost);
+            }
+            for waiting in &work.pieces {
+                self.piece(&waiting.piece(), now);
+            }
+            if work.pieces.is_empty() || work.closed {
+                self.tell_all(now);
+            }
+            if work.closed {
+                return;
+            }
+            // Who has its whole share again needs no account.
+            self.shares.retain(|_, share| share.refill(now) || share.is_missing_something());
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>, now: Instant) {
+        let lines = piece.lines.strip_suffix(b"\n").unwrap_or(piece.lines);
+        match piece.kind {
+            Kind::Function => lines.split(|byte| *byte == b'\n').for_each(|line| self.line(piece, line, now)),
+            // One event of the platform's is one entry, as in the function's own log.
+            Kind::Platform | Kind::Notice => {
+                self.tell(&piece.origin.function, now);
+                self.write(piece, lines, now);
+            }
+        }
+    }
+
+    fn line(&mut self, piece: &Piece<'_>, line: &[u8], now: Instant) {
+        let share = share(&mut self.shares, &piece.origin.function, piece.origin, now);
+        if !share.take(line.len(), now) {
+            share.excess.add(Lost { lines: 1, bytes: line.len() as u64 + 1 });
+            (share.origin, share.request) = (piece.origin.clone(), piece.request);
+            return;
+        }
+        if share.is_missing_something() {
+            self.tell(&piece.origin.function, now);
+        }
+        self.write(piece, line, now);
+    }
+
+    fn write(&mut self, piece: &Piece<'_>, line: &[u8], now: Instant) {
+        if !self.send(&entry(piece, line)) {
+            let share = share(&mut self.shares, &piece.origin.function, piece.origin, now);
+            share.untaken.add(Lost { lines: 1, bytes: line.len() as u64 + 1 });
+            (share.origin, share.request) = (piece.origin.clone(), piece.request);
+        }
+    }
+
+    fn tell_all(&mut self, now: Instant) {
+        let missing = self.shares.iter().filter(|(_, share)| share.is_missing_something());
+        let functions: Vec<FunctionName> = missing.map(|(function, _)| function.clone()).collect();
+        functions.iter().for_each(|function| self.tell(function, now));
+    }
+
+    /// That lines are missing, if so: before the function's next entry, and when it prints nothing more.
+    fn tell(&mut self, function: &FunctionName, now: Instant) {
+        let Some(share) = self.shares.get_mut(function).filter(|share| share.is_missing_something()) else { return };
+        let (excess, untaken) = (mem::take(&mut share.excess), mem::take(&mut share.untaken));
+        let (origin, request) = (share.origin.clone(), share.request);
+        let text = notice(function, excess, untaken);
+        let piece = Piece { origin: &origin, request, kind: Kind::Notice, time: SystemTime::now(), lines: text.as_bytes() };
+        if !self.send(&entry(&piece, text.as_bytes())) {
+            let share = self::share(&mut self.shares, function, &origin, now);
+            share.excess.add(excess);
+            share.untaken.add(untaken);
+        }
+    }
+
+    /// Waits for a slow journal, and not for one that has stopped.
+    fn send(&mut self, entry: &Entry) -> bool {
+        let sent = if self.stopped { self.journal.offer(entry) } else { self.journal.send(entry) };
+        if let (Err(error), false) = (&sent, self.stopped) {
+            warn!(%error, "the journal takes no lines of functions: they are in their own logs only");
+        }
+        self.stopped = sent.is_err();
+        sent.is_ok()
+    }
+}
+
+fn share<'a>(
+    shares: &'a mut HashMap<FunctionName, Share>,
+    function: &FunctionName,
+    origin: &Arc<Origin>,
+    now: Instant,
+) -> &'a mut Share {
+    shares.entry(function.clone()).or_insert_with(|| Share {
+        lines: LINES * BURST,
+        bytes: BYTES * BURST,
+        filled: now,
+        excess: Lost::default(),
+        untaken: Lost::default(),
+        origin: origin.clone(),
+        request: None,
+    })
+}
+
+impl Share {
+    /// Whether a line of this length may be written now.
+    fn take(&mut self, bytes: usize, now: Instant) -> bool {
+        self.refill(now);
+        let may = self.lines >= 1.0 && self.bytes >= bytes as f64;
+        if may {
+            self.lines -= 1.0;
+            self.bytes -= bytes as f64;
+        }
+        may
+    }
+
+    /// `false`: nothing of it is used.
+    fn refill(&mut self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.lines = (self.lines + since * LINES).min(LINES * BURST);
+        self.bytes = (self.bytes + since * BYTES).min(BYTES * BURST);
+        self.filled = now;
+        self.lines < LINES * BURST || self.bytes < BYTES * BURST
+    }
+
+    fn is_missing_something(&self) -> bool {
+        self.excess.lines + self.untaken.lines > 0
+    }
+}
+
+fn notice(function: &FunctionName, excess: Lost, untaken: Lost) -> String {
+    let mut why = Vec::new();
+    if excess.lines > 0 {
+        let (lines, kib) = (LINES, BYTES / 1024.0);
+        why.push(format!("{} because a function may write {lines} lines and {kib} KiB a second here", excess.lines));
+    }
+    if untaken.lines > 0 {
+        why.push(format!("{} because the journal did not take them", untaken.lines));
+    }
+    let (lines, bytes, why) = (excess.lines + untaken.lines, excess.bytes + untaken.bytes, why.join(", "));
+    format!("KILN: {lines} lines ({bytes} bytes) are missing in the journal, {why}: `kiln logs {function}` has more")
+}
+
+fn entry(piece: &Piece<'_>, line: &[u8]) -> Entry {
+    let (stream, priority) = match piece.kind {
+        Kind::Function => ("function", Priority::Info),
+        Kind::Platform => ("platform", Priority::Info),
+        Kind::Notice => ("notice", Priority::Warning),
+    };
+    let function = piece.origin.function.as_str();
+    let mut entry = Entry::new(&fields::identifier(function), priority, line);
+    entry.put(fields::FUNCTION, function.as_bytes());
+    entry.put(fields::VERSION, piece.origin.version.as_bytes());
+    entry.put(fields::STREAM, stream.as_bytes());
+    if let Some(request) = piece.request {
+        entry.put(fields::REQUEST, request.to_string().as_bytes());
+    }
+    if let Some(container) = &piece.origin.container {
+        entry.put(fields::CONTAINER, container.as_bytes());
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::logs::tests::origin;
+    use crate::telemetry::journald::tests::Fake;
+
+    fn writer(journal: Journald) -> Writer {
+        Writer { journal, shares: HashMap::new(), stopped: false }
+    }
+
+    fn piece<'a>(origin: &'a Arc<Origin>, kind: Kind, lines: &'a [u8]) -> Piece<'a> {
+        Piece { origin, request: None, kind, time: SystemTime::UNIX_EPOCH, lines }
+    }
+
+    /// A journal's queue may hold ten entries only: read while writing.
+    fn write(writer: &mut Writer, fake: &Fake, piece: &Piece<'_>, now: Instant, seen: &mut Vec<String>) {
+        writer.piece(piece, now);
+        seen.extend(fake.entries().into_iter().map(|entry| entry["MESSAGE"].clone()));
+    }
+
+    #[test]
+    fn a_line_has_its_functions_fields_and_a_forged_one_stays_a_message() {
+        let (fake, journal) = Fake::start();
+        let (mut writer, origin, request) = (writer(journal), origin("hello"), RequestId::new());
+        let hostile = b"\xff\x00KILN_FUNCTION=other\r\nPRIORITY=0\n";
+        let now = Instant::now();
+        writer.piece(&Piece { request: Some(request), ..piece(&origin, Kind::Function, hostile) }, now);
+        writer.piece(
+            &Piece { request: Some(request), ..piece(&origin, Kind::Platform, b"RequestId: 1 Error: x\nRuntime.ExitError\n") },
+            now,
+        );
+        writer.piece(&piece(&origin, Kind::Notice, b"KILN: 3 lines\n"), now);
+        let entries = fake.entries();
+        let all = |name: &str| entries.iter().map(|entry| entry.get(name).map_or("-", String::as_str)).collect::<Vec<_>>();
+        assert_eq!(
+            all("MESSAGE"),
+            ["\u{fffd}\0KILN_FUNCTION=other\r", "PRIORITY=0", "RequestId: 1 Error: x\nRuntime.ExitError", "KILN: 3 lines"]
+        );
+        assert_eq!(all("PRIORITY"), ["6", "6", "6", "4"]);
+        assert_eq!(all("KILN_STREAM"), ["function", "function", "platform", "notice"]);
+        assert_eq!((all("KILN_FUNCTION"), all("KILN_CONTAINER")), (vec!["hello"; 4], vec!["3-17"; 4]));
+        assert_eq!((all("KILN_VERSION"), all("SYSLOG_IDENTIFIER")), (vec!["$LATEST"; 4], vec!["kiln/hello"; 4]));
+        let request = request.to_string();
+        assert_eq!(all("KILN_REQUEST"), [&request, &request, &request, "-"]);
+    }
+
+    #[test]
+    fn who_prints_without_end_writes_so_many_lines_and_its_report_and_the_rest_is_counted() {
+        let (fake, journal) = Fake::start();
+        let (mut writer, noisy, quiet, begin) = (writer(journal), origin("noisy"), origin("quiet"), Instant::now());
+        let mut seen = Vec::new();
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        for ms in 0..2000 {
+            write(&mut writer, &fake, &piece(&noisy, Kind::Function, b"x\ny\nz\n"), at(ms), &mut seen);
+            if ms % 100 == 0 {
+                write(&mut writer, &fake, &piece(&quiet, Kind::Function, b"hello\n"), at(ms), &mut seen);
+            }
+        }
+        write(&mut writer, &fake, &piece(&noisy, Kind::Platform, b"REPORT\n"), at(2000), &mut seen);
+        let count = |text: &str| seen.iter().filter(|line| *line == text).count();
+        let kept = count("x") + count("y") + count("z");
+        assert!((1190..=1200).contains(&kept), "a thousand at once, and a hundred a second: {kept}");
+        assert_eq!((count("hello"), count("REPORT")), (20, 1));
+        let number =
+            |line: &&String| line.strip_prefix("KILN: ").map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap());
+        let missing: usize = seen.iter().filter_map(|line| number(&line)).sum();
+        assert_eq!(kept + missing, 6000, "every line is there, or told to be missing");
+        assert!(
+            seen[seen.len() - 2].starts_with("KILN: ") && seen[seen.len() - 2].contains("`kiln logs noisy` has more"),
+            "before REPORT"
+        );
+    }
+
+    #[test]
+    fn long_lines_are_bounded_by_their_bytes_and_the_longest_passes_whole() {
+        let (fake, journal) = Fake::start();
+        let (mut writer, origin, now) = (writer(journal), origin("f"), Instant::now());
+        let line = [vec![b'x'; 256 << 10], vec![b'\n']].concat();
+        let mut passed = 0;
+        for _ in 0..20 {
+            let before = writer.shares.get(&origin.function).map_or(0, |share| share.excess.lines);
+            writer.piece(&piece(&origin, Kind::Function, &line), now);
+            passed += u64::from(writer.shares[&origin.function].excess.lines == before);
+            // A memfd has no bytes in its datagram.
+            let _ = fake.entries();
+        }
+        assert_eq!(passed, 5);
+        assert!(!writer.stopped);
+    }
+
+    #[test]
+    fn a_stopped_journal_costs_one_wait_and_what_it_did_not_take_is_told_when_it_takes_again() {
+        let (fake, journal) = Fake::start();
+        journal.wait_at_most(Duration::from_millis(50)).unwrap();
+        let (mut writer, origin, begin) = (writer(journal), origin("f"), Instant::now());
+        for _ in 0..900 {
+            writer.piece(&piece(&origin, Kind::Platform, b"REPORT\n"), begin);
+        }
+        assert!(writer.stopped && begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+        let taken = fake.entries().len() as u64;
+        assert_eq!(writer.shares[&origin.function].untaken.lines, 900 - taken);
+        writer.tell_all(begin);
+        let told = fake.entries();
+        assert!(told[0]["MESSAGE"].contains("because the journal did not take them"), "{told:?}");
+        assert_eq!(told[0]["PRIORITY"], "4");
+        assert!(!writer.stopped && !writer.shares[&origin.function].is_missing_something());
+    }
+
+    #[test]
+    fn the_thread_writes_all_it_was_handed_before_it_ends_and_only_what_is_wanted() {
+        let waiting = |kind, lines: &[u8]| Waiting {
+            origin: origin("f"),
+            request: None,
+            kind,
+            time: SystemTime::UNIX_EPOCH,
+            lines: lines.to_vec(),
+        };
+        let (fake, journal) = Fake::start();
+        let wanted = Wanted::new(Mirrored::Auto);
+        let (mirror, thread) = Mirror::start(journal, wanted.clone()).unwrap();
+        for what in [Mirrored::Auto, Mirrored::Platform, Mirrored::None] {
+            wanted.set(what);
+            let line = format!("{what:?}\n");
+            mirror.hand(&[waiting(Kind::Function, line.as_bytes()), waiting(Kind::Platform, b"END\n")]);
+        }
+        drop(mirror);
+        thread.join().unwrap();
+        let messages: Vec<String> = fake.entries().into_iter().map(|mut entry| entry.remove("MESSAGE").unwrap()).collect();
+        assert_eq!(messages, ["Auto", "END", "END"]);
+    }
+
+    #[test]
+    fn what_found_no_room_in_the_queue_is_told() {
+        let (fake, journal) = Fake::start();
+        let (writer, origin) = (writer(journal), origin("f"));
+        let (queue, refused) = (Queue::default(), Refused::default());
+        refused.lock().insert(origin.function.clone(), (origin.clone(), Lost { lines: 3, bytes: 9 }));
+        queue.close();
+        writer.run(&queue, &refused);
+        assert!(fake.entries()[0]["MESSAGE"].starts_with("KILN: 3 lines (9 bytes) are missing in the journal"));
+    }
+}
