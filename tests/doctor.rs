@@ -86,7 +86,7 @@ fn kilnd_says_a_fault_in_the_same_words_as_the_check() {
     assert!(out.contains(&words) && out.contains("cure: correct line 5 of "), "{out}");
     let refused = Command::new(env!("CARGO_BIN_EXE_kilnd")).arg("--config").arg(&config).output().unwrap();
     let err = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(1) && err.contains(&words) && err.contains("kiln config check"), "{err}");
+    assert!(refused.status.code() == Some(78) && err.contains(&words) && err.contains("kiln config check"), "{err}");
     let out = says(&doctor(home.path()).output().unwrap(), 1);
     assert_broken(&out, "configuration", "did you mean `idle_s`?", "kiln config check");
 }

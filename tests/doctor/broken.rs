@@ -428,7 +428,7 @@ fn doors_that_systemd_keeps_open_are_not_left_over() {
     if !root() {
         return;
     }
-    let mut world = World::well();
+    let world = World::well();
     world.write("run/lock/kiln-ids.lock", "old 1900000000 4096 /run/old /var/old\n");
     world.write("run/old/kiln.sock", "");
     let state = |world: &World| world.findings().into_iter().find(|finding| finding.check == "leftovers").unwrap().state;
