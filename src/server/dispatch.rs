@@ -4,6 +4,7 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod budget;
 mod ends;
 mod pooled;
 mod remembered;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, warn};
@@ -388,7 +388,7 @@ type Readied = Result<(Lease<Environment>, Run), NeverStarted>;
 fn limits(config: &Config) -> Limits {
     let (idle_min, idle_max) = config.idle();
     Limits {
-        budget: budget(config),
+        budget: budget::of(config),
         starts: config.parallel_starts as usize,
         concurrency: config.concurrency as usize,
         waiters: WAITERS,
@@ -454,15 +454,6 @@ fn reported<'a>(outcome: &'a Outcome, trouble: Option<&'a Cause>) -> Option<&'a 
     match outcome.cause() {
         None | Some(Cause::Reported { .. }) => trouble.or(outcome.cause()),
         first => first,
-    }
-}
-
-/// What all environments together may use, in bytes.
-fn budget(config: &Config) -> u64 {
-    let number = |name| sysconf(name).ok().flatten().and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
-    match config.memory_budget_mib {
-        0 => number(SysconfVar::_PHYS_PAGES) * number(SysconfVar::PAGE_SIZE) / 5 * 4,
-        mib => mib << 20,
     }
 }
 

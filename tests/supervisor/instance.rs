@@ -107,8 +107,13 @@ impl Instance {
     }
 
     pub fn launch(&mut self) {
+        self.launch_by(self.command());
+    }
+
+    /// A command that becomes kilnd.
+    pub fn launch_by(&mut self, mut command: Command) {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        self.launch_with_log(log);
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
     pub fn launch_with_log(&mut self, log: fs::File) {
