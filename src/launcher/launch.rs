@@ -39,7 +39,7 @@ use crate::launcher::stock::{Seat, Stock};
 use crate::launcher::store::Store;
 use crate::sys::descriptor::lay_out;
 use crate::sys::packet;
-use crate::sys::process::{Child, InChild, SingleThreaded, clone3, forgo_oom_protection};
+use crate::sys::process::{Child, InChild, SingleThreaded, clone3, go_first_when_memory_is_short};
 use crate::sys::seccomp::{self, Instruction};
 use crate::wire::launcher::{Build, Handle, StepFailure, StepTime};
 
@@ -218,8 +218,8 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
     // After the last cgroup is joined: what is our own group now is the root of all that can be seen.
     steps.step("cgroup namespace", || unshare(CloneFlags::CLONE_NEWCGROUP))?;
     steps.step("host name", || sethostname(plan.host_name))?;
-    // Before the host's /proc is out of reach, and while CAP_SYS_RESOURCE makes it last: the supervisor is worth more to the host.
-    steps.step("memory shortage", forgo_oom_protection)?;
+    // Before the host's /proc is out of reach, and while CAP_SYS_RESOURCE makes it last: functions go first.
+    steps.step("memory shortage", go_first_when_memory_is_short)?;
     // Past this line the host's files are gone: failures leave only through the pipe.
     steps.step("root", || container::enter_root(gear.prepared))?;
     steps.step("attach trees", || container::attach_trees(gear.prepared))?;

@@ -21,7 +21,7 @@ use super::check::Identities;
 use super::spawn::{Exec, SpawnError, StepError, spawn};
 use crate::config::Config;
 use crate::sys::memfd::sealed;
-use crate::sys::process::forgo_oom_protection;
+use crate::sys::process::go_first_when_memory_is_short;
 
 /// Limit of Lambda on an unpacked function: <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>.
 /// The wall behind `inside::unpack`'s own count, for one file.
@@ -111,7 +111,7 @@ impl Children {
             // a new root it would hide nothing, and Landlock does that.
             step("namespaces", || unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS))?;
             step("limits", limit_unpack)?;
-            step("memory shortage", forgo_oom_protection)?;
+            step("memory shortage", go_first_when_memory_is_short)?;
             become_nobody_but(uid, Gid::from_raw(uid.as_raw()), &[])?;
             self.die_with_parent()
         })

@@ -28,13 +28,16 @@ impl SingleThreaded {
     }
 }
 
-/// Gives up what protects this process from the kernel when memory is short and what it has only inherited: a service's
-/// `OOMScoreAdjust=`. With CAP_SYS_RESOURCE on the host it is for good, without it could be taken back (proc_pid_oom_score_adj(5)).
-pub fn forgo_oom_protection() -> io::Result<()> {
+/// What the kernel adds to this process when the host's memory is short and somebody has to end: half of all memory, so that
+/// nobody else's program ends first. A service's `OOMScoreAdjust=` protects who starts it, and would be inherited otherwise.
+const GOES_FIRST: i32 = 500;
+
+/// With CAP_SYS_RESOURCE on the host it is for good, without it could be taken back (proc_pid_oom_score_adj(5)). Everybody may raise it.
+pub fn go_first_when_memory_is_short() -> io::Result<()> {
     let file = "/proc/self/oom_score_adj";
     match std::fs::read_to_string(file)?.trim().parse::<i32>() {
-        Ok(inherited) if inherited >= 0 => Ok(()),
-        Ok(_) => std::fs::write(file, "0"),
+        Ok(inherited) if inherited >= GOES_FIRST => Ok(()),
+        Ok(_) => std::fs::write(file, GOES_FIRST.to_string()),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }

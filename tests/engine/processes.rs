@@ -71,20 +71,21 @@ fn listening_sockets() -> Vec<String> {
     found
 }
 
-/// As a service has it by `OOMScoreAdjust=`. The launcher has CAP_SYS_RESOURCE here, as under systemd.
 #[test]
-fn when_memory_is_short_the_host_takes_a_function_and_not_what_starts_it() {
+fn when_the_hosts_memory_is_short_a_function_goes_first_and_not_what_starts_it() {
     if !host::ready() {
         return;
     }
     let instance = Instance::start();
-    for pid in instance.processes("launcher") {
-        fs::write(format!("/proc/{pid}/oom_score_adj"), "-900").expect("protect the launcher");
-    }
+    let score = |pid: u32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it lives").trim().to_owned();
     instance.create_probe("f", serde_json::json!({}));
     let seen = instance.call("f", &serde_json::json!({ "do": "oom_score_adj" }));
-    assert_eq!(seen["found"], "0");
-    assert!(seen["lowered"].as_str().is_some_and(|why| why.contains("denied")), "a function takes the protection back: {seen}");
+    assert_eq!(seen["found"], "500");
+    assert!(seen["refused"].is_string(), "a function lowers it again: {seen}");
+    let own = score(std::process::id());
+    for pid in [instance.processes("launcher"), instance.processes("server"), vec![instance.supervisor_pid()]].concat() {
+        assert_eq!(score(pid), own, "{pid}");
+    }
 }
 
 #[test]

@@ -104,8 +104,8 @@ impl Function {
             "syscalls" => syscalls_in_a_process_of_its_own(),
             "oom_score_adj" => {
                 let file = "/proc/self/oom_score_adj";
-                let lowered = fs::write(file, "-1").map_err(|error| error.to_string());
-                json!({ "found": fs::read_to_string(file).unwrap_or_default().trim(), "lowered": lowered.err() })
+                let found = fs::read_to_string(file).unwrap_or_default();
+                json!({ "found": found.trim(), "refused": fs::write(file, "0").err().map(|error| error.to_string()) })
             }
             "env" => env::vars().collect::<BTreeMap<_, _>>().into_iter().collect(),
             "headers" => invocation.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), json!(value))).collect(),

@@ -37,6 +37,7 @@ impl Before {
     fn install(&self) {
         self.machine.install(&["--runtimes", "none", "--no-start"]);
         copy_runtime("nodejs8.10");
+        copy_runtime("provided.al2023");
         let said = self.machine.install(&["--runtimes", "none"]);
         assert!(said.contains("Nothing has changed") && said.contains("kilnd.service is running"), "{said}");
     }
@@ -48,7 +49,8 @@ impl Before {
         let left = command(&repository().join("scripts/leftovers").display().to_string(), &[]);
         assert_eq!((left.status.code(), told(&left)), (Some(0), String::new()));
         assert_eq!(run("systemctl", &["list-units", "--all", "--plain", "--no-legend", "kiln*"]), "");
-        assert_eq!(run("systemctl", &["list-unit-files", "--plain", "--no-legend", "kiln*"]), "");
+        // It ends with 1 where there is none.
+        assert_eq!(told(&command("systemctl", &["list-unit-files", "--plain", "--no-legend", "kiln*"])), "");
         let again = self.machine.uninstall(&["--purge"]);
         assert!(again.contains("Nothing is installed") && !again.contains("Removed") && !again.contains("Kept"), "{again}");
     }
@@ -113,6 +115,9 @@ fn copy_runtime(name: &str) {
     }
     let all = trees.lines().map(|tree| format!("trees/{tree}"));
     for path in all.chain([format!("sets/{set}"), "owner".into(), format!("{name}.toml")]) {
+        if to.join(&path).exists() {
+            continue; // of the runtime before
+        }
         run("cp", &["-a", from.join(&path).to_str().unwrap(), to.join(&path).to_str().unwrap()]);
     }
 }
@@ -236,8 +241,18 @@ fn members_may_what_their_group_may() {
     }
 }
 
-/// `OOMScoreAdjust=` protects the supervisor and its like, and no function.
+/// `OOMScoreAdjust=` protects the supervisor and its like, and no function, which cannot take it either.
 fn the_host_takes_functions_first() {
+    let zip = Path::new("/run/kiln-probe.zip");
+    fs::write(zip, machine::probe_zip()).unwrap();
+    let words = ["--runtime", "provided.al2023", "--handler", "bootstrap", "--zip", zip.to_str().unwrap(), "--timeout", "60"];
+    kiln(&[&["function", "create", "probe"], &words[..]].concat());
+    fs::remove_file(zip).unwrap();
+    let seen = kiln(&["invoke", "probe", "--payload", r#"{"do": "oom_score_adj"}"#]);
+    assert!(
+        seen.contains(r#""found":"500""#) && seen.contains("Read-only file system"),
+        "a function takes the protection: {seen}"
+    );
     let score = |pid: &str| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap_or_default().trim().to_owned();
     assert_eq!(score(&property("kilnd.service", "MainPID")), "-900");
     let functions: Vec<u32> = machine::picture::processes()
@@ -247,7 +262,7 @@ fn the_host_takes_functions_first() {
         .collect();
     assert!(functions.len() >= 2, "a warm environment has an init and a runtime");
     for pid in functions {
-        assert_eq!(score(&pid.to_string()), "0", "{pid}");
+        assert_eq!(score(&pid.to_string()), "500", "{pid}");
     }
 }
 

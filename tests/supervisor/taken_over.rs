@@ -182,8 +182,6 @@ fn an_unpack_is_nobody_sees_nothing_and_may_do_nothing() {
     let bytes = zip(&megabytes(200));
     let mut taken = TakenOver::start();
     let supervisor = taken.instance.supervisor();
-    // As a service's `OOMScoreAdjust=` would.
-    std::fs::write(format!("/proc/{supervisor}/oom_score_adj"), "-900").unwrap();
     let order = taken.order(StagingId(1), &[memfd(&bytes, ALL).as_fd()]);
     let mut seen = None;
     eventually("the unpack has locked itself", || {
@@ -219,7 +217,7 @@ fn an_unpack_is_nobody_sees_nothing_and_may_do_nothing() {
         let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         assert_eq!(line.split_whitespace().next(), Some(limit), "{name}");
     }
-    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "0\n");
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "500\n");
     end(pid, Signal::SIGCONT);
     assert_eq!(taken.answer(order), Unpacked::Done { bytes: 200_000_000 });
 }

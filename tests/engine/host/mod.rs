@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub use client::{Answer, Api};
+#[allow(unused_imports)] // serves several test programs; each uses its part
 pub use eyes::{PATIENCE, eventually, slower};
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
