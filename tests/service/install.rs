@@ -270,7 +270,7 @@ fn reload_takes_a_good_configuration_only() {
     let pid = property("kilnd.service", "MainPID");
     fs::write(CONFIG, "idle_max_s = 700\n").unwrap();
     run("systemctl", &["reload", "kilnd"]);
-    machine::eventually("kilnd has the new value", || configured("700"));
+    machine::eventually("kilnd has the new value", || configured(700));
     fs::write(CONFIG, "idle_max_s = 'long'\n").unwrap();
     assert!(!command("systemctl", &["reload", "kilnd"]).status.success(), "a wrong configuration was taken");
     assert!(
@@ -279,16 +279,16 @@ fn reload_takes_a_good_configuration_only() {
     );
     assert_eq!(property("kilnd.service", "MainPID"), pid);
     assert_eq!(property("kilnd.service", "ActiveState"), "active");
-    assert!(configured("700"), "what ran goes on as it was");
+    assert!(configured(700), "what ran goes on as it was");
     fs::write(CONFIG, "idle_max_s = 700\n").unwrap();
     run("systemctl", &["restart", "kilnd"]);
     assert!(kiln(&["function", "list"]).contains("hello"));
 }
 
 /// Whether the kilnd that runs has this idle_max_s.
-fn configured(idle_max_s: &str) -> bool {
+fn configured(idle_max_s: u64) -> bool {
     let answer = Api::new("/run/kiln/control.sock".into()).request("GET", "/v1/status", &[], b"");
-    answer.json()["config"]["idle_max_s"].to_string() == idle_max_s
+    answer.json()["config"]["idle_max_s"] == idle_max_s
 }
 
 /// New programs, the same doors: whoever comes meanwhile waits.
