@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use doors::{House, snapshot};
 use kiln::function::FunctionName;
 use kiln::server::logs::{Kind, LogSink, Origin, Piece};
+use kiln::server::pool::SeenState;
 use kiln::wire::supervisor::{Unpacked, ZipRefusal};
 use serde_json::Value;
 
@@ -142,6 +143,12 @@ fn every_exit_code_means_one_thing() {
         (4, run, &["function", "get", "nope"][..], "Function not found: "),
         (4, run, &["function", "delete", "nope"][..], "Function not found: "),
         (4, run, &["invoke", "nope", "--dry-run"][..], "Function not found: "),
+        (2, run, &["container", "kill"][..], "required arguments were not provided"),
+        (2, run, &["function", "update", "echo", "--reuse", "sometimes"][..], "invalid value 'sometimes'"),
+        (3, nowhere.as_path(), &["container", "list"][..], "control.sock: Kiln is not running"),
+        (4, run, &["container", "kill", "3-99"][..], "there is no container 3-99, or it has ended: `kiln container list`"),
+        (4, run, &["container", "recycle", "../x"][..], "there is no container ../x"),
+        (4, run, &["function", "drain", "nope"][..], "there is no function nope"),
         (
             5,
             run,
@@ -236,13 +243,28 @@ fn the_names_of_json_are_those_that_the_verbs_help_promises() {
     let house = House::open();
     *house.fakes.snapshot.lock().unwrap() = snapshot();
     create(&house, "echo");
-    for words in [&["pool"][..], &["invoke", "echo", "--payload", "1"], &["doctor"], &["config", "check"]] {
+    for words in [
+        &["pool"][..],
+        &["invoke", "echo", "--payload", "1"],
+        &["doctor"],
+        &["config", "check"],
+        &["container", "list"],
+        &["container", "recycle", "3-17"],
+        &["container", "kill", "3-17"],
+        &["function", "drain", "hello"],
+    ] {
+        *house.fakes.snapshot.lock().unwrap() = snapshot();
         let asked: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
         let output = kiln(house.run_dir(), &asked);
         let mut printed = Vec::new();
         names(&serde_json::from_slice(&output.stdout).unwrap(), &mut printed);
         assert!(!printed.is_empty());
-        let verb: Vec<&str> = words.iter().copied().take(if words[0] == "config" { 2 } else { 1 }).chain(["--help"]).collect();
+        let verb: Vec<&str> = words
+            .iter()
+            .copied()
+            .take(if ["config", "container", "function"].contains(&words[0]) { 2 } else { 1 })
+            .chain(["--help"])
+            .collect();
         let (help, _) = ended(&kiln(house.run_dir(), &verb), 0);
         let json = help.split("With --json:").nth(1).unwrap().split("Exit codes:").next().unwrap();
         let documented: Vec<&str> = json.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
@@ -257,15 +279,110 @@ fn a_shell_that_sources_its_completions_knows_every_verb() {
     for (shell, mark) in [("bash", "complete -F _kiln"), ("zsh", "#compdef kiln"), ("fish", "complete -c kiln")] {
         let (script, err) = ended(&kiln(house.run_dir(), &["completions", shell]), 0);
         assert!(script.contains(mark) && err.is_empty(), "{shell}: {err}");
-        for verb in ["function", "invoke", "pool", "doctor", "config"] {
+        for verb in ["function", "invoke", "pool", "doctor", "config", "container list --quiet", "function list --quiet"] {
             assert!(script.contains(verb), "{shell} does not know {verb}");
         }
     }
+    let (zsh, _) = ended(&kiln(house.run_dir(), &["completions", "zsh"]), 0);
+    assert!(zsh.contains(":_kiln_functions'") && zsh.contains(":_kiln_containers'"), "{zsh}");
     // Bash is on every machine that builds us, so what it makes of the script is asked.
     let (script, _) = ended(&kiln(house.run_dir(), &["completions", "bash"]), 0);
     let ask = format!("{script}\nCOMP_WORDS=(kiln func); COMP_CWORD=1; _kiln kiln func kiln; printf '%s' \"${{COMPREPLY[*]}}\"");
     let said = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout), "function", "{}", String::from_utf8_lossy(&said.stderr));
+
+    // Names and ids are kilnd's, and asked of it.
+    *house.fakes.snapshot.lock().unwrap() = snapshot();
+    create(&house, "echo");
+    create(&house, "ends");
+    let bin = Path::new(env!("CARGO_BIN_EXE_kiln")).parent().unwrap();
+    let complete = |words: &str| {
+        let last = words.split(' ').count() - 1;
+        let ask = format!(
+            "PATH={}:$PATH\n{script}\nCOMP_WORDS=({words}); COMP_CWORD={last}; _kiln_names kiln \"${{COMP_WORDS[{last}]}}\" x; \
+             printf '%s' \"${{COMPREPLY[*]}}\"",
+            bin.display()
+        );
+        let said = Command::new("bash").args(["--norc", "-c", &ask]).env("KILN_RUN_DIR", house.run_dir()).output().unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let elsewhere = format!("kiln --run {} function get ec", house.run_dir().display());
+    for (words, found) in [
+        ("kiln container kill 3", "3-17"),
+        ("kiln container recycle 3-1", "3-17"),
+        ("kiln function drain e", "echo ends"),
+        ("kiln invoke en", "ends"),
+        ("kiln container rec", "recycle"),
+        ("kiln container kill 4", ""),
+        (&elsewhere, "echo"),
+    ] {
+        assert_eq!(complete(words), found, "{words}");
+    }
+}
+
+#[test]
+fn containers_are_listed_recycled_and_killed_and_a_function_is_drained() {
+    let house = House::open();
+    let run = house.run_dir();
+    let shows = |state: SeenState| {
+        let mut seen = snapshot();
+        seen.environments[0].state = state;
+        *house.fakes.snapshot.lock().unwrap() = seen;
+    };
+    shows(SeenState::Idle);
+    let (out, _) = ended(&kiln(run, &["container", "list"]), 0);
+    assert!(out.starts_with("FUNCTION") && out.contains("hello") && out.contains("3-17"), "{out}");
+    assert_eq!(ended(&kiln(run, &["container", "list", "-q"]), 0).0, "3-17\n");
+    assert_eq!(ended(&kiln(run, &["container", "list", "-q", "--function", "other"]), 0).0, "");
+    let (out, err) = ended(&kiln(run, &["container", "list", "--function", "other"]), 0);
+    assert_eq!((out.as_str(), err.as_str()), ("", "there are no containers now\n"));
+
+    let (_, err) = ended(&kiln(run, &["container", "recycle", "3-99", "3-17"]), 4);
+    assert!(err.contains("container 3-17 of hello recycled") && err.contains("no container 3-99"), "each is tried: {err}");
+    for (state, verb, said) in [
+        (SeenState::Busy, "recycle", "container 3-17 of hello ends when its invocation does\n"),
+        (SeenState::Busy, "kill", "container 3-17 of hello killed, and the invocation that it ran\n"),
+        (SeenState::Idle, "kill", "container 3-17 of hello killed\n"),
+    ] {
+        shows(state);
+        assert_eq!(ended(&kiln(run, &["container", verb, "3-17"]), 0), (String::new(), said.into()));
+    }
+
+    // The fake's drained environments end when they have been looked at.
+    shows(SeenState::Busy);
+    let (_, err) = ended(&kiln(run, &["function", "drain", "hello"]), 0);
+    assert_eq!(err, "waiting for 1 running of hello\nfunction hello drained: 0 idle ended, 1 after their invocation\n");
+    shows(SeenState::Busy);
+    let (_, err) = ended(&kiln(run, &["function", "drain", "hello", "--no-wait"]), 0);
+    assert_eq!(err, "function hello drained: 0 idle ended, 1 end after their invocation\n");
+    let (out, _) = ended(&kiln(run, &["container", "list"]), 0);
+    assert!(out.contains("busy, drained"), "{out}");
+    shows(SeenState::Idle);
+    let (out, _) = ended(&kiln(run, &["function", "drain", "arn:aws:lambda:us-east-1:000000000000:function:hello", "--json"]), 0);
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap(),
+        serde_json::json!({ "function": "hello", "ended": 1, "leaving": 0 })
+    );
+}
+
+#[test]
+fn reuse_is_set_at_creation_and_by_an_update_and_shown() {
+    let house = House::open();
+    let run = house.run_dir();
+    let file = tempfile::Builder::new().suffix(".js").tempfile().unwrap();
+    std::fs::write(file.path(), "exports.handler = async () => 1;\n").unwrap();
+    let words = ["function", "create", "f", "--runtime", "nodejs8.10", "--handler", "x.y", "--reuse", "never", "--file"];
+    ended(&kiln(run, &[&words[..], &[file.path().to_str().unwrap()]].concat()), 0);
+    let reuse = || {
+        let (out, _) = ended(&kiln(run, &["function", "get", "f"]), 0);
+        out.lines().find_map(|line| line.strip_prefix("reuse")).map(|value| value.trim().to_owned())
+    };
+    assert_eq!(reuse().as_deref(), Some("never"));
+    let (_, err) = ended(&kiln(run, &["function", "update", "f", "--reuse", "always"]), 0);
+    assert_eq!((reuse().as_deref(), err.as_str()), (Some("always"), "function f updated; try: kiln invoke f\n"));
+    let (out, _) = ended(&kiln(run, &["function", "update", "f", "--reuse", "never", "--memory", "256", "--json"]), 0);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["MemorySize"], 256);
+    assert_eq!(reuse().as_deref(), Some("never"));
 }
 
 /// Every verb that help shows has a page of its own, and every page says what its help says.

@@ -79,16 +79,16 @@ fn a_missing_group_is_told_by_doctor_check_and_kilnd_alike() {
 
 #[test]
 fn kilnd_says_a_fault_in_the_same_words_as_the_check() {
-    let home = premises("# a comment\nidle_seconds = 600\n");
+    let home = premises("# a comment\ndrain_seconds = 600\n");
     let config = home.path().join("kiln.toml");
-    let words = format!("{}:5:1: unknown key `idle_seconds`: did you mean `idle_s`?", config.display());
+    let words = format!("{}:5:1: unknown key `drain_seconds`: did you mean `drain_s`?", config.display());
     let out = says(&kiln(&["config", "check", config.to_str().unwrap()]).output().unwrap(), 1);
     assert!(out.contains(&words) && out.contains("cure: correct line 5 of "), "{out}");
     let refused = Command::new(env!("CARGO_BIN_EXE_kilnd")).arg("--config").arg(&config).output().unwrap();
     let err = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(78) && err.contains(&words) && err.contains("kiln config check"), "{err}");
     let out = says(&doctor(home.path()).output().unwrap(), 1);
-    assert_broken(&out, "configuration", "did you mean `idle_s`?", "kiln config check");
+    assert_broken(&out, "configuration", "did you mean `drain_s`?", "kiln config check");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn the_sample_is_a_configuration_and_json_tells_each_key() {
     assert_eq!(whole["file"], file.path().to_str().unwrap());
     assert_eq!(checks.len(), kiln::config::Config::keys().len());
     assert_eq!(output.status.code(), Some(if whole["ok"] == true { 0 } else { 1 }), "{whole}");
-    assert!(checks.iter().any(|check| check["check"] == "idle_s" && check["found"] == "600" && check["cure"].is_null()));
+    assert!(checks.iter().any(|check| check["check"] == "drain_s" && check["found"] == "30" && check["cure"].is_null()));
 }
 
 #[test]
@@ -183,13 +183,13 @@ fn a_running_kilnd_tells_its_own_configuration_and_a_file_that_differs_is_named(
     assert!(line(&out, "versions")[0].starts_with("ok "), "{out}");
 
     let file = house.run_dir().join("kiln.toml");
-    fs::write(&file, format!("instance = 'test'\nrun_dir = '{run}'\nidle_s = 7\n")).unwrap();
+    fs::write(&file, format!("instance = 'test'\nrun_dir = '{run}'\ndrain_s = 7\n")).unwrap();
     let output = kiln(&["doctor", "--config", file.to_str().unwrap(), "--json"]).output().unwrap();
     let whole: Value = serde_json::from_slice(&output.stdout).unwrap();
     let in_force = whole["checks"].as_array().unwrap().iter().find(|check| check["check"] == "in-force").unwrap();
     assert_eq!(in_force["state"], "warn");
     let found = in_force["found"].as_str().unwrap();
-    assert!(found.contains("other values of idle_s") && found.contains("state_dir"), "{found}");
+    assert!(found.contains("other values of drain_s") && found.contains("state_dir"), "{found}");
     assert!(in_force["cure"].as_str().unwrap().starts_with("restart kilnd"));
 }
 
@@ -198,6 +198,45 @@ fn a_configuration_that_is_not_there_is_no_finding_but_a_failure() {
     let output = kiln(&["doctor", "--config", "/nowhere/kiln.toml"]).output().unwrap();
     assert_eq!(says(&output, 1), "");
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/kiln.toml cannot be read"));
+}
+
+/// Whoever names a file means its instance; whoever says a directory, that one.
+#[test]
+fn the_run_dir_is_the_files_whatever_the_environment_says_and_a_word_counts_more() {
+    let home = premises("");
+    let run_dir = |command: &mut Command| {
+        let output = command.arg("--json").env("KILN_RUN_DIR", "/nowhere/run").output().unwrap();
+        let whole: Value = serde_json::from_slice(&output.stdout).unwrap();
+        whole["run_dir"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run_dir(&mut doctor(home.path())), home.path().join("run").to_str().unwrap());
+    assert_eq!(run_dir(doctor(home.path()).args(["--run", "/asked/for"])), "/asked/for");
+    assert_eq!(run_dir(&mut kiln(&["doctor"])), "/nowhere/run");
+}
+
+#[test]
+fn lines_end_at_the_terminals_width_and_stay_whole_in_a_pipe() {
+    let home = premises("admin_group = 'kiln-nobodies'\n");
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 72, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(Some(&size), None).unwrap();
+    let mut command = doctor(home.path());
+    command.env("NO_COLOR", "1").stdout(pty.slave).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    drop(command); // its copy of the slave: the last one but the child's
+    let (mut out, mut master) = (Vec::new(), fs::File::from(pty.master));
+    // A terminal whose other end is closed answers EIO.
+    let _ = std::io::Read::read_to_end(&mut master, &mut out);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let out = String::from_utf8(out).unwrap();
+    for line in out.lines().map(str::trim_end) {
+        let is_one_word = !line.get(28..).unwrap_or_default().trim().contains(' ');
+        assert!(line.chars().count() <= 72 || is_one_word, "{line:?}\n{out}");
+    }
+    let [found, _] = line(&out, "admin-group");
+    assert!(found.contains("there is no group") && out.contains("cure: sudo scripts/users, or: groupadd"), "{out}");
+
+    let piped = says(&doctor(home.path()).output().unwrap(), 1);
+    assert_broken(&piped, "admin-group", "there is no group \"kiln-nobodies\"", "or correct admin_group in the configuration");
 }
 
 // ---- With root: the thing broken for real, where nobody else sees it -------------------------------------------------

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use kiln::code::Digest;
 use kiln::database::Database;
-use kiln::function::{Function, FunctionName, Memory, Stamp, Timeout, TmpSize};
+use kiln::function::{Function, FunctionName, Memory, Reuse, Stamp, Timeout, TmpSize};
 use kiln::invocation::RequestId;
 use kiln::meter::sqlite::SqliteMeter;
 use kiln::meter::{Meter, Row};
@@ -193,6 +193,7 @@ fn draft(name: &str, description: &str) -> Draft {
         vars: BTreeMap::new(),
         code: Digest::of(name.as_bytes()),
         layers: Vec::new(),
+        reuse: Reuse::Always,
         stamp: Stamp(0),
     };
     let (role, description, layers, tags) = (String::new(), description.into(), Vec::new(), BTreeMap::new());

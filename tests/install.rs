@@ -162,7 +162,7 @@ fn every_file_is_where_it_is_promised() {
 fn a_second_run_changes_nothing_and_says_so_and_an_upgrade_changes_what_is_new() {
     let place = Place::new();
     place.install(&[]);
-    fs::write(place.at("/etc/kiln/kiln.toml"), "idle_s = 7\n").unwrap();
+    fs::write(place.at("/etc/kiln/kiln.toml"), "drain_s = 7\n").unwrap();
     let before = place.found();
     let said = place.install(&[]);
     assert!(said.contains("Nothing has changed"), "{said}");
@@ -182,7 +182,7 @@ fn a_second_run_changes_nothing_and_says_so_and_an_upgrade_changes_what_is_new()
     assert!(said.contains("Installed below") && said.contains(": 2 files"), "{said}");
     assert!(!old.exists(), "a file of an earlier version stays");
     assert!(fs::read_to_string(place.at("/usr/local/lib/kiln/kilnd")).unwrap().contains("second"));
-    assert_eq!(fs::read_to_string(place.at("/etc/kiln/kiln.toml")).unwrap(), "idle_s = 7\n", "the configuration is its owner's");
+    assert_eq!(fs::read_to_string(place.at("/etc/kiln/kiln.toml")).unwrap(), "drain_s = 7\n", "the configuration is its owner's");
     assert!(!fs::read_to_string(place.at(list)).unwrap().contains("old.py"));
 }
 
@@ -205,7 +205,7 @@ fn uninstall_leaves_nothing_but_what_was_there_and_what_it_names() {
     assert!(said.contains("Nothing is installed"), "{said}");
 
     place.install(&[]);
-    fs::write(place.at("/etc/kiln/kiln.toml"), "idle_s = 7\n").unwrap();
+    fs::write(place.at("/etc/kiln/kiln.toml"), "drain_s = 7\n").unwrap();
     fs::write(place.at("/usr/local/share/kiln/rootfs/mine"), "").unwrap();
     let said = place.uninstall(&[]);
     let left: Vec<String> = place.found().into_keys().filter(|path| !before.contains_key(path)).collect();

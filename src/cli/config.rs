@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn each_key_has_a_line_and_its_fault_hides_its_value() {
-        let (config, faults) = reading::read("idle_s = 'x'\nlauncher = 3\n");
+        let (config, faults) = reading::read("idle_max_s = 'x'\nlauncher = 3\n");
         let host = doctor::warn("run-dir", "small", "larger").about("run_dir");
         let findings = examined(Path::new("/f"), &config, &faults, vec![host]);
         let states = |name: &str| findings.iter().filter(|finding| finding.check == name).map(|f| f.state).collect::<Vec<_>>();
@@ -85,7 +85,7 @@ mod tests {
             findings[0].found.starts_with("/f:2:1: unknown key") && findings[0].cure.as_deref() == Some("correct line 2 of /f")
         );
         assert_eq!(
-            (states("idle_s"), states("run_dir"), states("drain_s")),
+            (states("idle_max_s"), states("run_dir"), states("drain_s")),
             (vec![State::Broken], vec![State::Warn], vec![State::Ok])
         );
         assert_eq!(findings.len(), Config::keys().len() + 1);

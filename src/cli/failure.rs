@@ -13,7 +13,7 @@ pub enum Failure {
     Usage(String),
     /// 3: no kilnd could be talked to.
     Unreachable(String),
-    /// 4: there is no such function.
+    /// 4: there is no such function or container.
     NotFound(String),
     /// 5: no capacity now; try again.
     Throttled(String),

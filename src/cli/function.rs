@@ -1,14 +1,15 @@
-//! `kiln function create|list|get|update|delete|concurrency`
+//! `kiln function create|list|get|update|delete`; `concurrency` and `drain` have a file each.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::args::{Create, FunctionCommand, Settings, Update};
+use super::args::{Create, FunctionCommand, Reuse, Settings, Update};
 use super::client::{Client, Socket};
 use super::failure::Failure;
-use super::{concurrency, layer, output, package};
+use super::{concurrency, drain, layer, output, package};
+use crate::function;
 
 const FUNCTIONS: &str = "/2015-03-31/functions";
 
@@ -16,7 +17,8 @@ pub async fn execute(client: &Client, command: FunctionCommand, as_json: bool) -
     match command {
         FunctionCommand::Concurrency(command) => concurrency::execute(client, command, as_json).await,
         FunctionCommand::Create(create) => self::create(client, create, as_json).await,
-        FunctionCommand::List => list(client, as_json).await,
+        FunctionCommand::Drain(command) => drain::execute(client, command, as_json).await,
+        FunctionCommand::List { quiet } => list(client, quiet, as_json).await,
         FunctionCommand::Get { name } => get(client, &name, as_json).await,
         FunctionCommand::Update(update) => self::update(client, update, as_json).await,
         FunctionCommand::Delete { name } => delete(client, &name).await,
@@ -29,6 +31,9 @@ async fn create(client: &Client, create: Create, as_json: bool) -> Result<(), Fa
     let mut body = settings(&create.settings);
     if !create.settings.layer.is_empty() {
         body.insert("Layers".into(), layer::arns(client, &create.settings.layer).await?.into());
+    }
+    if let Some(reuse) = create.settings.reuse {
+        body.insert("Tags".into(), tags(reuse));
     }
     body.insert("FunctionName".into(), create.name.into());
     body.insert("Runtime".into(), create.runtime.into());
@@ -54,7 +59,8 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
         configuration.insert("Layers".into(), layer::arns(client, &update.settings.layer).await?.into());
     }
     let zip = package::read(&update.code)?;
-    if zip.is_none() && configuration.is_empty() {
+    let reuse = update.settings.reuse;
+    if zip.is_none() && configuration.is_empty() && reuse.is_none() {
         return Err(Failure::Usage(
             "nothing to change: give --zip, --dir, --file, --memory, --timeout, --env, … (see --help)".into(),
         ));
@@ -62,12 +68,21 @@ async fn update(client: &Client, update: Update, as_json: bool) -> Result<(), Fa
     let code = zip.map(|zip| json!({ "ZipFile": STANDARD.encode(zip) }));
     let code_path = format!("{path}/code");
     // Both or nothing: settings are not changed for code that will be refused.
-    if let Some(mut code) = code.clone().filter(|_| !configuration.is_empty()) {
+    if let Some(mut code) = code.clone().filter(|_| !configuration.is_empty() || reuse.is_some()) {
         code["DryRun"] = true.into();
         call(client, Method::PUT, &code_path, code).await?;
     }
     // Code last: a new handler without its new code would fail every call in between the longer.
     let mut result = Value::Null;
+    if let Some(reuse) = reuse {
+        result = call(client, Method::GET, &format!("{path}/configuration"), Value::Null).await?;
+        let resource = format!("/2017-03-31/tags/{}", encoded(&text(&result["FunctionArn"])));
+        client.request(Socket::Api, Method::POST, &resource, &[], json!({ "Tags": tags(reuse) }).to_string()).await?;
+        // It has another revision now.
+        if configuration.is_empty() && code.is_none() {
+            result = call(client, Method::GET, &format!("{path}/configuration"), Value::Null).await?;
+        }
+    }
     if !configuration.is_empty() {
         result = call(client, Method::PUT, &format!("{path}/configuration"), Value::Object(configuration)).await?;
     }
@@ -82,7 +97,7 @@ async fn get(client: &Client, name: &str, as_json: bool) -> Result<(), Failure> 
     if as_json { output::print_json(&function) } else { output::print_line(&described(&function)) }
 }
 
-async fn list(client: &Client, as_json: bool) -> Result<(), Failure> {
+async fn list(client: &Client, quiet: bool, as_json: bool) -> Result<(), Failure> {
     let mut functions = Vec::new();
     let mut marker: Option<String> = None;
     loop {
@@ -98,6 +113,10 @@ async fn list(client: &Client, as_json: bool) -> Result<(), Failure> {
     }
     if as_json {
         return output::print_json(&json!({ "Functions": functions }));
+    }
+    if quiet {
+        let names: String = functions.iter().map(|function| text(&function["FunctionName"]) + "\n").collect();
+        return output::print(names.as_bytes());
     }
     let rows = functions.iter().map(|function| {
         ["FunctionName", "Runtime", "Handler", "MemorySize", "Timeout", "LastModified"]
@@ -145,10 +164,20 @@ fn settings(settings: &Settings) -> Map<String, Value> {
     body
 }
 
+/// Lambda's API has no member for it.
+fn tags(reuse: Reuse) -> Value {
+    let value = match reuse {
+        Reuse::Always => "always",
+        Reuse::Never => "never",
+    };
+    json!({ function::Reuse::TAG: value })
+}
+
 /// One line for each thing that people look for.
-fn described(function: &Value) -> String {
-    let reserved = text(&function["Concurrency"]["ReservedConcurrentExecutions"]);
-    let function = &function["Configuration"];
+fn described(whole: &Value) -> String {
+    let reserved = text(&whole["Concurrency"]["ReservedConcurrentExecutions"]);
+    let reuse = text(&whole["Tags"][function::Reuse::TAG]);
+    let function = &whole["Configuration"];
     let rows = [
         ("name", text(&function["FunctionName"])),
         ("arn", text(&function["FunctionArn"])),
@@ -158,6 +187,7 @@ fn described(function: &Value) -> String {
         ("memory", format!("{} MB", function["MemorySize"])),
         ("timeout", format!("{} s", function["Timeout"])),
         ("reserved", if reserved.is_empty() { reserved } else { format!("{reserved} at once") }),
+        ("reuse", reuse),
         ("state", text(&function["State"])),
         ("modified", text(&function["LastModified"])),
         ("code", format!("{} bytes, sha256 {}", function["CodeSize"], text(&function["CodeSha256"]))),

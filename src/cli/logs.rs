@@ -156,7 +156,7 @@ fn has_reader() -> bool {
 }
 
 /// A name, or the one in an ARN, whole or in part, as kilnd's door takes it. A qualifier has no log of its own.
-fn name(text: &str) -> String {
+pub fn name(text: &str) -> String {
     let name = text.split_once(":function:").map_or(text, |(_, name)| name);
     encoded(name.split(':').next().unwrap_or_default())
 }

@@ -9,7 +9,9 @@ mod client;
 mod completions;
 mod concurrency;
 mod config;
+mod container;
 pub mod doctor;
+mod drain;
 mod failure;
 mod function;
 mod invoke;
@@ -25,7 +27,8 @@ mod usage;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Arguments, Command};
 use self::client::Client;
@@ -36,8 +39,13 @@ const DEFAULT_RUN_DIR: &str = "/run/kiln";
 
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let parsed = Arguments::command().try_get_matches().and_then(|words| {
+        // Who names a file means that file's instance, whatever the environment says; a word of theirs means more than either.
+        let asked = words.value_source("run") == Some(ValueSource::CommandLine);
+        Arguments::from_arg_matches(&words).map(|arguments| (arguments, asked))
+    });
+    let (arguments, asked) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are no errors; clap knows where each is printed.
             let _ = error.print();
@@ -48,19 +56,24 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return end(&Failure::Failed(format!("the event loop cannot be started: {error}"))),
     };
-    match runtime.block_on(execute(arguments)) {
+    match runtime.block_on(execute(arguments, asked)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => end(&failure),
     }
 }
 
-async fn execute(arguments: Arguments) -> Result<(), Failure> {
+/// `run_asked`: `--run` was among the words.
+async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
     let (run, as_json) = (arguments.run, arguments.json);
     let client = Client::new(run.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR)));
     match arguments.command {
         Command::Completions { shell } => completions::execute(shell),
         Command::Config(command) => config::execute(command, as_json),
-        Command::Doctor { config } => doctor::execute(config.as_deref(), run.as_deref(), as_json).await,
+        Command::Container(command) => container::execute(&client, command, as_json).await,
+        Command::Doctor { config } => {
+            let run = run.filter(|_| config.is_none() || run_asked);
+            doctor::execute(config.as_deref(), run.as_deref(), as_json).await
+        }
         Command::Function(command) => function::execute(&client, command, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Layer(command) => layer::execute(&client, command, as_json).await,

@@ -55,6 +55,30 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 
+/// In lines of at most `width` characters, broken at spaces; a word that is longer stays whole, so that it can be copied.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut filled = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if filled > 0 && filled + 1 + length > width {
+            lines.push(String::new());
+            filled = 0;
+        } else if filled > 0 {
+            lines.last_mut().into_iter().for_each(|line| line.push(' '));
+            filled += 1;
+        }
+        lines.last_mut().into_iter().for_each(|line| line.push_str(word));
+        filled += length;
+    }
+    lines
+}
+
+/// How wide the terminal is that stdout is; `None` into a pipe or a file, where lines stay whole.
+pub fn terminal_width() -> Option<usize> {
+    rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0)
+}
+
 /// What a terminal may be given: text and tabs. Everything that could command it, or turn text round, is spelled out.
 pub fn careful(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -101,6 +125,14 @@ mod tests {
     fn durations_keep_their_two_largest_units() {
         let text = |secs| duration(Duration::from_secs(secs));
         assert_eq!([text(7), text(200), text(7500), text(356_400)], ["7s", "3m20s", "2h05m", "4d3h"]);
+    }
+
+    #[test]
+    fn text_is_broken_at_spaces_and_long_words_stay_whole() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("/a/long/path it is", 5), ["/a/long/path", "it is"]);
+        assert_eq!(wrapped("short", 80), ["short"]);
+        assert_eq!(wrapped("", 80), [""]);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use hyper::Method;
 use serde::Deserialize;
 
 use super::args::{Pool as Arguments, Sort};
-use super::client::{Client, Socket};
+use super::client::{Client, Reply, Socket};
 use super::failure::Failure;
 use super::output;
 
-/// What the operators' door says, as far as the table shows it.
+/// What the operators' door says, as far as tables show it.
 #[derive(Deserialize)]
-struct Pool {
+pub struct Pool {
     budget_mib: u64,
     charged_mib: u64,
     in_flight: u64,
@@ -24,7 +24,7 @@ struct Pool {
     starting: u64,
     waiting: u64,
     reserves: Vec<Reserve>,
-    environments: Vec<Environment>,
+    pub environments: Vec<Environment>,
 }
 
 #[derive(Deserialize)]
@@ -35,17 +35,19 @@ struct Reserve {
 }
 
 #[derive(Deserialize)]
-struct Environment {
-    function: String,
+pub struct Environment {
+    pub function: String,
     version: String,
-    state: String,
+    pub state: String,
     age_s: f64,
     idle_s: Option<f64>,
     memory_mib: u64,
     used_mib: u64,
     peak_mib: u64,
     invocations: u64,
-    container: Option<String>,
+    pub container: Option<String>,
+    /// Why it ends when its invocation does.
+    pub leaving: Option<String>,
 }
 
 const HEADINGS: &[&str] = &["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "INVOCATIONS", "CONTAINER"];
@@ -55,15 +57,23 @@ pub async fn execute(client: &Client, arguments: Arguments, as_json: bool) -> Re
     if as_json {
         return output::print_json(&reply.json()?);
     }
-    let mut pool: Pool = serde_json::from_slice(&reply.body).map_err(|error| {
-        Failure::Failed(format!("kilnd's answer is not understood ({error}): are kiln and kilnd of one version?"))
-    })?;
+    let mut pool = read(&reply)?;
     sort(&mut pool.environments, arguments.sort);
     output::print_line(&shown(&pool))
 }
 
+pub async fn look(client: &Client) -> Result<Pool, Failure> {
+    read(&client.request(Socket::Control, Method::GET, "/v1/pool", &[], "").await?)
+}
+
+fn read(reply: &Reply) -> Result<Pool, Failure> {
+    serde_json::from_slice(&reply.body).map_err(|error| {
+        Failure::Failed(format!("kilnd's answer is not understood ({error}): are kiln and kilnd of one version?"))
+    })
+}
+
 /// The largest, oldest and busiest first; among equals, and without a wish, by function, and the busy ones first.
-fn sort(environments: &mut [Environment], by: Sort) {
+pub fn sort(environments: &mut [Environment], by: Sort) {
     let state = |environment: &Environment| ["busy", "initialising", "idle"].iter().position(|s| *s == environment.state);
     environments.sort_by(|a, b| {
         a.function.cmp(&b.function).then_with(|| state(a).cmp(&state(b))).then_with(|| b.age_s.total_cmp(&a.age_s))
@@ -100,12 +110,18 @@ fn shown(pool: &Pool) -> String {
     if pool.environments.is_empty() {
         return format!("no execution environments; {summary}");
     }
-    let rows = pool.environments.iter().map(|environment| {
+    format!("{}\n{summary}", table(&pool.environments))
+}
+
+/// One line for each.
+pub fn table(environments: &[Environment]) -> String {
+    let rows = environments.iter().map(|environment| {
         let time = |secs: f64| output::duration(Duration::try_from_secs_f64(secs).unwrap_or_default());
         vec![
             environment.function.clone(),
             environment.version.clone(),
-            environment.state.clone(),
+            // Still at work, and not to be used again.
+            environment.leaving.as_ref().map_or_else(|| environment.state.clone(), |why| format!("{}, {why}", environment.state)),
             time(environment.age_s),
             environment.idle_s.map_or_else(|| "-".into(), time),
             format!("{}/{} MB", environment.used_mib, environment.memory_mib),
@@ -114,7 +130,7 @@ fn shown(pool: &Pool) -> String {
             environment.container.clone().unwrap_or_else(|| "-".into()),
         ]
     });
-    format!("{}\n{summary}", output::table(HEADINGS, rows.collect()))
+    output::table(HEADINGS, rows.collect())
 }
 
 #[cfg(test)]
@@ -133,6 +149,7 @@ mod tests {
             peak_mib: 40,
             invocations: 2,
             container: Some("3-17".into()),
+            leaving: None,
         }
     }
 

@@ -64,8 +64,11 @@ pub struct Config {
     pub parallel_starts: u32,
     /// How long a caller waits for capacity before it gets 429.
     pub capacity_wait_s: u64,
-    /// An environment idle for so long is recycled.
-    pub idle_s: u64,
+    /// An environment idle for so long is recycled: the shorter time when memory is scarce, the longer when it is not.
+    pub idle_min_s: u64,
+    pub idle_max_s: u64,
+    /// So old an environment is recycled though it is used; 0 is never.
+    pub max_age_s: u64,
     /// How long running invocations may go on after SIGTERM.
     pub drain_s: u64,
     /// What is kept of one function's log; the oldest goes first.
@@ -122,7 +125,11 @@ impl Default for Config {
             concurrency: 1000,
             parallel_starts: 8,
             capacity_wait_s: 5,
-            idle_s: 600,
+            // Lambda's own are gone after 5 to 15 minutes.
+            idle_min_s: 300,
+            idle_max_s: 900,
+            // Lambda replaces its own every few hours.
+            max_age_s: 14_400,
             drain_s: 30,
             // A quarter of a million lines of an ordinary length.
             log_max_mib: 64,
@@ -231,9 +238,14 @@ impl Config {
         for (key, seconds) in [("capacity_wait_s", self.capacity_wait_s), ("drain_s", self.drain_s)] {
             rule(seconds <= 86_400, key, "must be at most 86400, a day");
         }
-        rule(self.idle_s <= 31_536_000, "idle_s", "must be at most 31536000, a year");
+        for (key, seconds) in [("idle_max_s", self.idle_max_s), ("max_age_s", self.max_age_s)] {
+            rule(seconds <= 31_536_000, key, "must be at most 31536000, a year");
+        }
         rule(self.concurrency >= 1, "concurrency", "must be at least 1");
         rule(self.parallel_starts >= 1, "parallel_starts", "must be at least 1");
+        rule(self.idle_min_s >= 1, "idle_min_s", "must be at least 1");
+        rule(self.idle_max_s >= self.idle_min_s, "idle_max_s", "must be at least idle_min_s");
+        rule(self.max_age_s == 0 || self.max_age_s >= 60, "max_age_s", "must be 0 (never), or at least 60");
         // A segment is a sixteenth of it, and holds the largest line several times.
         rule((16..=1 << 20).contains(&self.log_max_mib), "log_max_mib", "must be 16 to 1048576");
         let total = self.log_max_mib..=1 << 24;
@@ -252,8 +264,13 @@ impl Config {
         Duration::from_secs(self.capacity_wait_s)
     }
 
-    pub fn idle(&self) -> Duration {
-        Duration::from_secs(self.idle_s)
+    /// How long an environment may be idle: when memory is scarce, and when it is not.
+    pub fn idle(&self) -> (Duration, Duration) {
+        (Duration::from_secs(self.idle_min_s), Duration::from_secs(self.idle_max_s))
+    }
+
+    pub fn max_age(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.max_age_s)).filter(|age| !age.is_zero())
     }
 
     pub fn drain(&self) -> Duration {
@@ -337,10 +354,10 @@ mod tests {
     #[test]
     fn a_refusal_has_a_line_for_each_fault_that_an_editor_can_follow() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "idle_ms = 3\naccount = '1'\n").unwrap();
+        fs::write(file.path(), "drain_ms = 3\naccount = '1'\n").unwrap();
         let text = Config::read(file.path()).unwrap_err().to_string();
         let at = |place: &str| format!("\n  {}:{place}: ", file.path().display());
-        assert!(text.contains(&at("1:1")) && text.contains("did you mean `idle_s`?") && text.contains(&at("2:11")), "{text}");
+        assert!(text.contains(&at("1:1")) && text.contains("did you mean `drain_s`?") && text.contains(&at("2:11")), "{text}");
     }
 
     #[test]
@@ -385,9 +402,13 @@ mod tests {
             ("code_budget_mib = 0", "code_budget_mib"),
             ("capacity_wait_s = 86401", "capacity_wait_s"),
             ("drain_s = 100000", "drain_s"),
-            ("idle_s = 31536001", "idle_s"),
+            ("idle_max_s = 31536001", "idle_max_s"),
+            ("max_age_s = 31536001", "max_age_s"),
             ("concurrency = 0", "concurrency"),
             ("parallel_starts = 0", "parallel_starts"),
+            ("idle_min_s = 0", "idle_min_s"),
+            ("idle_max_s = 299", "idle_max_s"),
+            ("max_age_s = 59", "max_age_s"),
         ] {
             let config: Config = toml::from_str(text).unwrap();
             let broken = config.broken_rules();

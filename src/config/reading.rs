@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::Config;
 
-/// Alike enough to be a slip of the pen: `idle_seconds` and `idle_s` are at 0.91, `color` and `account` at 0.45.
+/// Alike enough to be a slip of the pen: `drain_seconds` and `drain_s` are at 0.92, `color` and `account` at 0.45.
 const ALIKE: f64 = 0.75;
 
 /// One thing that is wrong in the text.
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_place_and_the_nearest_name() {
-        assert_eq!(faults("# mine\n\n  idle_seconds = 600\n"), ["3:3: unknown key `idle_seconds`: did you mean `idle_s`?"]);
+        assert_eq!(faults("# mine\n\n  drain_seconds = 600\n"), ["3:3: unknown key `drain_seconds`: did you mean `drain_s`?"]);
         for (wrong, right) in [
             ("memory_budget_mb", "memory_budget_mib"),
             ("rundir", "run_dir"),
@@ -116,28 +116,28 @@ mod tests {
             "nothing is near: {:?}",
             faults("tls = true")
         );
-        assert_eq!(faults("[limits]\nidle_s = 1")[0].split(": ").next(), Some("1:2"), "a table is a key, too");
+        assert_eq!(faults("[limits]\ndrain_s = 1")[0].split(": ").next(), Some("1:2"), "a table is a key, too");
     }
 
     #[test]
     fn a_value_of_another_kind_says_how_to_write_it() {
-        let found = faults("idle_s = \"10m\"");
-        assert!(found[0].starts_with("1:10: `idle_s` has invalid type: string \"10m\""), "{found:?}");
-        assert!(found[0].ends_with("write it like `idle_s = 600`"), "{found:?}");
+        let found = faults("drain_s = \"10m\"");
+        assert!(found[0].starts_with("1:11: `drain_s` has invalid type: string \"10m\""), "{found:?}");
+        assert!(found[0].ends_with("write it like `drain_s = 30`"), "{found:?}");
         assert!(faults("launchers = -1")[0].contains("launchers"), "{:?}", faults("launchers = -1"));
     }
 
     #[test]
     fn all_faults_are_told_at_once_and_what_is_right_holds() {
-        let (config, faults) = read("instance = 'A-b'\nconcurency = 3\nidle_s = true\ndrain_s = 7\n");
+        let (config, faults) = read("instance = 'A-b'\nconcurency = 3\nidle_max_s = true\ndrain_s = 7\n");
         let places: Vec<_> = faults.iter().map(|fault| fault.place.unwrap()).collect();
-        assert_eq!(places, [(1, 12), (2, 1), (3, 10)]);
-        assert_eq!((config.drain_s, config.idle_s), (7, Config::default().idle_s));
+        assert_eq!(places, [(1, 12), (2, 1), (3, 14)]);
+        assert_eq!((config.drain_s, config.idle_max_s), (7, Config::default().idle_max_s));
     }
 
     #[test]
     fn what_is_no_toml_has_its_place() {
-        let found = faults("instance = 'a'\nidle_s 3\n");
+        let found = faults("instance = 'a'\ndrain_s 3\n");
         assert!(found.len() == 1 && found[0].starts_with("2:") && found[0].contains("no TOML"), "{found:?}");
         assert_eq!(place("ä = 1\nöö = 2", 9), (2, 2), "columns are characters");
     }

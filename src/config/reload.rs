@@ -9,23 +9,29 @@ use serde::Deserialize;
 
 use super::Config;
 
-/// Bounds and times: nothing is built on them.
+/// Bounds, times and prices: nothing is built on them.
 pub const RELOADABLE: &[&str] = &[
     "memory_budget_mib",
     "code_budget_mib",
     "concurrency",
     "parallel_starts",
     "capacity_wait_s",
-    "idle_s",
+    "idle_min_s",
+    "idle_max_s",
+    "max_age_s",
     "drain_s",
     "log_max_mib",
     "log_total_mib",
     "log_days",
     "journal",
     "books_days",
+    "price_million_requests_usd",
+    "price_gb_s_usd",
+    "free_requests",
+    "free_gb_s",
 ];
 
-/// Names, places, ids and processes: what is there was made with them.
+/// Names, places, ids, processes and threads: what is there was made with them.
 pub const AT_START: &[&str] = &[
     "instance",
     "run_dir",
@@ -40,10 +46,6 @@ pub const AT_START: &[&str] = &[
     "first_id",
     "id_count",
     "launchers",
-    "price_million_requests_usd",
-    "price_gb_s_usd",
-    "free_requests",
-    "free_gb_s",
 ];
 
 /// What reading the file again comes to.
@@ -129,14 +131,14 @@ mod tests {
     #[test]
     fn bounds_change_and_names_wait() {
         let before = Config::default();
-        let file = Config { idle_s: 60, region: "eu-west-1".into(), log_days: 3, first_id: 200_000, ..before.clone() };
+        let file = Config { drain_s: 60, region: "eu-west-1".into(), log_days: 3, first_id: 200_000, ..before.clone() };
         let Reload { config, changed, waiting } = reload(&before, &file);
-        assert_eq!(config, Config { idle_s: 60, log_days: 3, ..before.clone() });
+        assert_eq!(config, Config { drain_s: 60, log_days: 3, ..before.clone() });
         assert_eq!(
             (changed, waiting),
-            (vec!["idle_s".to_owned(), "log_days".into()], vec!["region".to_owned(), "first_id".into()])
+            (vec!["drain_s".to_owned(), "log_days".into()], vec!["region".to_owned(), "first_id".into()])
         );
-        let back = reload(&config, &Config { idle_s: 60, log_days: 3, ..before });
+        let back = reload(&config, &Config { drain_s: 60, log_days: 3, ..before });
         assert_eq!((back.config, back.changed.len(), back.waiting.len()), (config, 0, 0), "nothing waits that was put back");
     }
 }

@@ -31,7 +31,33 @@ pub struct Function {
     pub vars: BTreeMap<String, String>,
     pub code: Digest,
     pub layers: Vec<Digest>,
+    #[serde(default)]
+    pub reuse: Reuse,
     pub stamp: Stamp,
+}
+
+/// Whether an environment serves one invocation after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reuse {
+    #[default]
+    Always,
+    /// A fresh container for each invocation.
+    Never,
+}
+
+impl Reuse {
+    /// The tag that sets it: Lambda's API has no member for it, and every client can set tags.
+    pub const TAG: &str = "kiln:reuse";
+
+    /// What the tags ask for; `Err`: a value that means nothing.
+    pub fn of_tags(tags: &BTreeMap<String, String>) -> Result<Self, &str> {
+        match tags.get(Self::TAG).map(String::as_str) {
+            None | Some("always") => Ok(Self::Always),
+            Some("never") => Ok(Self::Never),
+            Some(other) => Err(other),
+        }
+    }
 }
 
 /// Which state of a function an environment was made from. Grows with every change of code or

@@ -15,17 +15,26 @@
 //! `run_dir/cgroups` holds the same as text, one line per controller: `<controller or "unified"> <absolute directory>`.
 //! It is written before the first mkdir, so that a sweep after SIGKILL knows every place to look at.
 
+mod ceiling;
+pub mod optional;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+pub use self::ceiling::{Ceiling, four_fifths};
 use crate::wire::launcher::CgroupLayout;
 
 /// The group below ours where kilnd's own processes live on unified hosts, since a group with controllers enabled for
 /// its children must hold no process itself (cgroups(7), "no internal processes").
 /// The same name as systemd's usual `DelegateSubgroup=`.
 pub const OWN_GROUP: &str = "supervisor";
+
+/// What systemd writes on a group that it leaves to others (`Delegate=yes`), as an extended attribute; the second one since 253,
+/// readable without privilege. From a group without it systemd takes controllers back, and their limits with them: 252 does so
+/// at its next daemon-reload (seen: `cgroup.subtree_control` of a scope was empty afterwards).
+pub const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
 
 /// What Kiln needs to limit and to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,18 +82,27 @@ pub enum HierarchyError {
     /// The supervisor cures this by mounting it privately.
     #[error("cgroup2 is not mounted")]
     NoUnified,
-    #[error("the v1 cgroup controller {0} is not mounted, although others are")]
+    #[error("the v1 cgroup controller {0} is not mounted, although others are; {MISSING_V1}")]
     ControllerMissing(Controller),
-    #[error("our own cgroup {group:?} of {hierarchy} is not visible below any of its mounts")]
+    #[error("our own cgroup {group:?} of {hierarchy} is not visible below any of its mounts; {OUTSIDE}")]
     GroupOutside { hierarchy: String, group: String },
+    #[error("{hierarchy} is mounted read-only at {point}, so no group can be made there; {READ_ONLY}")]
+    ReadOnly { hierarchy: String, point: PathBuf },
     #[error("line {0:?} of the record of cgroups is wrong")]
     Record(String),
 }
 
+const MISSING_V1: &str =
+    "boot with systemd.unified_cgroup_hierarchy=1, or mount it, or boot without cgroup_disable= on the kernel's command line";
+const OUTSIDE: &str =
+    "start kilnd where its own group can be seen: on the host itself, or in a container with a cgroup namespace of its own";
+const READ_ONLY: &str = "no ProtectControlGroups= in kilnd's unit; in somebody else's container have it mounted writable, \
+                         with a cgroup namespace of its own";
+
 impl Hierarchies {
     /// From the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`, read by the supervisor.
     pub fn detect(mountinfo: &str, own_groups: &str) -> Result<Self, HierarchyError> {
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
+        let mounts = visible(mountinfo);
         let unified = parent(&mounts, own_groups, Hierarchy::Unified)?.ok_or(HierarchyError::NoUnified)?;
         let mut v1 = Vec::new();
         let mut missing = None;
@@ -147,11 +165,46 @@ impl Hierarchies {
     }
 }
 
+/// The mounts of hierarchies that a path can still lead to: what was mounted over one of them (a read-only copy of itself, as
+/// sandboxes do) hides it.
+fn visible(mountinfo: &str) -> Vec<Mount> {
+    let all: Vec<Place> = mountinfo.lines().filter_map(Place::parse).collect();
+    let is_hidden = |place: &Place| {
+        let mut chain = vec![place.id];
+        let mut above = place.parent;
+        while let Some(parent) = all.iter().find(|other| other.id == above).filter(|_| !chain.contains(&above)) {
+            chain.push(parent.id);
+            above = parent.parent;
+        }
+        // Mounted before `place`, it would be among those that `place` is mounted on.
+        let covers =
+            |other: &Place| chain.contains(&other.parent) && !chain.contains(&other.id) && place.point.starts_with(&other.point);
+        all.iter().any(covers)
+    };
+    mountinfo.lines().filter(|line| Place::parse(line).is_some_and(|place| !is_hidden(&place))).filter_map(Mount::parse).collect()
+}
+
+/// Where a mount of any kind is, and on which other.
+struct Place {
+    id: u32,
+    parent: u32,
+    point: PathBuf,
+}
+
+impl Place {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Self { id, parent, point: unescape(fields.nth(2)?) })
+    }
+}
+
 /// One mounted hierarchy of either version.
 struct Mount {
     /// The group that is seen at `point` (`/` unless a container engine or a bind mount shows a part only).
     root: PathBuf,
     point: PathBuf,
+    read_only: bool,
     /// `None` is cgroup2; else v1's controllers.
     controllers: Option<Vec<String>>,
 }
@@ -162,13 +215,16 @@ impl Mount {
         let (left, right) = line.split_once(" - ")?;
         let mut left = left.split(' ').skip(3);
         let (root, point) = (unescape(left.next()?), unescape(left.next()?));
+        let of_mount = left.next()?;
         let mut right = right.split(' ');
-        let controllers = match right.next()? {
+        let (kind, of_superblock) = (right.next()?, right.nth(1)?);
+        let controllers = match kind {
             "cgroup2" => None,
-            "cgroup" => Some(right.nth(1)?.split(',').map(str::to_owned).collect()),
+            "cgroup" => Some(of_superblock.split(',').map(str::to_owned).collect()),
             _ => return None,
         };
-        Some(Self { root, point, controllers })
+        let read_only = [of_mount, of_superblock].iter().any(|options| options.split(',').any(|option| option == "ro"));
+        Some(Self { root, point, read_only, controllers })
     }
 }
 
@@ -227,12 +283,17 @@ fn parent(mounts: &[Mount], own_groups: &str, hierarchy: Hierarchy) -> Result<Op
         // `join("")` would add a slash at the end.
         plain.then(|| if below.as_os_str().is_empty() { mount.point.clone() } else { mount.point.join(below) })
     };
-    let found = mounts.iter().find_map(visible);
-    let name = match hierarchy {
+    let name = || match hierarchy {
         Hierarchy::Unified => "cgroup2".to_owned(),
         Hierarchy::V1(controller) => controller.to_string(),
     };
-    found.map(Some).ok_or_else(|| HierarchyError::GroupOutside { hierarchy: name, group: group.to_owned() })
+    if let Some(found) = mounts.iter().filter(|mount| !mount.read_only).find_map(visible) {
+        return Ok(Some(found));
+    }
+    match mounts.iter().find(|mount| visible(mount).is_some()) {
+        Some(mount) => Err(HierarchyError::ReadOnly { hierarchy: name(), point: mount.point.clone() }),
+        None => Err(HierarchyError::GroupOutside { hierarchy: name(), group: group.to_owned() }),
+    }
 }
 
 /// One line of `/proc/self/cgroup`, `number:controllers:group`, if it is of this hierarchy.

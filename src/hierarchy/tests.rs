@@ -78,9 +78,9 @@ fn a_group_that_only_ends_like_ours_is_not_stepped_out_of() {
 fn a_container_sees_its_part_of_the_hierarchy_only() {
     let mounts = "\
 50 40 0:26 /docker/ab\\040c /sys/fs/cgroup rw - cgroup2 cgroup rw
-51 40 0:32 /docker/ab\\040c /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory
-52 40 0:33 /docker/ab\\040c /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
-53 40 0:34 /docker/ab\\040c /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+51 50 0:32 /docker/ab\\040c /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+52 50 0:33 /docker/ab\\040c /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
+53 50 0:34 /docker/ab\\040c /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
 ";
     let groups = "4:memory:/docker/ab c/x\n3:cpu,cpuacct:/docker/ab c\n2:pids:/docker/ab c\n0::/docker/ab c\n";
     let found = detect(mounts, groups);
@@ -98,6 +98,27 @@ fn a_mount_that_shows_our_group_is_preferred_to_one_that_does_not() {
 fn a_group_outside_of_the_namespace_is_refused() {
     let refused = Hierarchies::detect(UNIFIED, "0::/../../host.slice\n");
     assert!(matches!(refused, Err(HierarchyError::GroupOutside { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_hierarchy_that_can_only_be_read_is_refused_unless_it_is_mounted_writable_too() {
+    let read_only = UNIFIED.replace(" rw,nosuid", " ro,nosuid");
+    let point = PathBuf::from("/sys/fs/cgroup");
+    let refused = HierarchyError::ReadOnly { hierarchy: "cgroup2".into(), point };
+    assert!(refused.to_string().contains("ProtectControlGroups"), "{refused}");
+    assert_eq!(Hierarchies::detect(&read_only, "0::/a\n"), Err(refused));
+    let too = format!("{read_only}40 23 0:26 / /mnt rw - cgroup2 cgroup2 rw\n");
+    assert_eq!(detect(&too, "0::/a\n").unified, Path::new("/mnt/a"));
+    // One that was mounted over another hides it, and all that is on it.
+    let over = format!("{UNIFIED}41 30 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n");
+    assert!(matches!(Hierarchies::detect(&over, "0::/a\n"), Err(HierarchyError::ReadOnly { .. })));
+    let emptied = format!("{HYBRID}90 31 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs rw\n");
+    assert_eq!(Hierarchies::detect(&emptied, "0::/\n"), Err(HierarchyError::NoUnified));
+    // The whole file system, not this mount of it; and one of v1's.
+    let superblock = HYBRID.replace("cgroup rw,pids", "cgroup ro,pids");
+    assert!(
+        matches!(Hierarchies::detect(&superblock, "0::/\n"), Err(HierarchyError::ReadOnly { hierarchy, .. }) if hierarchy == "pids")
+    );
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Refusal {
             Self::Throttled(Throttle::Starts) => "Throttled.Starts",
             Self::Throttled(Throttle::Concurrency) => "Throttled.Concurrency",
             Self::Throttled(Throttle::Reserved) => "Throttled.Reserved",
+            Self::Throttled(Throttle::Queue) => "Throttled.Queue",
             Self::Internal(_) => "Sandbox.Failure",
             Self::Stopping => "Stopping",
         }
@@ -99,7 +100,8 @@ impl Refusal {
 }
 
 /// What was short. Lambda's `Reason` is one of few; the log and the metrics say which of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Throttle {
     /// The host's memory budget, after waiting for `capacity_wait_s`.
     Memory,
@@ -109,6 +111,8 @@ pub enum Throttle {
     Concurrency,
     /// The function's reserved concurrency.
     Reserved,
+    /// So many of the function wait already that one more could not be served in time.
+    Queue,
 }
 
 impl fmt::Display for Throttle {
@@ -118,6 +122,7 @@ impl fmt::Display for Throttle {
             Self::Starts => "starts",
             Self::Concurrency => "concurrency",
             Self::Reserved => "reserved concurrency",
+            Self::Queue => "room in the function's queue",
         })
     }
 }

@@ -155,6 +155,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rows_go_as_soon_as_they_are_kept_for_fewer_days() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kiln.db");
+        let (database, _thread) = Database::open(&path).unwrap();
+        let meter = Arc::new(SqliteMeter::new(database));
+        meter.record(row()).await.unwrap();
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let (age, told) = watch::channel(days(36_500));
+        let retaining = tokio::spawn(meter.retain(told));
+        let other = Connection::open(&path).unwrap();
+        let rows = || other.query_row("SELECT count(*) FROM invocations", [], |row| row.get::<_, i64>(0)).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await; // whatever is wrong with the first age would show by now
+        assert_eq!(rows(), 1);
+        age.send_replace(days(1));
+        let gone = async {
+            while rows() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("not after the hour, but at once");
+        retaining.abort();
+    }
+
+    #[tokio::test]
     async fn a_full_disk_is_told_and_the_next_row_with_room_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let (database, _thread) = Database::open(&directory.path().join("kiln.db")).unwrap();

@@ -355,7 +355,7 @@ fn now_ms() -> i64 {
 mod tests {
     use super::*;
     use crate::database::DatabaseThread;
-    use crate::function::{Memory, Timeout, TmpSize};
+    use crate::function::{Memory, Reuse, Timeout, TmpSize};
     use crate::runtime::RuntimeName;
 
     pub(super) async fn open(directory: &tempfile::TempDir) -> (SqliteRegistry, DatabaseThread) {
@@ -378,6 +378,7 @@ mod tests {
             vars: BTreeMap::new(),
             code: Digest::of(text.as_bytes()),
             layers: Vec::new(),
+            reuse: Reuse::Always,
             stamp: Stamp(0),
         };
         Draft {

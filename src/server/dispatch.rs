@@ -4,29 +4,31 @@
 //! goes away. Who asked for the tail of the log waits for REPORT; everybody else has the answer as soon as the runtime
 //! has posted it, while the environment settles (until the runtime asks for more) behind the caller's back.
 
+mod budget;
 mod ends;
 mod pooled;
+mod remembered;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use nix::unistd::{SysconfVar, sysconf};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, warn};
 
+use self::remembered::Remembered;
 use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::function::{Function, FunctionName, Profile};
-use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId};
+use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, RequestId, Throttle};
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
     Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
 use crate::server::logs::{Journal, LogSink, lines};
-use crate::server::pool::{Lease, Limits, Permit, Pool, Snapshot, Turn, Want};
+use crate::server::pool::{Dismissed, Drained, Lease, Limits, NoTurn, Permit, Pool, Snapshot, Turn, Want};
 
 /// Requests of one function that may wait for capacity: each holds its payload.
 const WAITERS: usize = 100;
@@ -41,6 +43,7 @@ struct Parts<F, M, L> {
     meter: Arc<M>,
     starter: Starter<L>,
     pool: Pool<Environment>,
+    remembered: Remembered,
     logs: Arc<dyn LogSink>,
     in_force: InForce,
     profile: Profile,
@@ -73,6 +76,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             meter,
             starter: Starter::new(config, launchers, logs.clone(), told),
             pool,
+            remembered: Remembered::default(),
             logs,
             profile: config.profile,
             in_force,
@@ -114,7 +118,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         };
         let (mut lease, run) = match environment {
             Ok(ready) => ready,
-            Err((failure, run)) => return self.never_started(&invocation, &function, failure, run, caller).await,
+            Err(failed) => return self.never_started(&invocation, &function, failed, caller).await,
         };
         let (environment, grow) = lease.parts();
         let outcome = match environment.invoke(&invocation, run, &grow).await {
@@ -155,21 +159,37 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 
     /// Everything before the event can be handed over; whether the environment was warm.
     async fn ready(&self, invocation: &Invocation) -> Result<(Arc<Function>, bool, Readied), Refusal> {
-        let (function, turn) = self.turn(invocation).await?;
-        let warm = matches!(turn, Turn::Warm(_));
-        let environment = self.environment(&function, invocation.request, turn).await;
+        let (function, found) = self.turn(invocation).await?;
+        let warm = matches!(found, Ok(Turn::Warm(_)));
+        let environment = match found {
+            Ok(turn) => self.environment(&function, invocation.request, turn).await,
+            Err(failed) => Err(failed),
+        };
         Ok((function, warm, environment))
     }
 
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
-    async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Turn<Environment>), Refusal> {
+    async fn turn(&self, invocation: &Invocation) -> Result<(Arc<Function>, Found), Refusal> {
         let until = Instant::now() + self.0.in_force.now().capacity_wait();
         loop {
             let function = self.function(&invocation.function)?;
-            let want = Want { function: function.name.clone(), stamp: function.stamp, memory: function.memory, until };
-            let turn = self.0.pool.acquire(want).await.map_err(Refusal::Throttled)?;
-            if self.function(&invocation.function)?.stamp == function.stamp {
-                return Ok((function, turn));
+            let (name, stamp, memory, reuse) = (function.name.clone(), function.stamp, function.memory, function.reuse);
+            let turn = self.0.pool.acquire(Want { function: name, stamp, memory, reuse, until }).await;
+            let current = self.0.functions.function(&invocation.function).map(|function| function.stamp);
+            match turn {
+                Ok(turn) if current == Some(stamp) => return Ok((function, Ok(turn))),
+                Ok(turn) => turn.unused(current),
+                Err(NoTurn::Throttled(why)) => return Err(Refusal::Throttled(why)),
+                Err(NoTurn::TellAgain) if current == Some(stamp) => match self.0.remembered.recall(&function) {
+                    Some((failure, ago)) => {
+                        let run = Run::begin(invocation.request, function.timeout.duration());
+                        return Ok((function, Err(NeverStarted { failure, run, ago: Some(ago) })));
+                    }
+                    // Another's init has been good since; and if not, this ends some time.
+                    None if Instant::now() < until => tokio::task::yield_now().await,
+                    None => return Err(Refusal::Throttled(Throttle::Starts)),
+                },
+                Err(NoTurn::TellAgain) => {}
             }
         }
     }
@@ -187,7 +207,10 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Turn::Cold(permit) => permit,
         };
         let first = match self.start(function, &permit, None).await {
-            Ok(environment) => return Ok((permit.install(environment), Run::begin(request, limit))),
+            Ok(environment) => {
+                self.0.remembered.forget(&function.name);
+                return Ok((permit.install(environment), Run::begin(request, limit)));
+            }
             Err(failure) => failure,
         };
         ends::init_failed(&first.origin, request, &first.cause);
@@ -196,10 +219,17 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let run = Run::begin(request, limit);
         match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
+                self.0.remembered.forget(&function.name);
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
-            Err(second) => Err((second, run)),
+            Err(failure) => {
+                // Before the pool hears of it, which may send somebody to ask.
+                if self.0.remembered.keep(function, &failure) {
+                    permit.failed(self.0.functions.function(&function.name).map(|function| function.stamp));
+                }
+                Err(NeverStarted { failure, run, ago: None })
+            }
         }
     }
 
@@ -213,17 +243,12 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
     }
 
-    /// Both inits failed: the invocation ends with the second one's error.
-    async fn never_started(
-        &self,
-        invocation: &Invocation,
-        function: &Function,
-        failure: InitFailure,
-        run: Run,
-        mut caller: Caller,
-    ) {
+    /// Both inits failed, now or a moment ago: the invocation ends with the second one's error.
+    async fn never_started(&self, invocation: &Invocation, function: &Function, failed: NeverStarted, mut caller: Caller) {
+        let NeverStarted { failure, run, ago } = failed;
         ends::invocation_failed(&failure.origin, invocation.request, &failure.cause);
-        let took = if failure.cause.report_type() == "Sandbox.Timedout" { run.limit } else { run.began.elapsed() };
+        let timed_out = failure.cause.report_type() == "Sandbox.Timedout" && ago.is_none();
+        let took = if timed_out { run.limit } else { run.began.elapsed() };
         let outcome = Outcome::Failed(match failure.body {
             Some(body) => FunctionFailure::reported(failure.cause, body),
             None => FunctionFailure::found(failure.cause, invocation.request),
@@ -231,6 +256,9 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let mut journal = Journal::new(failure.origin, self.0.logs.clone());
         journal.begin(invocation.request, lines::start(invocation.request, "$LATEST"));
         journal.quote(&failure.said);
+        if let Some(ago) = ago {
+            journal.platform(&lines::not_tried_again(ago));
+        }
         if let Some(cause) = outcome.cause() {
             journal.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }
@@ -301,7 +329,26 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     pub fn function_changed(&self, name: &FunctionName) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
         self.0.pool.function_changed(name, current);
+        self.0.remembered.forget_other(name, current);
         self.0.pool.reserve(name, self.0.functions.reserved(name).map(|reserve| reserve as usize));
+    }
+
+    /// Ends all environments of a function: idle ones now, the others when their invocation ends. `None`: there is neither
+    /// such a function nor an environment of one.
+    pub fn drain_function(&self, name: &FunctionName) -> Option<Drained> {
+        let drained = self.0.pool.drain(name);
+        let known = self.0.functions.function(name).is_some() || drained.ended + drained.leaving > 0;
+        known.then_some(drained)
+    }
+
+    /// Ends one environment when it is idle. `None`: there is none in this container.
+    pub fn recycle_container(&self, container: &str) -> Option<Dismissed> {
+        self.0.pool.recycle(container)
+    }
+
+    /// Ends one environment now, and the invocation that it runs. `by`: who wants so.
+    pub fn kill_container(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.0.pool.kill(container, by)
     }
 
     /// Recycles what is idle too long, looking every second. Never ends; a task of the server's.
@@ -336,15 +383,18 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
 }
 
 /// An environment that waits for the event, or why there is none.
-type Readied = Result<(Lease<Environment>, Run), (InitFailure, Run)>;
+type Readied = Result<(Lease<Environment>, Run), NeverStarted>;
 
 fn limits(config: &Config) -> Limits {
+    let (idle_min, idle_max) = config.idle();
     Limits {
-        budget: budget(config),
+        budget: budget::of(config),
         starts: config.parallel_starts as usize,
         concurrency: config.concurrency as usize,
         waiters: WAITERS,
-        idle: config.idle(),
+        idle_min,
+        idle_max,
+        max_age: config.max_age(),
         settle: SETTLE,
     }
 }
@@ -356,6 +406,17 @@ fn warn_if_nothing_is_left(config: &Config, functions: &impl Functions) {
     if reserved >= u64::from(concurrency) {
         warn!(reserved, concurrency, "functions without reserved concurrency cannot run: raise `concurrency`, or lower reserves");
     }
+}
+
+/// What an invocation found: its turn, or that its function's init is not tried again yet.
+type Found = Result<Turn<Environment>, NeverStarted>;
+
+/// An invocation without an environment.
+struct NeverStarted {
+    failure: InitFailure,
+    run: Run,
+    /// How long ago the init failed, where it was not tried again.
+    ago: Option<Duration>,
 }
 
 /// One invocation counted as running, for as long as this lives.
@@ -393,15 +454,6 @@ fn reported<'a>(outcome: &'a Outcome, trouble: Option<&'a Cause>) -> Option<&'a 
     match outcome.cause() {
         None | Some(Cause::Reported { .. }) => trouble.or(outcome.cause()),
         first => first,
-    }
-}
-
-/// What all environments together may use, in bytes.
-fn budget(config: &Config) -> u64 {
-    let number = |name| sysconf(name).ok().flatten().and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
-    match config.memory_budget_mib {
-        0 => number(SysconfVar::_PHYS_PAGES) * number(SysconfVar::PAGE_SIZE) / 5 * 4,
-        mib => mib << 20,
     }
 }
 

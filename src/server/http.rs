@@ -185,7 +185,8 @@ enum Stage {
 
 /// A caller's stream, and what it is at: hyper does not tell, and drops what it has not read when it is asked to end.
 struct Line {
-    stream: UnixStream,
+    /// `std` lock: held for one call, never across an await; only the connection's own task takes it.
+    stream: Mutex<UnixStream>,
     stage: AtomicU8,
     /// Nothing more can come.
     closed: AtomicBool,
@@ -193,7 +194,12 @@ struct Line {
 
 impl Line {
     fn new(stream: UnixStream) -> Self {
-        Self { stream, stage: AtomicU8::new(Stage::Fresh as u8), closed: AtomicBool::new(false) }
+        Self { stream: Mutex::new(stream), stage: AtomicU8::new(Stage::Fresh as u8), closed: AtomicBool::new(false) }
+    }
+
+    // A poisoned lock: a panic aborts the process, so nobody has ever seen one.
+    fn stream(&self) -> MutexGuard<'_, UnixStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is(&self, stage: Stage) {
@@ -223,8 +229,9 @@ impl Line {
             Stage::Fresh | Stage::Between => {
                 // First, so that no request comes after the look: its caller's write fails, and says so.
                 self.closed.store(true, Ordering::Relaxed);
-                let _ = shutdown(&self.stream, Shutdown::Read);
-                ioctl_fionread(&self.stream).is_ok_and(|bytes| bytes > 0)
+                let stream = self.stream();
+                let _ = shutdown(&*stream, Shutdown::Read);
+                ioctl_fionread(&*stream).is_ok_and(|bytes| bytes > 0)
             }
         }
     }
@@ -300,56 +307,44 @@ struct Timed {
 }
 
 impl Timed {
-    /// Tries until it would block, then waits to be woken, at most [`WRITE_TIME`].
-    fn write(&mut self, cx: &mut Context<'_>, attempt: impl Fn(&UnixStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
-        loop {
-            if self.line.stream.poll_write_ready(cx)?.is_pending() {
-                let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME)));
-                return stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
-            }
-            match attempt(&self.line.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => {
-                    self.stuck = None;
-                    return Poll::Ready(written);
-                }
-            }
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
         }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncRead for Timed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.line.stream.poll_read_ready(cx))?;
-            match self.line.stream.try_read_buf(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Our own end of it, not the caller's, who may be waiting for its answer.
-                Ok(0) if self.line.closed.load(Ordering::Relaxed) => return Poll::Pending,
-                Ok(read) => {
-                    if read > 0 {
-                        self.line.has_read();
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut *self.line.stream()).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.line.has_read();
+        } else if self.line.closed.load(Ordering::Relaxed) {
+            // Our own end of it, not the caller's, who may be waiting for its answer.
+            return Poll::Pending;
         }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Timed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(cx, |stream| stream.try_write(bytes))
+        let written = Pin::new(&mut *self.line.stream()).poll_write(cx, bytes);
+        self.written(cx, written)
     }
 
-    /// A socket keeps nothing back.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = Pin::new(&mut *self.line.stream()).poll_flush(cx);
+        self.written(cx, written)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(shutdown(&self.line.stream, Shutdown::Write).map_err(Into::into))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = Pin::new(&mut *self.line.stream()).poll_shutdown(cx);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -361,7 +356,8 @@ impl AsyncWrite for Timed {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, |stream| stream.try_write_vectored(pieces))
+        let written = Pin::new(&mut *self.line.stream()).poll_write_vectored(cx, pieces);
+        self.written(cx, written)
     }
 }
 
@@ -579,6 +575,9 @@ mod tests {
         let held = Held::open();
         let mut silent = held.let_in().await;
         let mut halfway = held.let_in().await;
+        // Its second one, for which hyper would not wait.
+        halfway.write_all(ASKED).unwrap();
+        turns().await;
         halfway.write_all(b"POST / HTTP/1.1\r\nHost: x\r\n").unwrap();
         turns().await;
         held.stop.send_replace(true);

@@ -50,12 +50,13 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Logs};
+use self::control::{Control, Environments, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
+use self::pool::{Dismissed, Drained, Snapshot};
 use self::supervisor_link::{Event, SupervisorLink};
 use self::warming::Warming;
 use crate::code::Digest;
@@ -132,12 +133,12 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let (stop, stopping) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
-    let (functions, seen) = (registry.clone(), dispatch.clone());
+    let functions = registry.clone();
     let (books, age) = watch::channel(config.books());
     let reload =
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
-    let control = Control::new(in_force.clone(), move || seen.measured(), logs, stopping.clone());
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, stopping.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -281,6 +282,24 @@ impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
 
     fn function_changed(&self, name: &FunctionName) {
         Dispatch::function_changed(self, name);
+    }
+}
+
+impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
+    fn measured(&self) -> Snapshot {
+        Dispatch::measured(self)
+    }
+
+    fn drain(&self, function: &FunctionName) -> Option<Drained> {
+        self.drain_function(function)
+    }
+
+    fn recycle(&self, container: &str) -> Option<Dismissed> {
+        self.recycle_container(container)
+    }
+
+    fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.kill_container(container, by)
     }
 }
 

@@ -40,7 +40,10 @@ pub enum LockError {
     Foreign { path: PathBuf },
     #[error("lock {path}")]
     Lock { path: PathBuf, source: io::Error },
-    #[error("{what} is in use by {holder}")]
+    #[error(
+        "{what} is in use by {holder}: stop that instance, or give this one an `instance`, `run_dir`, `state_dir` and `first_id` of its \
+         own (`kiln config check FILE` says what overlaps, and proposes a free first_id)"
+    )]
     Held { what: String, holder: Holder },
     #[error("write the list of instances {path}")]
     List { path: PathBuf, source: io::Error },
@@ -81,7 +84,11 @@ impl Locks {
     pub fn remove(self) -> Result<(), LockError> {
         list(&self.ids, &self.run_dir, None)?;
         let path = self.run_dir.join("lock");
-        fs::remove_file(&path).map_err(|source| LockError::Open { path, source })
+        match fs::remove_file(&path) {
+            // Somebody has removed the whole run_dir; that is no failure of this stop.
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LockError::Open { path, source }),
+            _ => Ok(()),
+        }
     }
 }
 

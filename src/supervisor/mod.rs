@@ -9,7 +9,7 @@
 //! check      root, kernel, user and groups; or the cure is printed               [`check`]
 //! lock       run_dir, state_dir, the range of ids: one instance each             [`locks`]
 //! hide       a mount namespace of its own
-//! find       the parents of all cgroups                                          [`groups`]
+//! find       the parents of all cgroups, and whether every limit can be set there [`groups`]
 //! sweep      what a predecessor that was killed left                             [`sweep`]
 //! record     the parents, before the first mkdir; step aside on unified hosts    [`groups`]
 //! open       directories, and the doors that were not passed                     [`premises`]
@@ -88,6 +88,7 @@ fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Resu
     let locks = Locks::take(&config)?;
     hide_mounts()?;
     let hierarchies = groups::find(&config.run_dir)?;
+    groups::check(&hierarchies, groups::Surroundings::look())?;
     premises::inner_directories(&config, &ids)?;
     let places = Places {
         instance: config.instance.clone(),

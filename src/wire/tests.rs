@@ -99,8 +99,8 @@ fn to_server() -> impl Strategy<Value = ToServer> {
         any::<u32>().prop_map(|launcher| ToServer::Launcher { launcher }),
         any::<u32>().prop_map(|launcher| ToServer::LauncherGone { launcher }),
         (id(), result).prop_map(|(order, result)| ToServer::Unpacked { order, result }),
-        (any::<u64>(), vec(".*", 0..4)).prop_map(|(idle_s, waiting)| {
-            let config = Config { idle_s, ..Config::default() };
+        (any::<u64>(), vec(".*", 0..4)).prop_map(|(idle_max_s, waiting)| {
+            let config = Config { idle_max_s, ..Config::default() };
             ToServer::Reload { config: Box::new(config), waiting }
         }),
         Just(ToServer::Drain),

@@ -133,6 +133,28 @@ async fn the_account_shows_what_is_allowed_and_what_is_used() {
 }
 
 #[tokio::test]
+async fn the_tag_of_reuse_is_never_or_always_and_environments_start_anew_for_it() {
+    let house = House::open();
+    let path = format!("/2017-03-31/tags/{}", format!("{ARN}:f").replace(':', "%3A"));
+    let tagged = |value: &str| json!({ "Tags": { "kiln:reuse": value } });
+    let wrong = "The tag kiln:reuse must be never or always.";
+    let reply = call(&house, "POST", FUNCTIONS, creation("f", tagged("sometimes"))).await;
+    assert_eq!((reply.status, &reply.json()["message"]), (400, &json!(wrong)));
+    assert_status(&call(&house, "POST", FUNCTIONS, creation("f", tagged("never"))).await, 201);
+    let shown = call(&house, "GET", &function("f"), "").await.json();
+    assert_eq!(shown["Tags"], tagged("never")["Tags"]);
+
+    // What the pools hear of is the only sign at this door that there is another stamp.
+    let reply = call(&house, "POST", &path, tagged("Never").to_string()).await;
+    assert_eq!((reply.status, &reply.json()["message"]), (400, &json!(wrong)));
+    let before = call(&house, "GET", &function("f"), "").await.json()["Configuration"]["LastModified"].clone();
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await; // the time is told in milliseconds
+    assert_status(&call(&house, "DELETE", &format!("{path}?tagKeys=kiln%3Areuse"), "").await, 204);
+    let after = call(&house, "GET", &function("f"), "").await.json()["Configuration"]["LastModified"].clone();
+    assert_ne!(before, after, "it is another function to the pools");
+}
+
+#[tokio::test]
 async fn tags_come_and_go_and_change_nothing_but_the_revision() {
     let house = House::open();
     create(&house, "f").await;

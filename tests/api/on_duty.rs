@@ -29,7 +29,7 @@ async fn who_answers_is_told() {
 }
 
 #[tokio::test]
-async fn nothing_else_is_here_and_nothing_can_be_changed() {
+async fn nothing_else_is_here_and_nothing_else_can_be_changed() {
     let house = House::open();
     for (method, path, status) in [
         ("GET", "/", 404),
@@ -39,8 +39,46 @@ async fn nothing_else_is_here_and_nothing_can_be_changed() {
         ("GET", "/v1/functions/nope/logs", 404),
         ("GET", "/v1/functions/..%2f..%2fdb/logs", 404),
         ("POST", "/v1/functions/nope/logs", 405),
+        ("POST", "/v1/functions/nope/drain", 404),
+        ("POST", "/v1/functions/..%2fx/drain", 404),
+        ("GET", "/v1/functions/hello/drain", 405),
+        ("POST", "/v1/containers/3-18/kill", 404),
+        ("POST", "/v1/containers/3-18/recycle", 404),
+        ("POST", "/v1/containers/3-17/x/kill", 404),
+        ("POST", "/v1/containers//kill", 404),
+        ("GET", "/v1/containers/3-17/kill", 405),
+        ("DELETE", "/v1/containers/3-17/recycle", 405),
         ("GET", "/2015-03-31/functions", 404),
     ] {
         assert_eq!(ask(&house, method, path).await.status, status, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn who_ends_something_is_told_what_became_of_it_and_is_named() {
+    let house = House::open();
+    let busy = || {
+        let mut seen = snapshot();
+        seen.environments[0].state = kiln::server::pool::SeenState::Busy;
+        seen
+    };
+    let cases = [
+        ("/v1/containers/3-17/recycle", snapshot(), json!({ "state": "idle", "ended": true })),
+        ("/v1/containers/3-17/recycle", busy(), json!({ "state": "busy", "ended": false })),
+        ("/v1/containers/3%2D17/kill", busy(), json!({ "state": "busy", "ended": true })),
+        ("/v1/functions/hello/drain", busy(), json!({ "ended": 0, "leaving": 1 })),
+    ];
+    for (path, seen, mut expected) in cases {
+        *house.fakes.snapshot.lock().unwrap() = seen;
+        let reply = ask(&house, "POST", path).await;
+        expected["function"] = json!("hello");
+        if path.contains("containers") {
+            expected["container"] = json!("3-17");
+        }
+        assert_eq!((reply.status, reply.json()), (200, expected), "{path}");
+    }
+    let uid = nix::unistd::geteuid();
+    assert_eq!(*house.fakes.killed_by.lock().unwrap(), [format!("uid {uid} (kiln container kill)")]);
+    let reply = ask(&house, "POST", "/v1/containers/3-18/kill").await;
+    assert_eq!(reply.header("x-amzn-errortype"), Some("ResourceNotFoundException"));
 }

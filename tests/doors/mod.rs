@@ -26,12 +26,12 @@ use kiln::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outc
 use kiln::registry::sqlite::SqliteRegistry;
 use kiln::registry::{Functions, Promise};
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::{Control, Logs};
+use kiln::server::control::{Control, Environments, Logs};
 use kiln::server::http;
 use kiln::server::intake::room::Room;
 use kiln::server::intake::{HandError, Hands, Intake};
 use kiln::server::logs::LogStore;
-use kiln::server::pool::{Seen, SeenState, Snapshot};
+use kiln::server::pool::{Dismissed, Drained, Retire, Seen, SeenState, Snapshot};
 use kiln::wire::launcher::StagingId;
 use kiln::wire::supervisor::Unpacked;
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ pub struct Fakes {
     /// While true, zips wait.
     pub hold: (Mutex<bool>, Condvar),
     pub snapshot: Mutex<Snapshot>,
+    pub killed_by: Mutex<Vec<String>>,
     /// The house's own, to write into.
     pub logs: Mutex<Option<LogStore>>,
 }
@@ -170,7 +171,7 @@ async fn serve(
     let (store, log_thread) = LogStore::open(config).unwrap();
     *theirs.logs.lock().unwrap() = Some(store.clone());
     let logs = Logs::new(store, move |name| functions.function(name).is_some(), stopping.clone());
-    let control = Control::new(config, move || seen.snapshot.lock().unwrap().clone(), logs, stopping.clone());
+    let control = Control::new(config, seen, logs, stopping.clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.
@@ -227,6 +228,49 @@ impl Engine for Fakes {
     }
 }
 
+/// What it is asked to end leaves at the second look.
+impl Environments for Fakes {
+    fn measured(&self) -> Snapshot {
+        let mut held = self.snapshot.lock().unwrap();
+        let seen = held.clone();
+        held.environments.retain(|environment| environment.leaving.is_none());
+        seen
+    }
+
+    fn drain(&self, function: &FunctionName) -> Option<Drained> {
+        let mut held = self.snapshot.lock().unwrap();
+        let before = held.environments.len();
+        let own = |environment: &Seen| environment.function == *function;
+        if !held.environments.iter().any(own) {
+            return None;
+        }
+        held.environments.retain(|environment| !own(environment) || environment.state != SeenState::Idle);
+        let ended = before - held.environments.len();
+        let leaving = held.environments.iter_mut().filter(|environment| own(environment));
+        let leaving = leaving.map(|environment| environment.leaving = Some(Retire::Drained)).count();
+        Some(Drained { function: function.clone(), ended, leaving })
+    }
+
+    fn recycle(&self, container: &str) -> Option<Dismissed> {
+        let mut held = self.snapshot.lock().unwrap();
+        let at = held.environments.iter().position(|environment| environment.container.as_deref() == Some(container))?;
+        let Seen { function, state, .. } = held.environments[at].clone();
+        let ended = state == SeenState::Idle;
+        if ended {
+            held.environments.remove(at);
+        }
+        Some(Dismissed { container: container.into(), function, state, ended })
+    }
+
+    fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.killed_by.lock().unwrap().push(by.to_owned());
+        let mut held = self.snapshot.lock().unwrap();
+        let at = held.environments.iter().position(|environment| environment.container.as_deref() == Some(container))?;
+        let Seen { function, state, .. } = held.environments.remove(at);
+        Some(Dismissed { container: container.into(), function, state, ended: true })
+    }
+}
+
 impl Hands for Fakes {
     fn unpack(&self, _: StagingId, _: Arc<OwnedFd>) -> Promise<'_, Result<Unpacked, String>> {
         Box::pin(async {
@@ -264,6 +308,7 @@ pub fn snapshot() -> Snapshot {
         peak_mib: 40,
         invocations: 2,
         container: Some("3-17".into()),
+        leaving: None,
     };
     Snapshot { budget_mib: 3200, charged_mib: 36, concurrency: 1000, environments: vec![seen], ..Snapshot::default() }
 }

@@ -1,12 +1,15 @@
 //! Life and death of an instance: drain, recovery, two side by side.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use serde_json::json;
 
 use crate::host::snapshot::{Snapshot, cgroups, process};
-use crate::host::{self, Instance, Options, eventually};
+use crate::host::{self, Instance, Options, eventually, scope};
 
 #[test]
 fn sigterm_lets_running_invocations_finish_and_leaves_nothing() {
@@ -56,6 +59,89 @@ fn sigterm_ends_what_runs_past_the_limit_and_tells_its_caller() {
     assert_eq!(answer.json()["errorType"], "Sandbox.Stopped");
     assert!(instance.log().contains("what still runs is cut running=1"), "{}", instance.log());
     assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+}
+
+#[test]
+fn people_on_duty_see_a_drain_to_its_end() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("slow", json!({ "Timeout": 30 }));
+    let api = instance.api();
+    let caller = thread::spawn(move || {
+        api.request("POST", "/2015-03-31/functions/slow/invocations", &[], br#"{"do":"sleep","ms":5000}"#).status
+    });
+    eventually("it runs", || instance.busy() == 1);
+    let supervisor = instance.supervisor_pid();
+    host::signal(supervisor, nix::sys::signal::Signal::SIGTERM);
+    eventually("it says that it drains", || instance.control().request("GET", "/v1/status", &[], b"").json()["draining"] == true);
+    assert_eq!(instance.busy(), 1, "and shows for whom");
+    assert!(instance.wait().success());
+    assert_eq!(caller.join().unwrap(), 200);
+}
+
+#[test]
+fn who_was_let_in_before_a_stop_still_invokes() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("f", json!({ "Timeout": 30 }));
+    let mut early = UnixStream::connect(instance.run_dir().join("kiln.sock")).unwrap();
+    early.set_read_timeout(Some(host::PATIENCE)).unwrap();
+    early.write_all(b"POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\n").unwrap();
+    // Who comes later is let in later: when this one is answered, that one is in.
+    instance.call("f", &json!({ "do": "echo" }));
+    host::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGTERM);
+    eventually("it drains", || instance.control().request("GET", "/v1/status", &[], b"").json()["draining"] == true);
+    early.write_all(b"Content-Length: 13\r\n\r\n{\"do\":\"echo\"}").unwrap();
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert!(instance.wait().success());
+}
+
+#[test]
+fn a_restart_under_load_loses_no_invocation_where_socket_units_hold_the_doors() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::prepare(Options::default());
+    std::fs::create_dir(instance.run_dir()).unwrap();
+    let invoke = scope::door(&instance.run_dir().join("kiln.sock"), "kiln-invoke");
+    let control = scope::door(&instance.run_dir().join("control.sock"), "kiln-admin");
+    instance.launch_activated(&invoke, &control);
+    instance.await_ready();
+    instance.create_probe("f", json!({ "Timeout": 60 }));
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..6)
+            .map(|_| {
+                let (api, over, answered) = (instance.api(), &over, &answered);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let path = "/2015-03-31/functions/f/invocations";
+                        let answer = api.request("POST", path, &[], br#"{"do":"sleep","ms":50}"#);
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            let so_far = answered.load(Ordering::Relaxed);
+            eventually("invocations are answered", || answered.load(Ordering::Relaxed) > so_far + 30);
+            assert!(instance.stop().success());
+            instance.launch_activated(&invoke, &control);
+            instance.await_ready();
+        }
+        over.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(|caller| caller.join().expect("no invocation was lost"));
+    });
+    assert!(instance.stop().success());
+    let left: Vec<_> = std::fs::read_dir(instance.run_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the doors, and nothing else: {left:?}");
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod errands;
 mod host;
 mod inside;
 mod life;
+mod limits;
 mod orders;

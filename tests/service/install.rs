@@ -268,10 +268,10 @@ fn the_host_takes_functions_first() {
 
 fn reload_takes_a_good_configuration_only() {
     let pid = property("kilnd.service", "MainPID");
-    fs::write(CONFIG, "idle_s = 700\n").unwrap();
+    fs::write(CONFIG, "idle_max_s = 700\n").unwrap();
     run("systemctl", &["reload", "kilnd"]);
     machine::eventually("kilnd has the new value", || configured(700));
-    fs::write(CONFIG, "idle_s = 'long'\n").unwrap();
+    fs::write(CONFIG, "idle_max_s = 'long'\n").unwrap();
     assert!(!command("systemctl", &["reload", "kilnd"]).status.success(), "a wrong configuration was taken");
     assert!(
         run("journalctl", &["--quiet", "--no-pager", "-u", "kilnd", "-n", "80"]).contains("kiln.toml:1:"),
@@ -280,15 +280,15 @@ fn reload_takes_a_good_configuration_only() {
     assert_eq!(property("kilnd.service", "MainPID"), pid);
     assert_eq!(property("kilnd.service", "ActiveState"), "active");
     assert!(configured(700), "what ran goes on as it was");
-    fs::write(CONFIG, "idle_s = 700\n").unwrap();
+    fs::write(CONFIG, "idle_max_s = 700\n").unwrap();
     run("systemctl", &["restart", "kilnd"]);
     assert!(kiln(&["function", "list"]).contains("hello"));
 }
 
-/// Whether the kilnd that runs has this idle_s.
-fn configured(idle_s: u64) -> bool {
+/// Whether the kilnd that runs has this idle_max_s.
+fn configured(idle_max_s: u64) -> bool {
     let answer = Api::new("/run/kiln/control.sock".into()).request("GET", "/v1/status", &[], b"");
-    answer.json()["config"]["idle_s"].as_u64() == Some(idle_s)
+    answer.json()["config"]["idle_max_s"] == idle_max_s
 }
 
 /// New programs, the same doors: whoever comes meanwhile waits.
@@ -353,7 +353,7 @@ fn a_second_instance_is_installed_beside_the_first_and_both_are_uninstalled() {
     assert_eq!(property("kilnd@two.service", "MainPID"), pid);
     run("systemctl", &["restart", "kilnd@two"]);
     // A configuration with a mistake is for people: systemd does not try again and again.
-    fs::write("/etc/kiln/two.toml", config.clone() + "idle_s = 'long'\n").unwrap();
+    fs::write("/etc/kiln/two.toml", config.clone() + "idle_max_s = 'long'\n").unwrap();
     assert!(!command("systemctl", &["restart", "kilnd@two"]).status.success());
     assert_eq!(property("kilnd@two.service", "ActiveState"), "failed");
     assert_eq!(property("kilnd@two.service", "ExecMainStatus"), "78");

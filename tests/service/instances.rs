@@ -11,6 +11,10 @@ const CONFIG: &str = "/etc/kiln/two.toml";
 
 /// `kilnd@two`, as `scripts/install --instance two` makes it.
 fn second(kiln: &Kiln) {
+    // Of a test that failed.
+    if Path::new(CONFIG).exists() {
+        remove_second();
+    }
     kiln.machine.install(&["--runtimes", "none", "--no-start", "--instance", "two"]);
     let text = fs::read_to_string(CONFIG).unwrap();
     fs::write(CONFIG, text + "memory_budget_mib = 4000\ncapacity_wait_s = 60\n").unwrap();

@@ -65,7 +65,9 @@ pub fn enter_with(more: &str) -> Option<Kiln> {
         machine.install(&["--runtimes", "none", "--no-start"]);
     }
     forget_drop_ins();
-    run("systemctl", &["stop", "kilnd.service"]);
+    // Those of a test that failed, too.
+    run("systemctl", &["stop", "kilnd@*.socket", "kilnd-control@*.socket", "kilnd@*.service"]);
+    run("systemctl", &["stop", "kilnd.service", "kilnd.socket", "kilnd-control.socket"]);
     let _ = command("systemctl", &["reset-failed", "kilnd.service"]);
     // Of a test that failed.
     let _ = command("umount", &["/var/lib/kiln"]);

@@ -36,7 +36,7 @@ fn work_until_the_power_is_cut() {
     // Enabled, and started; as a user has it.
     machine.install(&["--runtimes", "none"]);
     let kiln = Kiln::running(machine);
-    kiln.create_probe("kept", json!({ "Timeout": 900, "Environment": { "Variables": { "N": "1" } } }));
+    kiln.create_probe("kept", json!({ "Timeout": 900, "Environment": { "Variables": { "NUMBER": "1" } } }));
     kiln.create_probe("removed", json!({}));
     assert_eq!(kiln.api().request("DELETE", "/2015-03-31/functions/removed", &[], b"").status, 204);
     let row = kiln.invoke("kept", &json!({ "do": "echo" }));
@@ -66,7 +66,7 @@ fn everything_is_whole() {
     eventually("kilnd was started by the boot", || property("kilnd", "SubState") == "running");
     let kiln = Kiln::running(machine);
     assert_eq!(kiln.configuration("kept")["CodeSha256"], known["sha256"]);
-    assert_eq!(kiln.configuration("kept")["Environment"]["Variables"]["N"], "1");
+    assert_eq!(kiln.configuration("kept")["Environment"]["Variables"]["NUMBER"], "1");
     assert_eq!(kiln.api().request("GET", "/2015-03-31/functions/removed", &[], b"").status, 404);
     let log = kiln.function_log("kept");
     assert!(log.contains(known["request"].as_str().unwrap()), "the line of an answered invocation is there:\n{log}");

@@ -27,7 +27,7 @@ pub fn ready() -> bool {
 
 #[path = "../engine/host/scope.rs"]
 #[allow(dead_code)] // serves several test programs; each uses its part
-mod scope;
+pub mod scope;
 
 pub struct Instance {
     pub name: String,
@@ -107,8 +107,13 @@ impl Instance {
     }
 
     pub fn launch(&mut self) {
+        self.launch_by(self.command());
+    }
+
+    /// A command that becomes kilnd.
+    pub fn launch_by(&mut self, mut command: Command) {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        self.launch_with_log(log);
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
     pub fn launch_with_log(&mut self, log: fs::File) {
@@ -121,24 +126,10 @@ impl Instance {
         self.child = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// As systemd starts a service whose socket units hold its doors: from descriptor 3 on, by name.
+    /// As systemd does where socket units hold the doors.
     pub fn activated(&self, doors: &[(&str, &UnixListener)]) -> Command {
-        let mut command = scope::command("sh");
-        let (mut ends, names) = (String::new(), doors.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(":"));
-        let own = |door: &UnixListener| Stdio::from(std::os::fd::OwnedFd::from(door.try_clone().unwrap()));
-        if let Some((_, door)) = doors.first() {
-            command.stdin(own(door));
-            ends += "3<&0";
-        }
-        if let Some((_, door)) = doors.get(1) {
-            command.stdout(own(door));
-            ends += " 4<&1";
-        }
-        // The variables name the process that they are for, so only that process can set them.
-        let script = format!("exec {ends} </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$@\"");
-        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_kilnd"), "--config"]).arg(self.path("kiln.toml"));
-        command.env("NOTIFY_SOCKET", self.path("notify"));
-        command.env("LISTEN_FDS", doors.len().to_string()).env("LISTEN_FDNAMES", names);
+        let mut command = scope::activated(env!("CARGO_BIN_EXE_kilnd"), doors);
+        command.arg("--config").arg(self.path("kiln.toml")).env("NOTIFY_SOCKET", self.path("notify"));
         command
     }
 

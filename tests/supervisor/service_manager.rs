@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::instance::scope::door;
 use crate::instance::{Instance, end, eventually, field, ready, status};
 
 /// Both doors as the socket units make them. They outlive every kilnd.
@@ -25,21 +26,13 @@ struct Doors {
 impl Doors {
     fn open(instance: &Instance) -> Self {
         fs::create_dir_all(instance.run_dir()).unwrap();
-        let door = |name: &str, group: &str| bound(&instance.run_dir().join(name), group);
-        Self { invoke: door("kiln.sock", "kiln-invoke"), control: door("control.sock", "kiln-admin") }
+        let open = |name: &str, group: &str| door(&instance.run_dir().join(name), group);
+        Self { invoke: open("kiln.sock", "kiln-invoke"), control: open("control.sock", "kiln-admin") }
     }
 
     fn both(&self) -> [(&str, &UnixListener); 2] {
         [("invoke", &self.invoke), ("control", &self.control)]
     }
-}
-
-fn bound(path: &Path, group: &str) -> UnixListener {
-    let listener = UnixListener::bind(path).unwrap();
-    let group = nix::unistd::Group::from_name(group).unwrap().unwrap();
-    chown(path, Some(0), Some(group.gid.as_raw())).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).unwrap();
-    listener
 }
 
 /// An instance that was started with both doors.
@@ -105,7 +98,7 @@ fn a_door_that_was_not_passed_is_opened_and_removed_and_the_other_stays() {
     }
     let mut instance = Instance::prepare();
     fs::create_dir_all(instance.run_dir()).unwrap();
-    let control = bound(&instance.run_dir().join("control.sock"), "kiln-admin");
+    let control = door(&instance.run_dir().join("control.sock"), "kiln-admin");
     instance.launch_command(instance.activated(&[("control", &control)]));
     instance.await_ready();
     assert!(instance.ask().starts_with("HTTP/1.1 404"));
@@ -286,11 +279,11 @@ fn a_start_that_fails_tells_its_reason_and_errno() {
     assert_eq!(output.status.code(), Some(1));
     let told = instance.await_word("ERRNO=");
     assert!(told.starts_with("STATUS=make the directory ") && told.ends_with("ERRNO=17"), "{told}");
-    instance.configure("idle_s = 'x'");
+    instance.configure("idle_max_s = 'x'");
     // EX_CONFIG, after which systemd does not try again.
     assert_eq!(instance.command().output().unwrap().status.code(), Some(78));
     let told = instance.await_word("STATUS=the configuration is wrong");
-    assert!(told.contains("write it like `idle_s = 600`"), "{told}");
+    assert!(told.contains("write it like `idle_max_s = 900`"), "{told}");
 }
 
 #[test]
@@ -378,10 +371,11 @@ fn a_reload_takes_over_what_it_can_and_names_what_waits_for_a_restart() {
     let instance = Instance::start();
     let server = instance.server();
     let before = status_of(&instance);
-    let told = reloaded(&instance, "idle_s = 77\nmemory_budget_mib = 512\nconcurrency = 40\nbooks_days = 3\nlog_days = 2\n");
+    let told = reloaded(&instance, "idle_max_s = 777\nmemory_budget_mib = 512\nconcurrency = 40\nbooks_days = 3\nlog_days = 2\n");
     assert!(told.contains("STATUS=serving") && !told.contains("waiting"), "{told}");
     let after = status_of(&instance);
-    for (key, value) in [("idle_s", 77), ("memory_budget_mib", 512), ("concurrency", 40), ("books_days", 3), ("log_days", 2)] {
+    for (key, value) in [("idle_max_s", 777), ("memory_budget_mib", 512), ("concurrency", 40), ("books_days", 3), ("log_days", 2)]
+    {
         assert_eq!(after["config"][key], value, "{key}");
     }
     assert_eq!(after["waiting_for_restart"], Value::Array(vec![]));
@@ -390,10 +384,10 @@ fn a_reload_takes_over_what_it_can_and_names_what_waits_for_a_restart() {
     let account = instance.ask_at("kiln.sock", "/2016-08-19/account-settings");
     assert_eq!(json(&account)["AccountLimit"]["ConcurrentExecutions"], 40, "and so do the callers' door");
 
-    let told = reloaded(&instance, "idle_s = 78\nregion = 'eu-west-1'\naccount = '123456789012'\n");
+    let told = reloaded(&instance, "idle_max_s = 778\nregion = 'eu-west-1'\naccount = '123456789012'\n");
     assert!(told.contains("waiting for a restart: region, account"), "{told}");
     let partly = status_of(&instance);
-    assert_eq!((&partly["config"]["idle_s"], &partly["config"]["region"]), (&78.into(), &before["config"]["region"]));
+    assert_eq!((&partly["config"]["idle_max_s"], &partly["config"]["region"]), (&778.into(), &before["config"]["region"]));
     assert_eq!(partly["waiting_for_restart"], serde_json::json!(["region", "account"]));
     assert_eq!(partly["config"]["concurrency"], before["config"]["concurrency"], "what was taken out has its default again");
     assert!(instance.log().contains("take effect at the next restart"), "{}", instance.log());
@@ -409,7 +403,7 @@ fn a_reload_takes_over_what_it_can_and_names_what_waits_for_a_restart() {
     eventually("it knows what waits, too", || status_of(&instance)["waiting_for_restart"] == partly["waiting_for_restart"]);
     assert_eq!(status_of(&instance)["config"], partly["config"]);
 
-    let told = reloaded(&instance, "idle_s = 78\n");
+    let told = reloaded(&instance, "idle_max_s = 778\n");
     assert!(!told.contains("waiting"), "what was put back waits no more: {told}");
 }
 
@@ -420,8 +414,8 @@ fn a_file_with_a_fault_changes_nothing_and_the_fault_is_told() {
     }
     let instance = Instance::start();
     let before = status_of(&instance);
-    let told = reloaded(&instance, "idle_s = 77\nconcurrency = 0\nidle_seconds = 4\n");
-    for part in ["STATUS=serving", "the file was not taken", "did you mean `idle_s`", "must be at least 1"] {
+    let told = reloaded(&instance, "idle_max_s = 777\nconcurrency = 0\ndrain_seconds = 4\n");
+    for part in ["STATUS=serving", "the file was not taken", "did you mean `drain_s`", "must be at least 1"] {
         assert!(told.contains(part), "{part}: {told}");
         assert!(part.starts_with("STATUS") || part.contains("not taken") || instance.log().contains(part), "{part}");
     }
@@ -430,9 +424,9 @@ fn a_file_with_a_fault_changes_nothing_and_the_fault_is_told() {
     instance.signal(Signal::SIGHUP);
     let told = instance.await_word("READY=1");
     assert!(told.contains("read the configuration"), "{told}");
-    let told = reloaded(&instance, "idle_s = 77\n");
+    let told = reloaded(&instance, "idle_max_s = 777\n");
     assert!(!told.contains("not taken"), "{told}");
-    assert_eq!(status_of(&instance)["config"]["idle_s"], 77);
+    assert_eq!(status_of(&instance)["config"]["idle_max_s"], 777);
 }
 
 #[test]

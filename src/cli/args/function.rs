@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 const CREATE_HELP: &str = help!(
     "  kiln function create hello --runtime nodejs8.10 --handler index.handler --zip hello.zip
@@ -14,6 +14,7 @@ const CREATE_HELP: &str = help!(
 
 const LIST_HELP: &str = help!(
     "  kiln function list
+  kiln function list --quiet      (names only)
   kiln function list --json | jq -r '.Functions[].FunctionName'",
     json: "  Functions: a list of Lambda's FunctionConfiguration"
 );
@@ -28,7 +29,10 @@ const UPDATE_HELP: &str = help!(
     "  kiln function update hello --dir examples/node-tutorial
   kiln function update hello --memory 1024 --timeout 60
   kiln function update hello --env TABLE=orders     (replaces all variables)
-  kiln function update hello --layer tools:1        (replaces all layers)",
+  kiln function update hello --layer tools:1        (replaces all layers)
+  kiln function update hello --reuse never          (a fresh container for each invocation)
+
+Who may set tags can do the last by kiln:reuse, too: aws lambda tag-resource --resource ARN --tags kiln:reuse=never",
     json: "  Lambda's FunctionConfiguration, after the change"
 );
 
@@ -40,6 +44,15 @@ const CONCURRENCY_HELP: &str = help!(
 
 A reserve is the function's own: nobody else can use it up, and the function never runs more at once.",
     json: "  ReservedConcurrentExecutions, absent where there is no reserve; nothing with --none"
+);
+
+const DRAIN_HELP: &str = help!(
+    "  kiln function drain hello
+  kiln function drain hello --no-wait
+
+All of its execution environments end: idle ones at once, the others when their invocation does, which is waited for. Who
+invokes the function meanwhile is served by new ones. An interrupted wait changes nothing: they end all the same.",
+    json: "  function, ended (how many environments), leaving (how many end later: with --no-wait)"
 );
 
 const DELETE_HELP: &str = help!("  kiln function delete hello", json: "  Nothing: the exit code says it.");
@@ -58,6 +71,9 @@ pub enum FunctionCommand {
         /// Name or ARN
         name: String,
     },
+    /// End all execution environments of a function, and wait for those that run
+    #[command(after_help = DRAIN_HELP)]
+    Drain(Drain),
     /// Show one function
     #[command(after_help = GET_HELP)]
     Get {
@@ -66,7 +82,11 @@ pub enum FunctionCommand {
     },
     /// Show all functions
     #[command(after_help = LIST_HELP)]
-    List,
+    List {
+        /// Names only, one a line
+        #[arg(short, long)]
+        quiet: bool,
+    },
     /// Change a function's code, its configuration, or both
     #[command(after_help = UPDATE_HELP)]
     Update(Update),
@@ -82,6 +102,24 @@ pub struct Concurrency {
     /// Remove the reserve: share with all others what nobody has reserved
     #[arg(long)]
     pub none: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Name or ARN
+    pub name: String,
+    /// Do not wait for those that run
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Whether an execution environment serves one invocation after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reuse {
+    /// Warm ones are used again, as on Lambda
+    Always,
+    /// Each invocation gets a fresh container
+    Never,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +172,9 @@ pub struct Settings {
     /// What the function is for
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
+    /// Whether warm execution environments are used again [default at creation: always]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub reuse: Option<Reuse>,
 }
 
 #[derive(Debug, Args)]

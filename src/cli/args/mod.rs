@@ -12,19 +12,21 @@ macro_rules! help {
             $examples,
             "\n\nWith --json:\n",
             $json,
-            "\n\nExit codes:\n  0 done  1 failed  2 wrong usage  3 kilnd not reachable  4 no such function  5 throttled  6 the function failed"
+            "\n\nExit codes:\n  0 done  1 failed  2 wrong usage  3 kilnd not reachable  4 no such function or container  5 throttled  6 the function failed"
         )
     };
 }
 
 // After the macro, which they use.
+mod container;
 mod function;
 mod layer;
 mod logs;
 mod runtime;
 mod usage;
 
-pub use self::function::{Code, Concurrency, Create, FunctionCommand, Settings, Update};
+pub use self::container::{ContainerCommand, Containers, ListContainers};
+pub use self::function::{Code, Concurrency, Create, Drain, FunctionCommand, Reuse, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
 pub use self::logs::Logs;
 pub use self::runtime::{AddRuntime, RuntimeCommand, WhichRuntimes};
@@ -90,8 +92,11 @@ const POOL_HELP: &str = help!(
   kiln pool --sort memory
   kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
     json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
-  reserves: a list of { function, reserved, in_flight }, environments: a list of
-  { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container }"
+  failing (functions whose last init failed), reserves: a list of { function, reserved, in_flight },
+  since kilnd's start: retired (environments by reason: idle, age, memory, tmp, updated, deleted, once, drained, recycled,
+  killed, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
+  told_again (invocations whose function's init had just failed); environments: a list of { function, version, state, age_s,
+  idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container, leaving (why it ends soon, or null) }"
 );
 
 /// Run AWS Lambda functions on this host.
@@ -116,6 +121,9 @@ pub enum Command {
     /// Show what may be configured, and try a configuration on this host
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Show, recycle and kill the containers that functions run in
+    #[command(subcommand)]
+    Container(ContainerCommand),
     /// Look at everything that Kiln needs of this host, with the cure for what is wrong
     #[command(after_help = DOCTOR_HELP)]
     Doctor {

@@ -12,10 +12,27 @@ use crate::config::reload::AT_START;
 /// `compare` is the file that the caller named: a running kilnd that has read another is worth a word.
 pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Finding> {
     let run = config.run_dir.display();
+    let service = host.systemd.as_ref().map_or("kilnd.service", |systemd| systemd.service.as_str());
+    if host.kilnd.waits {
+        for path in [config.api_socket(), config.control_socket()] {
+            if !host.exists(&path) {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let found = format!("there is no {}, although systemd listens: somebody removed it", path.display());
+                let sockets = host.systemd.as_ref().map(|systemd| systemd.sockets.join(" ")).unwrap_or_default();
+                return vec![broken(name, found, format!("systemctl restart {sockets}"))];
+            }
+        }
+        return vec![ok(
+            "kilnd",
+            format!("not running; systemd holds the doors in {run} and starts {service} with the first caller"),
+        )];
+    }
     let both_absent = [host.kilnd.api, host.kilnd.control].iter().all(|door| *door == Some(io::ErrorKind::NotFound));
     if both_absent {
         let found = format!("not running: there is no socket in {run}");
-        let cure = "start it (systemctl start kiln, scripts/quickstart, or kilnd --config FILE); or name another instance with --run DIR or --config FILE";
+        let cure = format!(
+            "start it (systemctl start {service}, scripts/quickstart, or kilnd --config FILE); or name another instance with --run DIR or --config FILE"
+        );
         return vec![warn("kilnd", found, cure)];
     }
     let mut findings = vec![

@@ -69,7 +69,7 @@ pub fn report(findings: &[Finding], words: &Words, as_json: bool, head: Value) -
         output::print_json(&in_json(findings, head))?;
     } else {
         let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        output::print_line(&shown(findings, words, colours))?;
+        output::print_line(&shown(findings, words, colours, output::terminal_width()))?;
     }
     let (warnings, unseen) = (count(State::Warn), count(State::NeedsRoot));
     let mut more = String::new();
@@ -105,8 +105,16 @@ fn in_json(findings: &[Finding], head: Value) -> Value {
     whole
 }
 
-fn shown(findings: &[Finding], words: &Words, colours: bool) -> String {
+/// Below this a column of text reads worse than lines that the terminal breaks.
+const NARROWEST: usize = 30;
+
+fn shown(findings: &[Finding], words: &Words, colours: bool, terminal: Option<usize>) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+    let room = terminal.map(|terminal| terminal.saturating_sub(10 + 2 + width + 2)).filter(|room| *room >= NARROWEST);
+    let broken = |text: String| match room {
+        Some(room) => output::wrapped(&output::plain(&text), room),
+        None => vec![output::plain(&text)],
+    };
     let mut lines = Vec::new();
     for finding in findings {
         let (word, colour) = match finding.state {
@@ -116,9 +124,12 @@ fn shown(findings: &[Finding], words: &Words, colours: bool) -> String {
             State::NeedsRoot => ("needs root", "2"),
         };
         let state = if colours { format!("\x1b[{colour}m{word:<10}\x1b[0m") } else { format!("{word:<10}") };
-        lines.push(format!("{state}  {:<width$}  {}", finding.check, output::plain(&finding.found)));
-        if let Some(cure) = &finding.cure {
-            lines.push(format!("{:<10}  {:<width$}  cure: {}", "", "", output::plain(cure)));
+        let mut head = [state, finding.check.to_string()];
+        for text in
+            broken(finding.found.clone()).into_iter().chain(finding.cure.iter().flat_map(|cure| broken(format!("cure: {cure}"))))
+        {
+            let [state, check] = std::mem::take(&mut head);
+            lines.push(format!("{state:<10}  {check:<width$}  {text}"));
         }
     }
     lines.join("\n")
@@ -132,15 +143,30 @@ mod tests {
     fn lines_are_aligned_the_cure_is_below_and_colours_do_not_move_columns() {
         let findings = [ok("kernel", "Linux 6.1"), broken("user-namespaces", "refused\u{7}", "allow them")];
         let words = Words { broken: "broken", verdicts: ["well", "not well"] };
-        let text = shown(&findings, &words, false);
+        let text = shown(&findings, &words, false, None);
         assert_eq!(
             text,
             "ok          kernel           Linux 6.1\n\
              broken      user-namespaces  refused·\n\
              \u{20}                            cure: allow them"
         );
-        let coloured = shown(&findings, &words, true);
+        let coloured = shown(&findings, &words, true, None);
         assert!(coloured.starts_with("\x1b[32mok        \x1b[0m  kernel  "), "{coloured:?}");
+    }
+
+    #[test]
+    fn on_a_terminal_lines_end_at_its_width_and_go_on_below_their_text() {
+        let long = "a sentence that is longer than what is left of the line";
+        let words = Words { broken: "broken", verdicts: ["well", "not well"] };
+        let text = shown(&[broken("kernel", long, long)], &words, false, Some(52));
+        assert_eq!(
+            text,
+            "broken      kernel  a sentence that is longer than\n\
+             \u{20}                   what is left of the line\n\
+             \u{20}                   cure: a sentence that is longer\n\
+             \u{20}                   than what is left of the line"
+        );
+        assert_eq!(shown(&[broken("kernel", long, long)], &words, false, Some(40)).lines().count(), 2, "too narrow for columns");
     }
 
     #[test]

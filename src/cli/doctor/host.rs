@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::systemd::{Systemd, service_of};
 use crate::cli::client::{Client, Socket};
 use crate::cli::failure::Failure;
 use crate::config::Config;
@@ -39,6 +40,7 @@ pub struct Host {
     pub descriptors: u64,
     pub user_namespaces: Probe,
     pub mounting: Probe,
+    pub systemd: Option<Systemd>,
     pub kilnd: Kilnd,
 }
 
@@ -69,6 +71,17 @@ pub struct Kilnd {
     pub status: Option<Status>,
     /// It took the connection, and then said this, or nothing.
     pub trouble: Option<String>,
+    /// systemd listens, and would start it for whoever connects: so nobody did.
+    pub waits: bool,
+}
+
+impl Kilnd {
+    /// The units of the instance; those that the running one is in, whatever they are called.
+    fn systemd(&self, config: &Config) -> Option<Systemd> {
+        let pid = self.status.as_ref().map(|status| status.server_pid);
+        let groups = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()).unwrap_or_default();
+        Systemd::look(&config.instance, service_of(&groups))
+    }
 }
 
 /// `GET /v1/status`. An older or newer kilnd may leave something out.
@@ -126,6 +139,7 @@ impl Host {
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard),
             user_namespaces: user_namespaces(),
             mounting: mounting(),
+            systemd: kilnd.systemd(config),
             kilnd,
         }
     }
@@ -195,8 +209,12 @@ fn mounting() -> Probe {
     }
 }
 
-/// Knocks at both sockets, and asks for the status.
-pub async fn knock(client: &Client, run_dir: &Path) -> Kilnd {
+/// Knocks at both sockets, and asks for the status; unless that would start a kilnd.
+pub async fn knock(client: &Client, config: &Config) -> Kilnd {
+    let run_dir = &config.run_dir;
+    if Systemd::look(&config.instance, None).is_some_and(|systemd| systemd.waits_for_callers()) {
+        return Kilnd { waits: true, ..Kilnd::default() };
+    }
     // Never blocks: where the queue of a server that hangs is full, that is the answer.
     let knock = |name| async move { UnixStream::connect(run_dir.join(name)).await.err().map(|error| error.kind()) };
     let mut kilnd = Kilnd { api: knock("kiln.sock").await, control: knock("control.sock").await, ..Kilnd::default() };

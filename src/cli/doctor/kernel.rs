@@ -125,10 +125,16 @@ fn overlayfs(host: &Host) -> Finding {
     }
     let modules = format!("/lib/modules/{}/modules.dep", host.release);
     if host.text(&modules).is_ok_and(|text| text.contains("/overlay.ko")) {
+        // The kernel itself loads it at the first mount, whatever that process may do.
+        let contained = ["/run/systemd/container", "/.dockerenv", "/run/.containerenv"].iter().any(|mark| host.exists(mark));
+        let fixed = host.text("/proc/sys/kernel/modules_disabled").is_ok_and(|text| text.trim() == "1");
+        if !contained && !fixed {
+            return ok("overlayfs", "a module; the first mount loads it");
+        }
         return warn(
             "overlayfs",
-            "a module that is not loaded; the first mount loads it, except in somebody else's container",
-            "modprobe overlay; echo overlay > /etc/modules-load.d/kiln.conf loads it at every boot",
+            "a module that is not loaded, and cannot be from here",
+            "on the host: modprobe overlay; echo overlay > /etc/modules-load.d/kiln.conf loads it at every boot",
         );
     }
     broken(

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! kernel      version, namespaces, seccomp, overlayfs, mounting
-//! cgroups     hierarchies, controllers, delegation
+//! cgroups     hierarchies, controllers, delegation, swap, what is optional, pressure
+//! unit        under systemd: the service's state and settings, its file, its sockets
 //! ids         the range of containers, the owner of the trees
 //! instances   others that run, under this one's name or in its directories
 //! accounts    the server's user, the two groups, the caller
@@ -28,6 +29,8 @@ mod kernel;
 mod leftovers;
 mod room;
 mod runtimes;
+mod systemd;
+mod unit;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +38,7 @@ use serde_json::json;
 
 pub use self::finding::{Finding, State, Words, broken, ok, report, warn};
 pub use self::host::{Account, Host, Kilnd, Probe, Status};
+pub use self::systemd::{Systemd, Unit};
 use super::client::Client;
 use super::failure::Failure;
 use crate::config::{self, Config, reading};
@@ -48,7 +52,7 @@ pub async fn execute(file: Option<&Path>, run: Option<&Path>, as_json: bool) -> 
     if let Some(run) = run {
         config.run_dir = run.to_owned();
     }
-    let kilnd = host::knock(&Client::new(&config.run_dir), &config.run_dir).await;
+    let kilnd = host::knock(&Client::new(&config.run_dir), &config).await;
     let mut compare = Some(config.clone()).filter(|_| file.is_some());
     // Who names no file means the instance that runs: what it has in force is what counts.
     let in_force = kilnd.status.as_ref().and_then(Status::config).filter(|_| file.is_none());
@@ -67,6 +71,7 @@ pub async fn execute(file: Option<&Path>, run: Option<&Path>, as_json: bool) -> 
 pub fn examine(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Finding> {
     let mut findings = kernel::checks(host);
     findings.extend(cgroups::checks(host));
+    findings.extend(unit::checks(host));
     findings.extend(of_configuration(host, config));
     findings.extend(doors::checks(host, config, compare));
     findings.push(accounts::caller(host, config));

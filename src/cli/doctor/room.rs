@@ -6,7 +6,9 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::finding::{Finding, broken, needs_root, ok, warn};
 use super::host::Host;
+use super::systemd::{Systemd, Unit};
 use crate::config::Config;
+use crate::hierarchy::{Ceiling, four_fifths};
 
 const MIB: u64 = 1 << 20;
 
@@ -103,7 +105,10 @@ fn nearest(host: &Host, path: &Path) -> PathBuf {
 fn descriptors(host: &Host, config: &Config) -> Finding {
     let running = host.kilnd.status.as_ref().and_then(|status| status.descriptors);
     let most = host.text("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
-    let limit = running.unwrap_or_else(|| host.descriptors.max(DESCRIPTORS_ASKED).min(most));
+    // The unit's where there is one: it starts kilnd, and not this shell.
+    let unit = host.systemd.as_ref().map(Systemd::service).filter(Unit::is_installed);
+    let given = unit.map_or(host.descriptors, |unit| unit.number("LimitNOFILE").unwrap_or(most));
+    let limit = running.unwrap_or_else(|| given.max(DESCRIPTORS_ASKED).min(most));
     let needed = u64::from(config.concurrency) * DESCRIPTORS_EACH + DESCRIPTORS_BESIDE;
     let room = limit.saturating_sub(DESCRIPTORS_BESIDE) / DESCRIPTORS_EACH;
     let found = format!("{limit} descriptors: room for {room} environments; concurrency is {}", config.concurrency);
@@ -126,10 +131,18 @@ fn memory(host: &Host, config: &Config) -> Finding {
     let Some(total) = kib.map(|kib| kib / 1024) else {
         return warn("memory", "/proc/meminfo tells no MemTotal", "mount /proc").about("memory_budget_mib");
     };
-    let budget = if config.memory_budget_mib == 0 { total / 5 * 4 } else { config.memory_budget_mib };
-    let found = format!("{budget} of the host's {total} MiB for functions");
-    let finding = if budget > total {
-        let cure = format!("set memory_budget_mib to at most {}: the kernel would kill what it finds", total / 5 * 4);
+    let ceiling = ceiling(host).filter(|ceiling| ceiling.bytes >> 20 < total);
+    let room = ceiling.as_ref().map_or(total, |ceiling| ceiling.bytes >> 20);
+    let budget = match config.memory_budget_mib {
+        0 => four_fifths(total << 20, ceiling.as_ref()) >> 20,
+        mib => mib,
+    };
+    let found = match &ceiling {
+        None => format!("{budget} of the host's {total} MiB for functions"),
+        Some(limit) => format!("{budget} of the {room} MiB that {} allows, for functions", limit.file.display()),
+    };
+    let finding = if budget > room {
+        let cure = format!("set memory_budget_mib to at most {}: the kernel would kill what it finds", room / 5 * 4);
         warn("memory", found, cure)
     } else if budget < 256 {
         warn("memory", found, "more memory: a function of 128 MB may need twice as much while its /tmp fills")
@@ -137,4 +150,13 @@ fn memory(host: &Host, config: &Config) -> Finding {
         ok("memory", found)
     };
     finding.about("memory_budget_mib")
+}
+
+/// The limit on whatever kilnd runs in or will be started in: its group, its unit, or else our own group.
+fn ceiling(host: &Host) -> Option<Ceiling> {
+    let unit = host.systemd.as_ref().filter(|systemd| systemd.service().is_installed() && host.kilnd.status.is_none());
+    if let Some(systemd) = unit {
+        return systemd.memory_limit().map(|(bytes, file)| Ceiling { bytes, file: file.into() });
+    }
+    super::cgroups::hierarchies(host)?.memory_ceiling(|file| host.text(file).ok())
 }

@@ -26,7 +26,7 @@ use super::target::{LATEST, NewNameError, Target, qualified};
 use super::validation::Validation;
 use super::{Answer, Api, json_response};
 use crate::code::Digest;
-use crate::function::{Function, FunctionName, Memory, Stamp, Timeout, TmpSize};
+use crate::function::{Function, FunctionName, Memory, Reuse, Stamp, Timeout, TmpSize};
 use crate::registry::{Draft, Record, RegistryError};
 use crate::runtime::{Recipe, RuntimeName};
 use crate::server::intake::program::foreign;
@@ -365,6 +365,7 @@ fn new_draft(name: &FunctionName, checked: Checked) -> Result<Draft, ApiError> {
         vars: BTreeMap::new(),
         code: Digest::from_bytes([0; 32]),
         layers: Vec::new(),
+        reuse: Reuse::Always,
         stamp: Stamp(0),
     };
     let (role, description, layers, tags) = (String::new(), String::new(), Vec::new(), BTreeMap::new());

@@ -11,7 +11,7 @@ use super::error::{ApiError, Kind};
 use super::layers;
 use super::tags;
 use super::validation::Validation;
-use crate::function::{FunctionName, Limits, Memory, NotALimit, Timeout, TmpSize};
+use crate::function::{FunctionName, Limits, Memory, NotALimit, Reuse, Timeout, TmpSize};
 use crate::registry::Draft;
 use crate::runtime::{Recipe, RuntimeName};
 
@@ -138,7 +138,11 @@ impl Checked {
         set(&mut function.tmp, self.tmp);
         set(&mut draft.role, self.role);
         set(&mut draft.description, self.description);
-        set(&mut draft.tags, self.tags);
+        if let Some(tags) = self.tags {
+            // Checked.
+            draft.function.reuse = Reuse::of_tags(&tags).unwrap_or_default();
+            draft.tags = tags;
+        }
     }
 }
 
@@ -165,7 +169,7 @@ impl Settings {
         let memory = self.memory_size.map(|mib| check_memory(mib, rules.limits)).transpose()?;
         let vars = self.environment.map(|environment| environment.variables.unwrap_or_default());
         vars.as_ref().map_or(Ok(()), check_vars)?;
-        self.tags.as_ref().map_or(Ok(()), tags::check_count)?;
+        self.tags.as_ref().map_or(Ok(()), tags::check)?;
         Ok(Checked {
             role: self.role,
             runtime,

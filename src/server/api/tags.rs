@@ -1,4 +1,5 @@
-//! Tags: kept and shown for whoever runs things by them. A function runs the same whatever its tags are.
+//! Tags: kept and shown for whoever runs things by them. A function runs the same whatever its tags are, but for one:
+//! `kiln:reuse` = `never` gives each invocation a fresh container, since Lambda's API has no member for that.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use super::manage::{in_progress, parse};
 use super::target::Target;
 use super::validation::Validation;
 use super::{Answer, Api, json_response};
+use crate::function::Reuse;
 
 /// Lambda's limits. <https://docs.aws.amazon.com/lambda/latest/dg/configuration-tags.html>
 const MAX_TAGS: usize = 50;
@@ -65,12 +67,13 @@ impl Api {
         let record = self.registry.record(&target.name).ok_or_else(|| ApiError::no_function(&arn))?;
         let mut tags = record.tags.clone();
         change(&mut tags);
-        check_count(&tags)?;
+        check(&tags)?;
+        let reuse = Reuse::of_tags(&tags).unwrap_or_default();
         if tags == record.tags {
             // Stored as it is it would be another function to the pools: all that is warm would start again.
             return Ok(empty(StatusCode::NO_CONTENT));
         }
-        self.change(target, None, move |draft| draft.tags = tags).await?;
+        self.change(target, None, move |draft| (draft.tags, draft.function.reuse) = (tags, reuse)).await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
@@ -115,9 +118,13 @@ pub fn check_lengths(tags: &BTreeMap<String, String>, validation: &mut Validatio
     }
 }
 
-pub fn check_count(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+/// How many there are, and what Kiln's own says.
+pub fn check(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
     if tags.len() > MAX_TAGS {
         return Err(Kind::InvalidParameterValue.with("Number of tags exceeds resource tag limit."));
     }
-    Ok(())
+    match Reuse::of_tags(tags) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Kind::InvalidParameterValue.with(format!("The tag {} must be never or always.", Reuse::TAG))),
+    }
 }

@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::{Reply, message, reply};
+use super::{Reply, message, not_found, reply};
 use crate::function::FunctionName;
 use crate::server::http::Stop;
 use crate::server::logs::LogStore;
@@ -107,10 +107,7 @@ impl Logs {
 }
 
 fn unknown(name: &str) -> Reply {
-    let mut response = message(StatusCode::NOT_FOUND, format!("there is no function {name}, and no log of one"));
-    // As at the other door, for the client that both have.
-    response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("ResourceNotFoundException"));
-    response
+    not_found(format!("there is no function {name}, and no log of one"))
 }
 
 fn failed(function: &FunctionName, error: &io::Error) -> Reply {
@@ -151,7 +148,7 @@ fn parse(query: &str) -> Result<Asked, String> {
 }
 
 /// Percent-encoding, as a log stream's name needs it. What is none stays as it is.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {

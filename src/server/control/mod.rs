@@ -1,6 +1,6 @@
 //! The door for people on duty: JSON on `control.sock`, which only the admin group can open.
 //!
-//! In the server process, without privileges. Shows, and decides nothing:
+//! In the server process, without privileges. Shows, passes on what they want to end, and decides nothing itself:
 //!
 //! ```text
 //! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
@@ -9,7 +9,12 @@
 //! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
+//! POST /v1/functions/{name}/drain   its environments end: idle ones now, the others with their invocation
+//! POST /v1/containers/{id}/recycle  the same for one environment
+//! POST /v1/containers/{id}/kill     it ends now, and its invocation with it
 //! ```
+//!
+//! Whoever ends something is named in kilnd's log, by the kernel's word.
 
 mod logs;
 mod usage;
@@ -27,12 +32,16 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tracing::info;
 
 use super::http::{Door, Peer, Stop};
-use super::pool::Snapshot;
+use super::pool::{Dismissed, Drained, Snapshot};
 use crate::config::Config;
 use crate::config::reload::InForce;
+use crate::function::FunctionName;
 use crate::meter::month::Books;
+
+use logs::decoded;
 
 pub use logs::Logs;
 use usage::UsageDoor;
@@ -43,11 +52,26 @@ pub struct Control {
     started: Instant,
     /// Set when it drains.
     draining: Stop,
-    /// Blocks for some milliseconds. Held while it is asked, so that people who look every second wait for each other and
-    /// not the invocations for them.
-    pool: Mutex<Arc<dyn Fn() -> Snapshot + Send + Sync>>,
+    environments: Arc<dyn Environments>,
+    /// Held while somebody looks, so that people who look every second wait for each other and not the invocations for them.
+    looking: Mutex<()>,
     logs: Logs,
     usage: UsageDoor,
+}
+
+/// Who has the environments, seen from this door.
+pub trait Environments: Send + Sync + 'static {
+    /// With every environment's memory as it is now. Blocks for some milliseconds.
+    fn measured(&self) -> Snapshot;
+
+    /// Ends a function's environments: idle ones now, the others when their invocation ends. `None`: there is no such function.
+    fn drain(&self, function: &FunctionName) -> Option<Drained>;
+
+    /// Ends one environment: now if it is idle, else when its invocation ends. `None`: there is no such container.
+    fn recycle(&self, container: &str) -> Option<Dismissed>;
+
+    /// Ends one environment, and its invocation, now. `by` is told in the function's log.
+    fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;
 }
 
 #[derive(Serialize)]
@@ -68,16 +92,10 @@ struct Status<'a> {
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
-    pub fn new(
-        in_force: impl Into<InForce>,
-        pool: impl Fn() -> Snapshot + Send + Sync + 'static,
-        logs: Logs,
-        draining: Stop,
-    ) -> Self {
+    pub fn new(in_force: impl Into<InForce>, environments: Arc<dyn Environments>, logs: Logs, draining: Stop) -> Self {
         let in_force = in_force.into();
-        let config = in_force.now();
-        let usage = UsageDoor::new(Books::new(config.database()), config.tariff());
-        Self { in_force, started: Instant::now(), draining, pool: Mutex::new(Arc::new(pool)), logs, usage }
+        let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
+        Self { in_force, started: Instant::now(), draining, environments, looking: Mutex::default(), logs, usage }
     }
 
     fn status(&self) -> Value {
@@ -95,11 +113,43 @@ impl Control {
     }
 
     async fn pool(&self) -> Reply {
-        let pool = self.pool.lock().await;
-        let look = pool.clone();
-        match tokio::task::spawn_blocking(move || look()).await {
+        let _one = self.looking.lock().await;
+        let environments = self.environments.clone();
+        match tokio::task::spawn_blocking(move || environments.measured()).await {
             Ok(snapshot) => reply(StatusCode::OK, json!(snapshot)),
             Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("look at the pool: {error}")),
+        }
+    }
+
+    fn drain(&self, uid: u32, name: &str) -> Reply {
+        match FunctionName::parse(name).ok().and_then(|function| self.environments.drain(&function)) {
+            Some(Drained { function, ended, leaving }) => {
+                info!(uid, %function, ended, leaving, "audit: a function was drained by hand");
+                reply(StatusCode::OK, json!(Drained { function, ended, leaving }))
+            }
+            None => not_found(format!("there is no function {name}")),
+        }
+    }
+
+    fn recycle(&self, uid: u32, container: &str) -> Reply {
+        match self.environments.recycle(container) {
+            Some(dismissed) => {
+                let Dismissed { function, ended, .. } = &dismissed;
+                info!(uid, container, %function, ended, "audit: a container was recycled by hand");
+                reply(StatusCode::OK, json!(dismissed))
+            }
+            None => no_container(container),
+        }
+    }
+
+    fn kill(&self, uid: u32, container: &str) -> Reply {
+        match self.environments.kill(container, &format!("uid {uid} (kiln container kill)")) {
+            Some(dismissed) => {
+                let Dismissed { function, state, .. } = &dismissed;
+                info!(uid, container, %function, ?state, "audit: a container was killed by hand");
+                reply(StatusCode::OK, json!(dismissed))
+            }
+            None => no_container(container),
         }
     }
 }
@@ -107,7 +157,7 @@ impl Control {
 impl Door for Control {
     type Answer = Either<Full<Bytes>, logs::Lines>;
 
-    async fn answer(&self, _peer: &Peer, head: &Parts, _body: &mut Incoming) -> Reply {
+    async fn answer(&self, peer: &Peer, head: &Parts, _body: &mut Incoming) -> Reply {
         let path = head.uri.path();
         if let Some(name) = path.strip_prefix("/v1/functions/").and_then(|rest| rest.strip_suffix("/logs")) {
             return match head.method {
@@ -115,6 +165,20 @@ impl Door for Control {
                 Method::DELETE => self.logs.remove(name).await,
                 _ => not_allowed("GET, DELETE"),
             };
+        }
+        let ends = |what: &str, verb: &str| {
+            path.strip_prefix(what).and_then(|rest| rest.strip_suffix(verb)).filter(|name| !name.contains('/')).map(decoded)
+        };
+        for (named, end) in [
+            (ends("/v1/functions/", "/drain"), Self::drain as fn(&Self, u32, &str) -> Reply),
+            (ends("/v1/containers/", "/recycle"), Self::recycle),
+            (ends("/v1/containers/", "/kill"), Self::kill),
+        ] {
+            match (named, &head.method) {
+                (Some(name), &Method::POST) => return end(self, peer.uid, &name),
+                (Some(_), _) => return not_allowed("POST"),
+                (None, _) => {}
+            }
         }
         match (&head.method, path) {
             (&Method::GET, "/v1/pool") => self.pool().await,
@@ -135,6 +199,17 @@ fn reply(status: StatusCode, body: Value) -> Reply {
 
 fn message(status: StatusCode, text: String) -> Reply {
     reply(status, json!({ "message": text }))
+}
+
+/// As at the other door, for the client that both have.
+fn not_found(text: String) -> Reply {
+    let mut response = message(StatusCode::NOT_FOUND, text);
+    response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("ResourceNotFoundException"));
+    response
+}
+
+fn no_container(id: &str) -> Reply {
+    not_found(format!("there is no container {id}, or it has ended: `kiln container list` shows those that there are"))
 }
 
 fn not_allowed(allowed: &'static str) -> Reply {

@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Reply, message, reply};
 use crate::bill::{Tariff, Usage};
+use crate::config::reload::InForce;
 use crate::function::FunctionName;
 use crate::meter::month::{Books, FunctionMonth, Month};
 
@@ -20,12 +21,13 @@ use crate::meter::month::{Books, FunctionMonth, Month};
 pub struct UsageDoor {
     /// One reader at a time: each scans all rows, and they would only slow each other.
     books: Mutex<Books>,
-    tariff: Tariff,
+    /// Whose prices are asked for each time.
+    in_force: InForce,
 }
 
 impl UsageDoor {
-    pub fn new(books: Books, tariff: Tariff) -> Self {
-        Self { books: Mutex::new(books), tariff }
+    pub fn new(books: Books, in_force: InForce) -> Self {
+        Self { books: Mutex::new(books), in_force }
     }
 
     pub(super) async fn show(&self, query: &str) -> Reply {
@@ -42,37 +44,37 @@ impl UsageDoor {
             Ok(Err(error)) => return message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
             Err(error) => return message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
         };
-        reply(StatusCode::OK, self.bill(month, &rows, function.as_ref()))
+        reply(StatusCode::OK, bill(&self.in_force.now().tariff(), month, &rows, function.as_ref()))
     }
+}
 
-    fn bill(&self, month: Month, rows: &[FunctionMonth], function: Option<&FunctionName>) -> Value {
-        let whole: Usage = rows.iter().map(|row| row.usage).sum();
-        let wanted = |row: &&FunctionMonth| function.is_none_or(|name| name.as_str() == row.function);
-        let functions: Vec<Value> = rows
-            .iter()
-            .filter(wanted)
-            .map(|row| {
-                json!({
-                    "function": row.function,
-                    "requests": row.usage.requests,
-                    "errors": row.errors,
-                    "cold_starts": row.cold,
-                    "billed_s": row.billed.as_secs_f64(),
-                    "gb_s": row.usage.gb_s(),
-                    "cost_usd": self.tariff.cost(&row.usage),
-                })
+fn bill(tariff: &Tariff, month: Month, rows: &[FunctionMonth], function: Option<&FunctionName>) -> Value {
+    let whole: Usage = rows.iter().map(|row| row.usage).sum();
+    let wanted = |row: &&FunctionMonth| function.is_none_or(|name| name.as_str() == row.function);
+    let functions: Vec<Value> = rows
+        .iter()
+        .filter(wanted)
+        .map(|row| {
+            json!({
+                "function": row.function,
+                "requests": row.usage.requests,
+                "errors": row.errors,
+                "cold_starts": row.cold,
+                "billed_s": row.billed.as_secs_f64(),
+                "gb_s": row.usage.gb_s(),
+                "cost_usd": tariff.cost(&row.usage),
             })
-            .collect();
-        json!({
-            "month": month.to_string(),
-            "functions": functions,
-            "requests": whole.requests,
-            "gb_s": whole.gb_s(),
-            "cost_usd": self.tariff.cost(&whole),
-            "due_usd": self.tariff.due(&whole),
-            "tariff": self.tariff,
         })
-    }
+        .collect();
+    json!({
+        "month": month.to_string(),
+        "functions": functions,
+        "requests": whole.requests,
+        "gb_s": whole.gb_s(),
+        "cost_usd": tariff.cost(&whole),
+        "due_usd": tariff.due(&whole),
+        "tariff": tariff,
+    })
 }
 
 fn parse(query: &str) -> Result<(Option<Month>, Option<FunctionName>), String> {

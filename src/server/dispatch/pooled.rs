@@ -32,6 +32,10 @@ impl Facts for environment::Facts {
     fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
+
+    fn kill(&self, by: &str) {
+        environment::Facts::kill(self, by);
+    }
 }
 
 impl From<Frozen> for Usage {

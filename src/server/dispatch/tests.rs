@@ -1,5 +1,6 @@
 //! What callers, log and books get, cause by cause: real rooms, a fake launcher, a paused clock.
 
+mod again;
 mod causes;
 mod life;
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::code::Digest;
-use crate::function::{Memory, Stamp, Timeout, TmpSize};
+use crate::function::{Memory, Reuse, Stamp, Timeout, TmpSize};
 use crate::invocation::{RequestId, Throttle};
 use crate::meter::MeterError;
 use crate::runtime::RuntimeName;
@@ -88,6 +89,10 @@ impl House {
     }
 
     fn store(&self, stamp: u64) {
+        self.store_with(stamp, Reuse::Always);
+    }
+
+    fn store_with(&self, stamp: u64, reuse: Reuse) {
         let function = Function {
             name: name(),
             runtime: RuntimeName::parse("provided.al2023").unwrap(),
@@ -98,6 +103,7 @@ impl House {
             vars: BTreeMap::new(),
             code: Digest::of(b"code"),
             layers: vec![],
+            reuse,
             stamp: Stamp(stamp),
         };
         self.registry.0.lock().unwrap().insert(name(), Arc::new(function));

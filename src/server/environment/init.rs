@@ -43,7 +43,7 @@ pub struct Starter<L> {
 }
 
 /// An init that failed. What was built is gone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InitFailure {
     pub cause: Cause,
     /// What the runtime posted, verbatim.
@@ -156,6 +156,8 @@ impl<L: Launcher> Starter<L> {
                 used: AtomicU64::default(),
                 peak: AtomicU64::default(),
                 gauge: gauge.clone(),
+                cgroup: cgroup.clone(),
+                output: output.clone(),
             }),
             programs: candidates.iter().filter_map(|line| line.first().cloned()).collect(),
             cgroup,

@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use crate::invocation::{Cause, ProcessEnd};
-use crate::server::logs::Output;
+use crate::server::logs::{Output, lines};
 use crate::server::runtime_api::Desk;
 
 pub use container::{Container, LaunchError, Launcher, Plan};
@@ -96,9 +96,18 @@ pub struct Facts {
     pub used: AtomicU64,
     pub peak: AtomicU64,
     gauge: Arc<Gauge>,
+    cgroup: Arc<Cgroup>,
+    output: Arc<Output>,
 }
 
 impl Facts {
+    /// Kills the container, and says in the function's log who wanted it. Who holds the environment notices, as if the kernel
+    /// had done it.
+    pub fn kill(&self, by: &str) {
+        self.output.platform(&lines::killed(&self.container, by));
+        self.cgroup.kill();
+    }
+
     /// Looks at the memory now. Wakes nobody: reading the cgroup's files thaws nothing. `None`: the container is gone.
     pub fn measure(&self) -> Option<u64> {
         let used = self.gauge.used().ok()?;

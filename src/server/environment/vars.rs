@@ -69,7 +69,7 @@ fn is_customers(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::code::Digest;
-    use crate::function::{FunctionName, Memory, Stamp, Timeout, TmpSize};
+    use crate::function::{FunctionName, Memory, Reuse, Stamp, Timeout, TmpSize};
     use crate::runtime::{RuntimeName, TreeId};
 
     fn seen(customers: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -83,6 +83,7 @@ mod tests {
             vars: customers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
             code: Digest::of(b""),
             layers: vec![],
+            reuse: Reuse::Always,
             stamp: Stamp(1),
         };
         let recipe = Recipe {

@@ -113,6 +113,18 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
+    fn another_budget_counts_at_once_and_takes_nothing_back() {
+        let room = Room::new("/".into(), 2);
+        let _held = room.pledge(2 * MIB, 0, 0).unwrap();
+        room.bound(1);
+        assert!(room.pledge(1, 0, 0).is_err());
+        assert!(room.pledge(1, 2, 0).is_ok(), "who becomes smaller is never refused");
+        room.bound(3);
+        assert!(room.pledge(MIB, 0, 0).is_ok());
+        assert_eq!(room.budget(), 3 * MIB);
+    }
+
+    #[test]
     fn the_budget_is_used_to_its_last_byte_and_not_beyond() {
         let room = Room::new("/".into(), 2);
         let first = room.pledge(MIB, 0, 0).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::database::Database;
-use crate::function::{FunctionName, Memory, Stamp, Timeout, TmpSize};
+use crate::function::{FunctionName, Memory, Reuse, Stamp, Timeout, TmpSize};
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Draft, LayerName, LayerUse, LayerVersion, Layers};
 use crate::runtime::RuntimeName;
@@ -120,6 +120,7 @@ impl House {
             vars: BTreeMap::new(),
             code: kept.code,
             layers: Vec::new(),
+            reuse: Reuse::Always,
             stamp: Stamp(0),
         };
         let (role, description, tags) = (String::new(), String::new(), BTreeMap::new());

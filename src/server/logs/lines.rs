@@ -81,6 +81,17 @@ pub fn failure(request: RequestId, cause: &Cause, now: SystemTime) -> String {
     }
 }
 
+/// Beside the last init's failure, which a caller is told again.
+pub fn not_tried_again(ago: Duration) -> String {
+    let ago = ago.as_secs_f64();
+    format!("KILN: this is how the init failed {ago:.1} s ago; it fails again and again, so it was not tried this time\n")
+}
+
+/// Before the end of what somebody killed by hand.
+pub fn killed(container: &str, by: &str) -> String {
+    format!("KILN: container {container} was killed by {by}\n")
+}
+
 /// From the whole microseconds that the books keep, so that the line can be had from them.
 fn ms(duration: Duration) -> String {
     let hundredths = (duration.as_micros() + 5) / 10;

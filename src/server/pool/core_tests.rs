@@ -1,10 +1,13 @@
-//! Random histories against a shadow that is too simple to be wrong.
+//! Random histories against a shadow that is too simple to be wrong; then one case for each rule.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::function::Memory;
+use crate::server::pool::policy::PLACE;
 
 const MIB: u64 = 1 << 20;
 const FUNCTIONS: usize = 3;
@@ -14,6 +17,11 @@ enum Step {
     Request { function: usize, patience_ms: u64 },
     Started { pick: usize },
     Failed { pick: usize },
+    InitFailed { pick: usize },
+    InitGoesOn { pick: usize },
+    Drain { function: usize },
+    Recycle { pick: usize },
+    Budget { mib: u64 },
     Answered { pick: usize },
     GiveBack { pick: usize, now: u64, tmp: u64 },
     Dirty { pick: usize },
@@ -32,6 +40,11 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..FUNCTIONS, 1..50u64).prop_map(|(function, patience_ms)| Step::Request { function, patience_ms }),
         4 => pick().prop_map(|pick| Step::Started { pick }),
         1 => pick().prop_map(|pick| Step::Failed { pick }),
+        1 => pick().prop_map(|pick| Step::InitFailed { pick }),
+        1 => pick().prop_map(|pick| Step::InitGoesOn { pick }),
+        1 => (0..FUNCTIONS).prop_map(|function| Step::Drain { function }),
+        1 => pick().prop_map(|pick| Step::Recycle { pick }),
+        1 => (0..3u64).prop_map(|n| Step::Budget { mib: 512 << n }),
         2 => pick().prop_map(|pick| Step::Answered { pick }),
         5 => (pick(), 1..700 * MIB, 0..300 * MIB).prop_map(|(pick, now, tmp)| Step::GiveBack { pick, now, tmp }),
         1 => pick().prop_map(|pick| Step::Dirty { pick }),
@@ -43,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..FUNCTIONS, prop::option::weighted(0.7, 0..5usize))
             .prop_map(|(function, reserve)| Step::Reserve { function, reserve }),
         3 => (1..30u64).prop_map(|ms| Step::Pass { ms }),
+        1 => (900..2100u64).prop_map(|ms| Step::Pass { ms }),
     ]
 }
 
@@ -56,7 +70,19 @@ struct Shadow {
     /// Since when each of them waits.
     since: BTreeMap<Ticket, Instant>,
     reserves: [Option<usize>; FUNCTIONS],
-    starting: BTreeMap<SlotId, Want>,
+    starting: BTreeMap<SlotId, (Want, Instant)>,
+    /// Granted steps of /tmp.
+    tmp: BTreeMap<SlotId, u64>,
+    /// When each slot was born, for as long as it is there.
+    born: BTreeMap<SlotId, Instant>,
+    /// Those that serve nobody after this.
+    leaving: BTreeSet<SlotId>,
+    /// By function: its last init failed.
+    failing: BTreeSet<FunctionName>,
+    budget: u64,
+    retired: u64,
+    refused: u64,
+    told_again: u64,
     /// Slots on loan, and whether their request is answered.
     busy: BTreeMap<SlotId, (Want, bool)>,
     /// In order of their return.
@@ -66,13 +92,15 @@ struct Shadow {
     dead_when_lent: bool,
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         budget: 1024 * MIB,
         starts: 2,
         concurrency: 8,
         waiters: 3,
-        idle: Duration::from_millis(60),
+        idle_min: Duration::from_millis(20),
+        idle_max: Duration::from_millis(60),
+        max_age: Some(Duration::from_millis(400)),
         settle: Duration::from_millis(5),
     }
 }
@@ -88,6 +116,14 @@ impl Shadow {
             since: BTreeMap::new(),
             reserves: [None; FUNCTIONS],
             starting: BTreeMap::new(),
+            tmp: BTreeMap::new(),
+            born: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            budget: limits().budget,
+            retired: 0,
+            refused: 0,
+            told_again: 0,
             busy: BTreeMap::new(),
             idle: Vec::new(),
             ended: 0,
@@ -114,13 +150,47 @@ impl Shadow {
 
     /// Slots that run for the function, settling ones included.
     fn running(&self, function: &FunctionName) -> usize {
-        self.starting.values().chain(self.busy.values().map(|(want, _)| want)).filter(|want| want.function == *function).count()
+        let starting = self.starting.values().map(|(want, _)| want);
+        starting.chain(self.busy.values().map(|(want, _)| want)).filter(|want| want.function == *function).count()
+    }
+
+    /// What they are charged.
+    fn held(&self, function: &FunctionName) -> u64 {
+        let starting = self.starting.iter().map(|(slot, (want, _))| (slot, want));
+        let own = starting.chain(self.busy.iter().map(|(slot, (want, _))| (slot, want)));
+        let own = own.filter(|(_, want)| want.function == *function);
+        own.map(|(slot, want)| want.memory.bytes() + self.tmp.get(slot).copied().unwrap_or(0) * TMP_STEP).sum()
+    }
+
+    /// Memory that a start could have, if all that is idle went.
+    fn room(&self) -> u64 {
+        let names = (0..FUNCTIONS).map(Self::name);
+        self.budget.saturating_sub(names.map(|name| self.held(&name)).sum())
+    }
+
+    fn is_late(&self, born: Instant) -> bool {
+        born + PLACE <= self.now
+    }
+
+    /// Whether the request could start now, but for memory: it hopes for nothing else, its function has no late start
+    /// and was never in doubt, and its reserve has room.
+    fn only_lacks_memory(&self, ticket: Ticket, want: &Want) -> bool {
+        let most = self.reserve(&want.function);
+        self.since[&ticket] + limits().settle <= self.now
+            && most.is_none_or(|most| self.running(&want.function) < most)
+            && !self.failing.contains(&want.function)
+            && !self.starting.values().any(|(other, born)| other.function == want.function && self.is_late(*born))
+    }
+
+    fn places(&self) -> usize {
+        self.starting.values().filter(|(_, born)| !self.is_late(*born)).count()
     }
 
     /// Requests at once of all functions that draw on the same as this one: its own reserve, or what nobody has reserved.
     fn in_flight_beside(&self, function: &FunctionName) -> usize {
         let unanswered = self.busy.values().filter(|(_, answered)| !answered).map(|(want, _)| want);
-        let all = self.waiting.values().chain(self.starting.values()).chain(unanswered);
+        let starting = self.starting.values().map(|(want, _)| want);
+        let all = self.waiting.values().chain(starting).chain(unanswered);
         all.filter(|want| want.function == *function || self.reserve(function).or(self.reserve(&want.function)).is_none()).count()
     }
 
@@ -139,10 +209,12 @@ impl Shadow {
                     self.within_its_reserve(&want);
                     let at = self.idle.iter().position(|(idle, _)| *idle == slot).expect("only what is idle is lent");
                     let (_, made_for) = self.idle.remove(at);
+                    assert!(!self.leaving.contains(&slot) && made_for.reuse == Reuse::Always, "it was to end");
                     assert_eq!((&made_for.function, made_for.stamp), (&want.function, want.stamp), "a stale or foreign slot");
                     self.first_of_its_kind(ticket, &want);
                     if std::mem::take(&mut self.dead_when_lent) {
                         // What was decided together with this loan did not overtake it.
+                        self.gone(slot);
                         dead = Some((slot, ticket, want));
                         continue;
                     }
@@ -155,7 +227,16 @@ impl Shadow {
                     let want = self.waiting.remove(&ticket).expect("only who waits is served");
                     self.within_its_reserve(&want);
                     self.first_of_its_kind(ticket, &want);
-                    assert!(self.starting.insert(slot, want).is_none());
+                    self.in_its_turn(&want);
+                    self.born.insert(slot, self.now);
+                    assert!(self.starting.insert(slot, (want, self.now)).is_none());
+                    assert!(self.places() <= limits().starts, "a storm");
+                }
+                Order::TellAgain { ticket } => {
+                    let want = self.waiting.remove(&ticket).expect("only who waits is told");
+                    assert!(self.failing.contains(&want.function), "its init was good");
+                    self.told_again += 1;
+                    self.ended += 1;
                 }
                 Order::Refuse { ticket, why } => {
                     let want = self.waiting.remove(&ticket).expect("only who waits is refused");
@@ -163,13 +244,24 @@ impl Shadow {
                     match why {
                         Throttle::Reserved => assert!(reserved, "refused for a reserve that is not there"),
                         Throttle::Concurrency => assert!(!reserved, "others have used the reserve up"),
-                        Throttle::Memory | Throttle::Starts => {}
+                        Throttle::Memory | Throttle::Starts | Throttle::Queue => {}
                     }
+                    self.refused += 1;
                     self.ended += 1;
                 }
-                Order::Retire { slot, .. } => {
+                Order::Retire { slot, why } => {
                     let at = self.idle.iter().position(|(idle, _)| *idle == slot);
-                    self.idle.remove(at.expect("only what is idle is evicted"));
+                    let (_, want) = self.idle.remove(at.expect("only what is idle is retired"));
+                    let old = self.born[&slot] + limits().max_age.unwrap() * 7 / 8 <= self.now;
+                    match why {
+                        Retire::Age => assert!(old, "too young to go"),
+                        Retire::Once => assert_eq!(want.reuse, Reuse::Never),
+                        Retire::Updated => assert_ne!(want.stamp, self.current(&want.function)),
+                        Retire::Drained | Retire::Recycled => {}
+                        Retire::Idle | Retire::Memory | Retire::Tmp => {}
+                        other => panic!("{other} is not for the core to decide"),
+                    }
+                    self.gone(slot);
                 }
             }
         }
@@ -180,6 +272,23 @@ impl Shadow {
             return self.obey(orders);
         }
         self.check();
+    }
+
+    /// A slot is no more.
+    fn gone(&mut self, slot: SlotId) {
+        self.born.remove(&slot);
+        self.tmp.remove(&slot);
+        self.leaving.remove(&slot);
+        self.retired += 1;
+    }
+
+    /// Whoever holds less, and could start, lacks the memory for it.
+    fn in_its_turn(&self, chosen: &Want) {
+        let held = self.held(&chosen.function);
+        for (ticket, want) in self.waiting.iter().filter(|(_, want)| want.function != chosen.function) {
+            let before = self.held(&want.function) < held && self.only_lacks_memory(*ticket, want);
+            assert!(!before || want.memory.bytes() > self.room(), "{want:?} was passed by {chosen:?}");
+        }
     }
 
     fn first_of_its_kind(&self, ticket: Ticket, want: &Want) {
@@ -193,8 +302,9 @@ impl Shadow {
     }
 
     fn check(&self) {
-        assert!(self.core.charged() <= limits().budget, "over budget: {}", self.core.charged() / MIB);
-        assert!(self.starting.len() <= limits().starts, "too many starts");
+        // A budget that was lowered may be exceeded by those who run.
+        let fits = self.core.charged() <= self.budget || self.idle.is_empty();
+        assert!(fits, "over budget: {}", self.core.charged() / MIB);
         let unanswered = self.busy.values().filter(|(_, answered)| !answered).count();
         let in_flight = self.waiting.len() + self.starting.len() + unanswered;
         for want in self.waiting.values() {
@@ -212,17 +322,14 @@ impl Shadow {
         assert_eq!(all, self.core.slots().map(|(id, _)| id).collect(), "a slot was lost or invented");
     }
 
-    /// The first who need not hope for a settling slot any more, and may run, lacks something.
+    /// Who need not hope for a settling slot any more, and may run, lacks something, or gives way to who claims memory.
     fn nobody_waits_for_nothing(&self) {
-        let may_run = |(ticket, want): &(&Ticket, &Want)| {
-            let most = self.reserve(&want.function);
-            self.since[ticket] + limits().settle <= self.now && most.is_none_or(|most| self.running(&want.function) < most)
-        };
-        if let Some((_, want)) = self.waiting.iter().find(may_run) {
-            let idle: u64 =
-                self.core.slots().filter(|(_, slot)| matches!(slot.state, State::Idle { .. })).map(|(_, s)| s.charge()).sum();
-            let room = limits().budget - (self.core.charged() - idle);
-            assert!(self.starting.len() == limits().starts || want.memory.bytes() > room, "{want:?} waits for nothing");
+        if self.core.claim.is_some() {
+            return;
+        }
+        for (ticket, want) in &self.waiting {
+            let lacks = self.places() >= limits().starts || want.memory.bytes() > self.room();
+            assert!(lacks || !self.only_lacks_memory(*ticket, want), "{want:?} waits for nothing");
         }
     }
 
@@ -234,6 +341,7 @@ impl Shadow {
                     function: Self::name(function),
                     stamp: self.stamps[function],
                     memory: Memory::from_mib([128, 256, 512][self.stamps[function].0 as usize % 3]).unwrap(),
+                    reuse: if self.stamps[function].0 % 5 == 4 { Reuse::Never } else { Reuse::Always },
                     until: now + Duration::from_millis(patience_ms),
                 };
                 self.requested += 1;
@@ -250,7 +358,10 @@ impl Shadow {
                 self.obey(orders);
             }
             Step::Started { pick } => {
-                if let Some((slot, want)) = remove_nth(&mut self.starting, pick) {
+                if let Some((slot, (want, _))) = remove_nth(&mut self.starting, pick) {
+                    if self.current(&want.function) == want.stamp {
+                        self.failing.remove(&want.function);
+                    }
                     self.busy.insert(slot, (want, false));
                     let orders = self.core.started(slot, now);
                     self.obey(orders);
@@ -259,9 +370,56 @@ impl Shadow {
             Step::Failed { pick } => {
                 if let Some((slot, _)) = remove_nth(&mut self.starting, pick) {
                     self.ended += 1;
-                    let orders = self.core.remove(slot, now);
+                    self.gone(slot);
+                    let orders = self.core.remove(slot, Retire::Init, now);
                     self.obey(orders);
                 }
+            }
+            Step::InitFailed { pick } => {
+                if let Some((slot, (want, _))) = remove_nth(&mut self.starting, pick) {
+                    self.ended += 1;
+                    self.gone(slot);
+                    let current = self.current(&want.function);
+                    if current == want.stamp {
+                        self.failing.insert(want.function);
+                    }
+                    let orders = self.core.init_failed(slot, Some(current), now);
+                    self.obey(orders);
+                }
+            }
+            Step::InitGoesOn { pick } => {
+                if let Some((slot, (want, _))) = remove_nth(&mut self.starting, pick) {
+                    self.busy.insert(slot, (want, false));
+                    let orders = self.core.start_is_over(slot, now);
+                    self.obey(orders);
+                }
+            }
+            Step::Drain { function } => {
+                let name = Self::name(function);
+                let starting = self.starting.iter().map(|(slot, (want, _))| (slot, want));
+                let own = starting.chain(self.busy.iter().map(|(slot, (want, _))| (slot, want)));
+                let own: Vec<SlotId> = own.filter(|(_, want)| want.function == name).map(|(slot, _)| *slot).collect();
+                self.leaving.extend(&own);
+                let (later, orders) = self.core.drain(&name, now);
+                assert_eq!(later, own.len());
+                self.obey(orders);
+            }
+            Step::Recycle { pick } => {
+                let all: Vec<SlotId> = self.core.slots().map(|(id, _)| id).collect();
+                if let Some(slot) = all.get(pick % all.len().max(1)).copied() {
+                    let idle = self.idle.iter().any(|(other, _)| *other == slot);
+                    if !idle {
+                        self.leaving.insert(slot);
+                    }
+                    let (at_once, orders) = self.core.dismiss(slot, Retire::Recycled, now);
+                    assert_eq!(at_once, idle);
+                    self.obey(orders);
+                }
+            }
+            Step::Budget { mib } => {
+                self.budget = mib * MIB;
+                let orders = self.core.bound(Limits { budget: self.budget, ..limits() }, now);
+                self.obey(orders);
             }
             Step::Answered { pick } => {
                 if let Some(slot) = nth(&self.busy, pick) {
@@ -275,6 +433,8 @@ impl Shadow {
                 if let Some((slot, (want, _))) = remove_nth(&mut self.busy, pick) {
                     self.ended += 1;
                     let current = self.current(&want.function);
+                    let steps = if self.leaving.contains(&slot) { 0 } else { tmp.div_ceil(TMP_STEP) };
+                    self.tmp.insert(slot, steps);
                     // It was lent with what was current; whether the core keeps it is seen from its orders.
                     self.idle.push((slot, want));
                     let orders = self.core.give_back(slot, Usage { now: used, tmp }, Some(current), now);
@@ -284,13 +444,20 @@ impl Shadow {
             Step::Dirty { pick } => {
                 if let Some((slot, _)) = remove_nth(&mut self.busy, pick) {
                     self.ended += 1;
-                    let orders = self.core.remove(slot, now);
+                    self.gone(slot);
+                    let orders = self.core.remove(slot, Retire::Failed, now);
                     self.obey(orders);
                 }
             }
             Step::Grow { pick, tmp } => {
                 if let Some(slot) = nth(&self.busy, pick) {
                     let (granted, orders) = self.core.grow(slot, tmp);
+                    if granted {
+                        let steps = self.tmp.entry(slot).or_default();
+                        *steps = (*steps).max(tmp.div_ceil(TMP_STEP));
+                    } else {
+                        self.leaving.insert(slot);
+                    }
                     assert!(granted || self.idle.is_empty() || orders.is_empty(), "evicted for nothing");
                     self.obey(orders);
                 }
@@ -298,6 +465,7 @@ impl Shadow {
             Step::Change { function } => {
                 self.next_stamp += 1;
                 self.stamps[function] = Stamp(self.next_stamp);
+                self.failing.remove(&Self::name(function));
                 let orders = self.core.function_changed(&Self::name(function), Some(self.stamps[function]), now);
                 self.obey(orders);
                 assert!(!self.idle.iter().any(|(_, want)| want.function == Self::name(function)), "a stale slot stayed");
@@ -306,7 +474,8 @@ impl Shadow {
             Step::Died { pick } => {
                 if !self.idle.is_empty() {
                     let (slot, _) = self.idle.remove(pick % self.idle.len());
-                    let orders = self.core.remove(slot, now);
+                    self.gone(slot);
+                    let orders = self.core.remove(slot, Retire::Died, now);
                     self.obey(orders);
                 }
             }
@@ -359,21 +528,25 @@ proptest! {
         prop_assert_eq!(shadow.ended, shadow.requested);
         shadow.act(Step::Pass { ms: 60 });
         prop_assert_eq!((shadow.core.charged(), shadow.idle.len()), (0, 0));
+        let tally = shadow.core.tally();
+        prop_assert_eq!((tally.retired.values().sum::<u64>(), tally.told_again), (shadow.retired, shadow.told_again));
+        prop_assert_eq!(tally.refused.values().sum::<u64>(), shadow.refused, "each end has its reason");
     }
 }
 
-fn want(name: &str, mib: u32, now: Instant) -> Want {
+pub(super) fn want(name: &str, mib: u32, now: Instant) -> Want {
     Want {
         function: FunctionName::parse(name).unwrap(),
         stamp: Stamp(1),
         memory: Memory::from_mib(mib).unwrap(),
+        reuse: Reuse::Always,
         until: now + Duration::from_secs(5),
     }
 }
 
 /// Starts one and gives it back, using so much.
 #[track_caller]
-fn warm(core: &mut Core, want: &Want, usage: Usage, now: Instant) -> SlotId {
+pub(super) fn warm(core: &mut Core, want: &Want, usage: Usage, now: Instant) -> SlotId {
     let (ticket, orders) = core.request(want.clone(), now);
     let [Order::Start { ticket: served, slot }] = orders[..] else { panic!("{orders:?}") };
     assert_eq!(served, ticket);
@@ -414,7 +587,7 @@ fn the_least_recently_used_goes_first_and_no_more_than_needed() {
     warm(&mut core, &want("b", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now + Duration::from_millis(1));
     let (_, orders) = core.request(want("c", 512, now), now);
     assert!(
-        matches!(orders[..], [Order::Retire { slot, why: Retire::Evicted }, Order::Start { .. }] if slot == old),
+        matches!(orders[..], [Order::Retire { slot, why: Retire::Memory }, Order::Start { .. }] if slot == old),
         "{orders:?}"
     );
 }
@@ -427,7 +600,7 @@ fn a_thaw_evicts_others_but_never_itself_or_a_busy_one() {
     core.request(want("b", 512, now), now);
     let other = warm(&mut core, &want("c", 256, now), Usage { now: 100 * MIB, tmp: 0 }, now);
     let (ticket, orders) = core.request(want("a", 512, now), now);
-    assert_eq!(orders, [Order::Retire { slot: other, why: Retire::Evicted }, Order::Lend { ticket, slot: mine }]);
+    assert_eq!(orders, [Order::Retire { slot: other, why: Retire::Memory }, Order::Lend { ticket, slot: mine }]);
 }
 
 #[test]
@@ -460,7 +633,7 @@ fn the_queue_of_a_function_is_bounded() {
         assert_eq!(core.request(want("a", 128, now), now).1, []);
     }
     let (ticket, orders) = core.request(want("a", 128, now), now);
-    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Starts }]);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Queue }]);
 }
 
 #[test]
@@ -518,6 +691,35 @@ fn a_lowered_reserve_refuses_the_latest_of_those_who_wait_and_none_who_runs() {
     assert_eq!(core.reserve(&wanted.function, Some(2), now), [refused(tickets[2]), refused(tickets[1])]);
     assert_eq!(core.reserve(&wanted.function, Some(0), now), [refused(tickets[0])]);
     assert_eq!(core.in_flight(), 1);
+}
+
+#[test]
+fn a_smaller_budget_evicts_what_idles_and_touches_nothing_that_runs() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    for function in ["a", "b"] {
+        warm(&mut core, &want(function, 128, now), Usage { now: 100 * MIB, tmp: 0 }, now);
+    }
+    let (_, orders) = core.request(want("c", 128, now), now);
+    assert!(matches!(orders[..], [Order::Start { .. }]));
+    let orders = core.bound(Limits { budget: 250 * MIB, ..limits() }, now);
+    assert!(matches!(orders[..], [Order::Retire { why: Retire::Memory, .. }]), "the one that idles longest: {orders:?}");
+    let orders = core.bound(Limits { budget: 128 * MIB, ..limits() }, now);
+    assert!(matches!(orders[..], [Order::Retire { why: Retire::Memory, .. }]), "{orders:?}");
+    assert_eq!((core.bound(Limits { budget: 1, ..limits() }, now), core.starting()), (vec![], 1));
+}
+
+#[test]
+fn who_waits_feels_other_limits_at_once() {
+    let now = Instant::now();
+    let tight = Limits { starts: 1, concurrency: 3, ..limits() };
+    let mut core = Core::new(tight.clone());
+    core.request(want("a", 128, now), now);
+    let (second, third) = (core.request(want("a", 128, now), now).0, core.request(want("a", 128, now), now).0);
+    let orders = core.bound(Limits { concurrency: 2, ..tight.clone() }, now);
+    assert_eq!(orders, [Order::Refuse { ticket: third, why: Throttle::Concurrency }]);
+    let orders = core.bound(Limits { starts: 2, ..tight }, now);
+    assert!(matches!(orders[..], [Order::Start { ticket, .. }] if ticket == second), "{orders:?}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! Server process. The clock is tokio's. One mutex holds everything; nothing is awaited, dropped or sent under it.
 
+mod lease;
+
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +12,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
-use super::core::{Core, Limits, Order, Retire, Slot, SlotId, State, Ticket, Usage, Want};
-use super::snapshot::{Reserve, Seen, SeenState, Snapshot};
+use self::lease::Reserved;
+pub use self::lease::{Lease, Permit};
+use super::core::Core;
+use super::policy::Limits;
+use super::slot::{Order, Retire, Slot, SlotId, State, Ticket, Want};
+use super::snapshot::{Dismissed, Drained, Reserve, Seen, SeenState, Snapshot};
 use crate::function::{FunctionName, Stamp};
 use crate::invocation::Throttle;
 
@@ -36,6 +40,8 @@ pub trait Facts: Send + Sync {
     fn measure(&self) -> Option<u64>;
     /// The most so far.
     fn peak(&self) -> u64;
+    /// Ends it at once, whoever it is on loan to; its holder notices. `by` is who wants so, for the function's log.
+    fn kill(&self, by: &str);
 }
 
 pub struct Pool<E: Pooled>(Arc<Shared<E>>);
@@ -55,7 +61,7 @@ struct Inner<E: Pooled> {
 
 struct Waiter<E: Pooled> {
     want: Want,
-    turn: oneshot::Sender<Result<Turn<E>, Throttle>>,
+    turn: oneshot::Sender<Told<E>>,
 }
 
 /// A request's turn has come.
@@ -66,32 +72,19 @@ pub enum Turn<E: Pooled> {
     Cold(Permit<E>),
 }
 
-/// An environment on loan to one request.
-///
-/// Dropping a lease *retires* the environment; reuse takes an explicit [`Lease::give_back`]. So a panic, a timeout
-/// or a forgotten branch costs a cold start, never a dirty reuse.
-#[must_use]
-pub struct Lease<E: Pooled> {
-    reserved: Reserved<E>,
-    /// `None` only while the lease ends.
-    environment: Option<E>,
+/// Why no turn has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTurn {
+    Throttled(Throttle),
+    /// The function's init keeps failing, and is not tried again yet.
+    TellAgain,
 }
 
-/// The right to build one environment: memory and a start are reserved. Dropping it frees both.
-#[must_use]
-#[derive(Debug)]
-pub struct Permit<E: Pooled>(Reserved<E>);
-
-/// A slot of the core that ends with this value.
-struct Reserved<E: Pooled> {
-    slot: SlotId,
-    /// `None` once the slot is no longer ours to end.
-    pool: Option<Arc<Shared<E>>>,
-}
+type Told<E> = Result<Turn<E>, NoTurn>;
 
 /// Done after the lock is released, since each may take it again.
 enum Effect<E: Pooled> {
-    Tell(oneshot::Sender<Result<Turn<E>, Throttle>>, Result<Turn<E>, Throttle>),
+    Tell(oneshot::Sender<Told<E>>, Told<E>),
     End(E, Retire),
 }
 
@@ -108,7 +101,7 @@ impl<E: Pooled> Pool<E> {
     }
 
     /// Waits for a turn, at most until `want.until`. Dropping the future leaves the queue.
-    pub async fn acquire(&self, want: Want) -> Result<Turn<E>, Throttle> {
+    pub async fn acquire(&self, want: Want) -> Result<Turn<E>, NoTurn> {
         let (turn, mut told) = oneshot::channel();
         let until = want.until;
         let (ticket, settle) = self.0.change(|inner, now| {
@@ -121,7 +114,7 @@ impl<E: Pooled> Pool<E> {
         loop {
             tokio::select! {
                 biased;
-                turn = &mut told => return turn.unwrap_or(Err(Throttle::Starts)),
+                turn = &mut told => return turn.unwrap_or(Err(NoTurn::Throttled(Throttle::Starts))),
                 () = sleep_until(look_again) => {
                     self.tick();
                     // Past `until` the tick has refused us, and `told` is ready.
@@ -144,11 +137,43 @@ impl<E: Pooled> Pool<E> {
                 return (None, Vec::new());
             }
             inner.facts.remove(&slot);
-            (inner.idle.remove(&slot), inner.core.remove(slot, now))
+            (inner.idle.remove(&slot), inner.core.remove(slot, Retire::Died, now))
         });
-        if ended.is_some() {
-            info!(slot = slot.0, "an idle environment died");
+        if let Some(ended) = ended {
+            told_end(&ended, Retire::Died);
         }
+    }
+
+    /// Ends all environments of the function: idle ones now, the others when their invocation ends.
+    pub fn drain(&self, function: &FunctionName) -> Drained {
+        self.0.change(|inner, now| {
+            let (leaving, orders) = inner.core.drain(function, now);
+            let ended = orders.iter().filter(|order| matches!(order, Order::Retire { why: Retire::Drained, .. })).count();
+            (Drained { function: function.clone(), ended, leaving }, orders)
+        })
+    }
+
+    /// Ends one environment: now if it is idle, else when its invocation ends. `None`: there is none of this name.
+    pub fn recycle(&self, container: &str) -> Option<Dismissed> {
+        self.dismiss(container, Retire::Recycled).map(|(dismissed, _)| dismissed)
+    }
+
+    /// Ends one environment now, and the invocation that it runs.
+    pub fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
+        let (dismissed, facts) = self.dismiss(container, Retire::Killed)?;
+        facts.kill(by);
+        Some(Dismissed { ended: true, ..dismissed })
+    }
+
+    fn dismiss(&self, container: &str, why: Retire) -> Option<(Dismissed, Arc<dyn Facts>)> {
+        self.0.change(|inner, now| {
+            let named = inner.facts.iter().find(|(_, facts)| facts.name() == container);
+            let Some((id, facts)) = named.map(|(id, facts)| (*id, facts.clone())) else { return (None, Vec::new()) };
+            let Some(slot) = inner.core.slot(id) else { return (None, Vec::new()) };
+            let (function, (state, _)) = (slot.function.clone(), seen_state(slot, now));
+            let (ended, orders) = inner.core.dismiss(id, why, now);
+            (Some((Dismissed { container: container.to_owned(), function, state, ended }, facts)), orders)
+        })
     }
 
     pub fn function_changed(&self, function: &FunctionName, current: Option<Stamp>) {
@@ -209,18 +234,37 @@ impl<E: Pooled> Pool<E> {
             starting: core.starting(),
             parallel_starts: limits.starts,
             waiting: core.waiting(),
+            failing: core.failing(),
+            retired: core.tally().retired.clone(),
+            refused: core.tally().refused.clone(),
+            told_again: core.tally().told_again,
             environments: core.slots().map(|(id, slot)| seen(slot, inner.facts.get(&id), now)).collect(),
         };
         (snapshot, facts)
     }
 }
 
-fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
-    let (state, idle_s) = match slot.state {
+/// An end is as rare as a cold start, but where each invocation has its own, or nothing has happened.
+fn told_end(environment: &impl Pooled, why: Retire) {
+    let facts = environment.facts();
+    let container = facts.name();
+    match why {
+        Retire::Once | Retire::Stopping => debug!(container, %why, "environment retired"),
+        _ => info!(container, %why, "environment retired"),
+    }
+}
+
+/// And for how long it has been idle, if it is.
+fn seen_state(slot: &Slot, now: Instant) -> (SeenState, Option<f64>) {
+    match slot.state {
         State::Initialising => (SeenState::Initialising, None),
         State::Busy { .. } => (SeenState::Busy, None),
         State::Idle { since, .. } => (SeenState::Idle, Some((now - since).as_secs_f64())),
-    };
+    }
+}
+
+fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
+    let (state, idle_s) = seen_state(slot, now);
     Seen {
         function: slot.function.clone(),
         version: "$LATEST".into(),
@@ -233,6 +277,7 @@ fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
         peak_mib: facts.map_or(0, |facts| mib(facts.peak())),
         invocations: slot.loans,
         container: facts.map(|facts| facts.name().to_owned()),
+        leaving: slot.leaving,
     }
 }
 
@@ -259,7 +304,7 @@ impl<E: Pooled> Shared<E> {
                 // The receiver may be gone: then the lease or permit in the message ends right here.
                 Effect::Tell(turn, what) => drop(turn.send(what)),
                 Effect::End(environment, why) => {
-                    debug!(container = environment.facts().name(), ?why, "environment retired");
+                    told_end(&environment, why);
                     drop(environment);
                 }
             }
@@ -279,7 +324,7 @@ impl<E: Pooled> Shared<E> {
                         let reserved = Reserved { slot, pool: Some(self.clone()) };
                         effects.push(Effect::Tell(waiter.turn, Ok(Turn::Warm(Lease { reserved, environment }))));
                     } else {
-                        effects.extend(environment.map(|dead| Effect::End(dead, Retire::Dead)));
+                        effects.extend(environment.map(|dead| Effect::End(dead, Retire::Died)));
                         inner.facts.remove(&slot);
                         orders.extend(inner.core.replace(slot, ticket, waiter.want.clone(), now));
                         inner.waiting.insert(ticket, waiter);
@@ -292,7 +337,11 @@ impl<E: Pooled> Shared<E> {
                 }
                 Order::Refuse { ticket, why } => {
                     let waiter = inner.waiting.remove(&ticket);
-                    effects.extend(waiter.map(|waiter| Effect::Tell(waiter.turn, Err(why))));
+                    effects.extend(waiter.map(|waiter| Effect::Tell(waiter.turn, Err(NoTurn::Throttled(why)))));
+                }
+                Order::TellAgain { ticket } => {
+                    let waiter = inner.waiting.remove(&ticket);
+                    effects.extend(waiter.map(|waiter| Effect::Tell(waiter.turn, Err(NoTurn::TellAgain))));
                 }
                 Order::Retire { slot, why } => {
                     inner.facts.remove(&slot);
@@ -317,123 +366,6 @@ impl<E: Pooled> Drop for Place<'_, E> {
             None => (None, Vec::new()),
         });
         drop(waiter);
-    }
-}
-
-impl<E: Pooled> Permit<E> {
-    /// For [`Pool::died`].
-    pub fn slot(&self) -> SlotId {
-        self.0.slot
-    }
-
-    /// The environment uses so many bytes of /tmp. `false`: the budget has no room for them.
-    pub fn grow(&self, tmp: u64) -> bool {
-        self.0.grow(tmp)
-    }
-
-    /// It goes on inside of its request's own time, which nobody else has to wait for: the start is over,
-    /// the memory stays reserved.
-    pub fn start_is_over(&self) {
-        if let Some(pool) = &self.0.pool {
-            pool.change(|inner, now| ((), inner.core.started(self.0.slot, now)));
-        }
-    }
-
-    /// It is ready; it is lent to the request that it was built for.
-    pub fn install(self, environment: E) -> Lease<E> {
-        let slot = self.0.slot;
-        if let Some(pool) = &self.0.pool {
-            let facts = environment.facts();
-            pool.change(|inner, now| {
-                inner.facts.insert(slot, facts);
-                ((), inner.core.started(slot, now))
-            });
-        }
-        Lease { reserved: self.0, environment: Some(environment) }
-    }
-}
-
-impl<E: Pooled> Lease<E> {
-    pub fn grow(&self, tmp: u64) -> bool {
-        self.reserved.grow(tmp)
-    }
-
-    /// The environment, and what [`Self::grow`] needs, at once.
-    pub fn parts(&mut self) -> (&mut E, impl Fn(u64) -> bool + Send + Sync + '_) {
-        let reserved = &self.reserved;
-        (self.environment.as_mut().expect(HELD), move |tmp| reserved.grow(tmp))
-    }
-
-    /// The request has its answer, and the environment will be back soon: the next request waits a little for it.
-    pub fn answered(&self) {
-        if let Some(pool) = &self.reserved.pool {
-            pool.lock().core.answered(self.reserved.slot);
-        }
-    }
-
-    /// It is clean and frozen. It goes back unless it is dead or its function has changed (`current`).
-    pub fn give_back(mut self, usage: Usage, current: Option<Stamp>) {
-        let Some(environment) = self.environment.take_if(|environment| environment.is_alive()) else { return };
-        let Some(pool) = self.reserved.pool.take() else { return };
-        let slot = self.reserved.slot;
-        pool.change(|inner, now| {
-            // Before the core decides, since it may lend it at once.
-            inner.idle.insert(slot, environment);
-            ((), inner.core.give_back(slot, usage, current, now))
-        });
-    }
-}
-
-const HELD: &str = "only give_back and drop take it, and both end the lease";
-
-impl<E: Pooled> Deref for Lease<E> {
-    type Target = E;
-
-    fn deref(&self) -> &E {
-        self.environment.as_ref().expect(HELD)
-    }
-}
-
-impl<E: Pooled> DerefMut for Lease<E> {
-    fn deref_mut(&mut self) -> &mut E {
-        self.environment.as_mut().expect(HELD)
-    }
-}
-
-impl<E: Pooled> Reserved<E> {
-    fn grow(&self, tmp: u64) -> bool {
-        let Some(pool) = &self.pool else { return true };
-        pool.change(|inner, _| inner.core.grow(self.slot, tmp))
-    }
-}
-
-impl<E: Pooled> Drop for Lease<E> {
-    fn drop(&mut self) {
-        // The kill comes before the slot's memory counts as free.
-        drop(self.environment.take());
-    }
-}
-
-impl<E: Pooled> Drop for Reserved<E> {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.change(|inner, now| {
-                inner.facts.remove(&self.slot);
-                ((), inner.core.remove(self.slot, now))
-            });
-        }
-    }
-}
-
-impl<E: Pooled> fmt::Debug for Reserved<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reserved({})", self.slot.0)
-    }
-}
-
-impl<E: Pooled> fmt::Debug for Lease<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({})", self.reserved.slot.0)
     }
 }
 

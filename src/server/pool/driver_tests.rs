@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::function::Memory;
+use crate::function::{Memory, Reuse};
+use crate::server::pool::Usage;
 
 /// The core could pool these.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl Facts for Red {
     fn peak(&self) -> u64 {
         0
     }
+    fn kill(&self, _: &str) {}
 }
 
 impl Drop for Umbrella {
@@ -57,7 +59,9 @@ impl Shop {
             starts: 2,
             concurrency: 10,
             waiters: 4,
-            idle: Duration::from_secs(60),
+            idle_min: Duration::from_secs(60),
+            idle_max: Duration::from_secs(60),
+            max_age: None,
             settle: Duration::from_millis(10),
         };
         Self { pool: Pool::new(limits), whole: Arc::new(AtomicBool::new(true)), thrown_away: Arc::default() }
@@ -71,7 +75,7 @@ impl Shop {
         self.thrown_away.load(Ordering::Relaxed)
     }
 
-    async fn acquire(&self) -> Result<Turn<Umbrella>, Throttle> {
+    async fn acquire(&self) -> Result<Turn<Umbrella>, NoTurn> {
         self.pool.acquire(want()).await
     }
 
@@ -84,7 +88,7 @@ impl Shop {
         match self.acquire().await {
             Ok(Turn::Warm(lease)) => lease,
             Ok(Turn::Cold(permit)) => permit.install(self.umbrella()),
-            Err(why) => panic!("refused: {why}"),
+            Err(why) => panic!("refused: {why:?}"),
         }
     }
 }
@@ -94,6 +98,7 @@ fn want() -> Want {
         function: FunctionName::parse("rain").unwrap(),
         stamp: Stamp(1),
         memory: Memory::from_mib(128).unwrap(),
+        reuse: Reuse::Always,
         until: Instant::now() + Duration::from_secs(5),
     }
 }
@@ -174,7 +179,7 @@ async fn who_waits_too_long_hears_what_was_missing() {
     let shop = Shop::new();
     let _two = (shop.acquire().await, shop.acquire().await);
     let began = Instant::now();
-    assert_eq!(shop.acquire().await.unwrap_err(), Throttle::Starts);
+    assert_eq!(shop.acquire().await.unwrap_err(), NoTurn::Throttled(Throttle::Starts));
     assert_eq!(began.elapsed().as_secs(), 5);
 }
 

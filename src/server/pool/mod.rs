@@ -3,13 +3,19 @@
 //! Server process, floor 3. Called by `dispatch` only. Knows no namespace, no process id, no path and no
 //! function's bytes: a slot has a function's name, a [`crate::function::Stamp`] and sizes.
 //!
-//! [`core`] decides (pure, property-tested); [`driver`] holds the environments and carries the decisions out. A loan is
-//! a value, [`Lease`]; a start is reserved before anything is built, as a [`Permit`].
+//! [`core`] decides (pure, property-tested) with the numbers of [`policy`], the queues of [`waiting`] and what [`failing`]
+//! knows of failed inits; [`driver`] holds the environments and carries the decisions out. A loan is a value, [`Lease`]; a
+//! start is reserved before anything is built, as a [`Permit`].
 
 pub mod core;
 mod driver;
+mod failing;
+mod policy;
+mod slot;
 mod snapshot;
+mod waiting;
 
-pub use self::core::{Limits, SlotId, Usage, Want};
-pub use driver::{Facts, Lease, Permit, Pool, Pooled, Turn};
-pub use snapshot::{Reserve, Seen, SeenState, Snapshot};
+pub use driver::{Facts, Lease, NoTurn, Permit, Pool, Pooled, Turn};
+pub use policy::Limits;
+pub use slot::{Retire, SlotId, Usage, Want};
+pub use snapshot::{Dismissed, Drained, Reserve, Seen, SeenState, Snapshot};

@@ -1,8 +1,12 @@
 //! What people on duty see of the pool: a copy, made under the lock, free of it afterwards.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::slot::Retire;
 use crate::function::FunctionName;
+use crate::invocation::Throttle;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -20,6 +24,13 @@ pub struct Snapshot {
     pub parallel_starts: usize,
     /// Invocations that wait for capacity.
     pub waiting: usize,
+    /// Functions whose last init failed.
+    pub failing: usize,
+    /// Since the start of this server: environments that ended, and invocations that were refused, by reason.
+    pub retired: BTreeMap<Retire, u64>,
+    pub refused: BTreeMap<Throttle, u64>,
+    /// Invocations that were told their function's last init failure, which was too recent to try again.
+    pub told_again: u64,
     pub environments: Vec<Seen>,
 }
 
@@ -53,6 +64,29 @@ pub struct Seen {
     pub invocations: u64,
     /// The container's id; none while it is being built.
     pub container: Option<String>,
+    /// Why it ends when its invocation does; none if it may serve another.
+    pub leaving: Option<Retire>,
+}
+
+/// What a drain of a function did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    pub function: FunctionName,
+    /// Environments that were idle, and are gone.
+    pub ended: usize,
+    /// Those that end when their invocation does.
+    pub leaving: usize,
+}
+
+/// What became of one environment that somebody wants to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dismissed {
+    pub container: String,
+    pub function: FunctionName,
+    /// As it was.
+    pub state: SeenState,
+    /// It is gone, or being killed; otherwise it goes when its invocation ends.
+    pub ended: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

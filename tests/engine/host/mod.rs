@@ -12,9 +12,10 @@ pub mod scope;
 pub mod snapshot;
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -128,16 +129,29 @@ impl Instance {
 
     /// Starts the supervisor (again).
     pub fn launch(&mut self) {
-        assert!(self.supervisor.is_none(), "this instance already runs");
-        let log = File::options().create(true).append(true).open(self.dir.path().join("kilnd.log")).unwrap();
         // With the umask that the service's unit has.
-        let child = scope::command("sh")
-            .args(["-c", r#"umask 077; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kilnd"), "supervisor", "--config"])
+        let mut command = scope::command("sh");
+        command.args(["-c", r#"umask 077; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kilnd")]);
+        command.stdin(Stdio::null()).stdout(self.log_file());
+        self.launch_command(command);
+    }
+
+    /// The same where socket units hold the doors ([`scope::door`]).
+    pub fn launch_activated(&mut self, invoke: &UnixListener, control: &UnixListener) {
+        self.launch_command(scope::activated(env!("CARGO_BIN_EXE_kilnd"), &[("invoke", invoke), ("control", control)]));
+    }
+
+    fn log_file(&self) -> File {
+        File::options().create(true).append(true).open(self.dir.path().join("kilnd.log")).unwrap()
+    }
+
+    fn launch_command(&mut self, mut command: Command) {
+        assert!(self.supervisor.is_none(), "this instance already runs");
+        let child = command
+            .args(["supervisor", "--config"])
             .arg(self.config_path())
             .envs(self.options.vars.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stderr(self.log_file())
             // A terminal's Ctrl-C is for the test program: it must not drain the instance under it.
             .process_group(0)
             .spawn()

@@ -3,7 +3,11 @@
 //! On hybrid and v1 hosts Kiln makes its groups below whatever group the test runs in. On a unified host a group has
 //! processes or children with limits, never both, so there systemd lends a scope.
 
+use std::fs::Permissions;
 use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -21,6 +25,36 @@ pub fn command(program: &str) -> Command {
     let mut command = Command::new("systemd-run");
     command.args(["--quiet", "--scope", "--collect", "--property=Delegate=yes", program]);
     command
+}
+
+/// `program`, started as systemd starts a service whose socket units hold its doors: from descriptor 3 on, by name.
+pub fn activated(program: &str, doors: &[(&str, &UnixListener)]) -> Command {
+    let mut command = command("sh");
+    let names: Vec<&str> = doors.iter().map(|(name, _)| *name).collect();
+    let own = |door: &UnixListener| Stdio::from(OwnedFd::from(door.try_clone().expect("duplicate a door")));
+    let mut ends = String::new();
+    if let Some((_, door)) = doors.first() {
+        command.stdin(own(door));
+        ends += "3<&0";
+    }
+    if let Some((_, door)) = doors.get(1) {
+        command.stdout(own(door));
+        ends += " 4<&1";
+    }
+    // The variables name the process that they are for, so only that process can set them.
+    let script = format!("exec {ends} </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$@\"");
+    command.args(["-c", &script, "sh", program]);
+    command.env("LISTEN_FDS", doors.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    command
+}
+
+/// A door as a socket unit makes it.
+pub fn door(path: &Path, group: &str) -> UnixListener {
+    let listener = UnixListener::bind(path).expect("bind a door");
+    let group = nix::unistd::Group::from_name(group).expect("look up a group").expect("scripts/users has made the group");
+    chown(path, Some(0), Some(group.gid.as_raw())).expect("give a door to its group");
+    std::fs::set_permissions(path, Permissions::from_mode(0o660)).expect("open a door to its group");
+    listener
 }
 
 /// A scope that lasts as long as this value, with its controllers enabled, for groups that the test makes itself.

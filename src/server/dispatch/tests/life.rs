@@ -172,7 +172,7 @@ async fn an_environment_that_is_idle_too_long_is_recycled() {
     let house = House::new(echo);
     let recycling = tokio::spawn(house.dispatch.clone().recycle());
     house.tail().await;
-    tokio::time::sleep(Duration::from_secs(599)).await;
+    tokio::time::sleep(Duration::from_secs(899)).await;
     assert_eq!(house.count(SeenState::Idle), 1);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(house.count(SeenState::Idle), 0);
@@ -224,6 +224,30 @@ async fn a_request_that_finds_no_memory_is_throttled_after_its_wait() {
         house.invoke(LogType::None).await
     });
     assert_eq!(late.unwrap_err(), Refusal::Throttled(Throttle::Memory));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_counts_for_who_comes_next() {
+    let before = Config { memory_budget_mib: 128, capacity_wait_s: 60, ..Config::default() };
+    let house = House::with(before.clone(), |inside| once(inside, async |_, _| std::future::pending().await));
+    let ((), (_, late)) = tokio::join!(
+        async {
+            let _ = tokio::time::timeout(Duration::from_secs(2), house.invoke(LogType::None)).await;
+        },
+        async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            house.dispatch.0.in_force.set(Config { capacity_wait_s: 1, ..before.clone() }, vec![]);
+            house.dispatch.reload();
+            tokio::time::timeout(Duration::from_millis(1500), house.invoke(LogType::None))
+                .await
+                .expect("it waits for a second only")
+        }
+    );
+    assert_eq!(late.unwrap_err(), Refusal::Throttled(Throttle::Memory));
+    house.dispatch.0.in_force.set(Config { memory_budget_mib: 640, concurrency: 7, parallel_starts: 3, ..before }, vec![]);
+    house.dispatch.reload();
+    let seen = house.dispatch.snapshot();
+    assert_eq!((seen.budget_mib, seen.concurrency, seen.parallel_starts), (640, 7, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -230,6 +230,58 @@ fn where_all_have_too_much_the_largest_gives() {
     assert!(size("quiet") > 0, "and no other");
 }
 
+#[test]
+fn bounds_that_become_smaller_count_for_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut segments = Segments::open(directory.path(), Bounds { segment: 4 << 10, function: 1 << 20, ..WIDE }).unwrap();
+    for function in ["f", "g"] {
+        for number in 1..300 {
+            segments.append(&name(function), &record(number, None, &"x".repeat(300)), number).unwrap();
+        }
+    }
+    let size = |segments: &Segments, function| -> u64 {
+        segments.catalogue().extents(&name(function)).iter().map(|extent| extent.size).sum()
+    };
+    assert!(size(&segments, "f") > 64 << 10);
+    segments.bound(Bounds { segment: 2 << 10, function: 32 << 10, ..WIDE });
+    for function in ["f", "g"] {
+        let size = size(&segments, function);
+        assert!(size <= 32 << 10 && size > 24 << 10, "{size}");
+    }
+    segments.bound(Bounds { segment: 2 << 10, function: 32 << 10, total: 40 << 10, ..WIDE });
+    assert!(size(&segments, "f") + size(&segments, "g") <= 40 << 10);
+}
+
+#[tokio::test]
+async fn the_thread_takes_other_bounds_without_anything_to_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let config =
+        |log_max_mib, log_days| Config { state_dir: directory.path().into(), log_max_mib, log_days, ..Config::default() };
+    let root = config(64, 1).logs_dir();
+    fs::create_dir(&root).unwrap();
+    let day_ago = record::millis(SystemTime::now()) - 2 * DAY_MS;
+    {
+        let mut segments = Segments::open(&root, WIDE).unwrap();
+        segments.append(&name("f"), &record(day_ago, None, "old"), day_ago).unwrap();
+        let file = fs::read_dir(root.join("f")).unwrap().next().unwrap().unwrap().path();
+        let time = UNIX_EPOCH + Duration::from_millis(day_ago);
+        fs::File::options().write(true).open(file).unwrap().set_modified(time).unwrap();
+    }
+    let (store, thread) = LogStore::open(&config(64, 14)).unwrap();
+    assert!(store.has(&name("f")));
+    let before = store.allowance();
+    store.reload(&config(32, 1));
+    assert_eq!(store.allowance(), before / 2);
+    let gone = async {
+        while store.has(&name("f")) {
+            tokio::time::sleep(Duration::from_millis(5)).await; // the pace of looking
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("kept for fourteen days, but not for one");
+    drop(store);
+    thread.join();
+}
+
 fn waiting(origin: &Arc<Origin>, kind: Kind, lines: &[u8], store: &LogStore) -> bool {
     store.append(&Piece { origin, request: None, kind, time: SystemTime::now(), lines })
 }

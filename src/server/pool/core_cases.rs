@@ -1,0 +1,261 @@
+//! One case for each rule of who starts, who waits and who goes, on a clock of its own.
+
+use std::time::Duration;
+
+use super::tests::{limits, want, warm};
+use super::*;
+use crate::server::pool::policy::{CLAIM, NO_CLAIM, PLACE};
+
+const MIB: u64 = 1 << 20;
+const SMALL: Usage = Usage { now: 20 * MIB, tmp: 0 };
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn roomy() -> Limits {
+    let (idle_min, idle_max) = (secs(300), secs(900));
+    Limits { starts: 8, concurrency: 100, waiters: 20, idle_min, idle_max, max_age: None, ..limits() }
+}
+
+/// Starts one for the request that comes now.
+#[track_caller]
+fn start(core: &mut Core, want: &Want, now: Instant) -> SlotId {
+    let (ticket, orders) = core.request(want.clone(), now);
+    match orders.last() {
+        Some(Order::Start { ticket: served, slot }) if *served == ticket => *slot,
+        _ => panic!("{orders:?}"),
+    }
+}
+
+#[track_caller]
+fn run(core: &mut Core, want: &Want, now: Instant) -> SlotId {
+    let slot = start(core, want, now);
+    core.started(slot, now);
+    slot
+}
+
+fn started(orders: &[Order]) -> Vec<Ticket> {
+    let start = |order: &Order| match order {
+        Order::Start { ticket, .. } => Some(*ticket),
+        _ => None,
+    };
+    orders.iter().filter_map(start).collect()
+}
+
+#[test]
+fn idle_slots_go_the_later_the_lighter_the_load_and_no_more_than_the_load_asks_for() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let slots: Vec<SlotId> = (0..2)
+        .map(|n| warm(&mut core, &want(&format!("f{n}"), 512, now), Usage { now: 480 * MIB, tmp: 0 }, now + secs(n)))
+        .collect();
+    assert_eq!(core.tick(now + secs(299)), []);
+    let gone = core.tick(now + secs(330));
+    assert_eq!(gone, [Order::Retire { slot: slots[0], why: Retire::Idle }], "with the first, the load is gone");
+    assert_eq!(core.tick(now + secs(899)), []);
+    assert_eq!(core.tick(now + secs(901)), [Order::Retire { slot: slots[1], why: Retire::Idle }]);
+}
+
+#[test]
+fn an_old_slot_goes_when_it_is_idle_or_comes_back_and_never_while_it_runs() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { max_age: Some(secs(100)), ..roomy() });
+    let (a, b) = (want("a", 128, now), want("b", 128, now));
+    let idle = warm(&mut core, &a, SMALL, now);
+    let busy = run(&mut core, &b, now);
+    assert_eq!(core.tick(now + secs(87)), []);
+    assert_eq!(core.tick(now + secs(100)), [Order::Retire { slot: idle, why: Retire::Age }]);
+    assert_eq!(core.give_back(busy, SMALL, Some(b.stamp), now + secs(500)), [Order::Retire { slot: busy, why: Retire::Age }]);
+    assert_eq!(core.tally().retired, BTreeMap::from([(Retire::Age, 2)]));
+}
+
+#[test]
+fn who_holds_least_is_next_however_many_of_another_function_came_before() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 1, ..roomy() });
+    let (flood, quiet) = (want("flood", 128, now), want("quiet", 128, now));
+    let first = start(&mut core, &flood, now);
+    let waiting: Vec<Ticket> = (0..10).map(|_| core.request(flood.clone(), now).0).collect();
+    let (quiet, orders) = core.request(quiet, now);
+    assert_eq!(orders, []);
+    assert_eq!(started(&core.started(first, now)), [quiet]);
+    let second = core.slots().find(|(_, slot)| slot.state == State::Initialising).unwrap().0;
+    assert_eq!(started(&core.started(second, now)), [waiting[0]], "within a function, in order of arrival");
+}
+
+#[test]
+fn who_lacks_memory_holds_others_up_for_a_moment_and_then_not_for_a_while() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let small: Vec<SlotId> = (0..7).map(|n| run(&mut core, &want(&format!("s{n}"), 128, now), now)).collect();
+    // Two hundred and fifty-six more than there are.
+    let (large, orders) = core.request(want("large", 384, now), now);
+    assert_eq!(orders, []);
+    // A warm one cannot take what the large one collects.
+    let (again, _) = core.request(want("s0", 128, now), now);
+    assert_eq!(core.give_back(small[0], SMALL, Some(Stamp(1)), now), [], "its function's next request gives way");
+    let orders = core.give_back(small[1], SMALL, Some(Stamp(1)), now);
+    assert!(started(&orders).contains(&large), "{orders:?}");
+    assert!(!started(&orders).contains(&again));
+}
+
+#[test]
+fn a_claim_that_comes_to_nothing_costs_others_a_second_and_no_second_one_follows_at_once() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let busy: Vec<SlotId> = (0..7).map(|n| run(&mut core, &want(&format!("s{n}"), 128, now), now)).collect();
+    core.request(want("large", 1024, now), now);
+    let (small, orders) = core.request(want("small", 128, now), now);
+    assert_eq!(orders, [], "the last 128 MB are kept for who came first");
+    assert_eq!(core.tick(now + CLAIM / 2), []);
+    assert_eq!(started(&core.tick(now + CLAIM)), [small]);
+    let after = now + CLAIM;
+    assert_eq!(core.give_back(busy[0], SMALL, Some(Stamp(1)), after), []);
+    let (ticket, orders) = core.request(want("s0", 128, after), after);
+    assert_eq!(orders, [Order::Lend { ticket, slot: busy[0] }], "nobody is held up now");
+    core.give_back(busy[0], SMALL, Some(Stamp(1)), after);
+    core.tick(now + CLAIM + NO_CLAIM - Duration::from_millis(1));
+    assert_eq!(core.claim, None);
+}
+
+#[test]
+fn one_large_function_after_the_other_leaves_room_for_small_ones() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    run(&mut core, &want("long", 512, now), now);
+    // As many as may wait, each for less time than a claim lasts; whenever one goes away another comes.
+    let (mut at, mut served) = (now, 0);
+    for round in 0..100 {
+        at = now + Duration::from_millis(100 * round);
+        let impatient = |name: &str| Want { until: at + Duration::from_millis(250), ..want(name, 1024, at) };
+        core.request(impatient(&format!("large{}", round % 3)), at);
+        let (ticket, mut orders) = core.request(Want { until: at + Duration::from_millis(90), ..want("small", 128, at) }, at);
+        orders.extend(core.tick(at + Duration::from_millis(95)));
+        let slot = orders.iter().find_map(|order| match order {
+            Order::Start { ticket: one, slot } | Order::Lend { ticket: one, slot } if *one == ticket => Some(*slot),
+            _ => None,
+        });
+        if let Some(slot) = slot {
+            core.started(slot, at);
+            core.give_back(slot, SMALL, Some(Stamp(1)), at);
+            served += 1;
+        }
+    }
+    assert!(served > 70, "{served} of 100 within {:?}", at - now);
+}
+
+#[test]
+fn a_start_that_hangs_gives_its_place_away_and_its_function_starts_no_more() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 2, ..roomy() });
+    let (hangs, good) = (want("hangs", 128, now), want("good", 128, now));
+    let stuck = [start(&mut core, &hangs, now), start(&mut core, &hangs, now)];
+    let (own, _) = core.request(hangs.clone(), now);
+    let (other, orders) = core.request(good.clone(), now);
+    assert_eq!(orders, []);
+    assert_eq!(started(&core.tick(now + PLACE - Duration::from_millis(1))), []);
+    let late = now + PLACE;
+    assert_eq!(started(&core.tick(late)), [other]);
+    // There is a second free place, but not for this function.
+    assert_eq!(core.remove(stuck[0], Retire::Init, late), []);
+    assert_eq!(started(&core.remove(stuck[1], Retire::Init, late)), [own]);
+}
+
+#[test]
+fn whose_init_failed_gets_half_of_the_places_and_after_two_failures_is_told_again() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 4, ..roomy() });
+    let bad = want("bad", 128, now);
+    let slot = start(&mut core, &bad, now);
+    assert_eq!(core.init_failed(slot, Some(bad.stamp), now), []);
+    // Tried again at once: with two of four places.
+    let two = [start(&mut core, &bad, now), start(&mut core, &bad, now)];
+    let (third, orders) = core.request(bad.clone(), now);
+    assert_eq!(orders, []);
+    assert_eq!(core.init_failed(two[0], Some(bad.stamp), now), [Order::TellAgain { ticket: third }]);
+    core.init_failed(two[1], Some(bad.stamp), now);
+    let (ticket, orders) = core.request(bad.clone(), now);
+    assert_eq!(orders, [Order::TellAgain { ticket }], "not in a tight loop");
+    // A second later one may try; the next one hears of the last failure meanwhile, not of this one's.
+    let later = now + secs(10);
+    let trial = start(&mut core, &bad, later);
+    core.start_is_over(trial, later);
+    let (ticket, orders) = core.request(bad.clone(), later);
+    assert_eq!(orders, [Order::TellAgain { ticket }]);
+    core.started(trial, later);
+    start(&mut core, &bad, later);
+    assert_eq!((core.failing(), core.tally().told_again), (0, 3));
+}
+
+#[test]
+fn a_warm_slot_is_lent_whatever_fails_beside_it_and_new_code_is_tried_at_once() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let f = want("f", 128, now);
+    let slot = warm(&mut core, &f, SMALL, now);
+    for n in 0..4 {
+        let (_, orders) = core.request(f.clone(), now);
+        assert!(matches!(orders[..], [Order::Lend { .. }]), "{orders:?}");
+        let bad = core.request(f.clone(), now + secs(n * 100)).1;
+        let [Order::Start { slot: bad, .. }] = bad[..] else { panic!("{bad:?}") };
+        core.init_failed(bad, Some(f.stamp), now + secs(n * 100));
+        core.give_back(slot, SMALL, Some(f.stamp), now);
+    }
+    core.function_changed(&f.function, Some(Stamp(2)), now + secs(300));
+    start(&mut core, &Want { stamp: Stamp(2), ..f }, now + secs(300));
+}
+
+#[test]
+fn a_slot_of_a_function_without_reuse_serves_once_and_nobody_waits_for_it() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let once = Want { reuse: Reuse::Never, ..want("f", 128, now) };
+    let slot = run(&mut core, &once, now);
+    core.answered(slot);
+    let next = start(&mut core, &once, now);
+    assert_ne!(next, slot);
+    assert_eq!(core.give_back(slot, SMALL, Some(once.stamp), now), [Order::Retire { slot, why: Retire::Once }]);
+}
+
+#[test]
+fn a_drained_function_loses_its_idle_slots_now_and_its_busy_ones_when_they_come_back() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let f = want("f", 128, now);
+    let busy = run(&mut core, &f, now);
+    let idle = run(&mut core, &f, now);
+    core.give_back(idle, SMALL, Some(f.stamp), now);
+    let other = warm(&mut core, &want("g", 128, now), SMALL, now);
+    assert_eq!(core.drain(&f.function, now), (1, vec![Order::Retire { slot: idle, why: Retire::Drained }]));
+    // Who comes meanwhile gets a new one, and that one stays.
+    let new = run(&mut core, &f, now);
+    assert_eq!(core.give_back(busy, SMALL, Some(f.stamp), now), [Order::Retire { slot: busy, why: Retire::Drained }]);
+    assert_eq!(core.give_back(new, SMALL, Some(f.stamp), now), []);
+    assert_eq!(core.slots().map(|(id, _)| id).collect::<Vec<_>>(), [other, new]);
+}
+
+#[test]
+fn a_dismissed_slot_that_fails_meanwhile_is_gone_for_the_reason_it_was_dismissed_for() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let slot = run(&mut core, &want("f", 128, now), now);
+    assert_eq!(core.dismiss(slot, Retire::Killed, now), (false, vec![]));
+    core.remove(slot, Retire::Failed, now);
+    assert_eq!(core.tally().retired, BTreeMap::from([(Retire::Killed, 1)]));
+    assert_eq!(core.dismiss(slot, Retire::Recycled, now), (true, vec![]), "who is gone cannot go twice");
+}
+
+#[test]
+fn a_smaller_budget_takes_the_least_recently_used_at_once_and_nobody_who_runs() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let old = warm(&mut core, &want("a", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now);
+    let young = warm(&mut core, &want("b", 512, now), Usage { now: 100 * MIB, tmp: 0 }, now + secs(1));
+    let busy = run(&mut core, &want("c", 512, now), now);
+    let lowered = |mib| Limits { budget: mib * MIB, ..roomy() };
+    assert_eq!(core.bound(lowered(640), now), [Order::Retire { slot: old, why: Retire::Memory }]);
+    assert_eq!(core.bound(lowered(128), now), [Order::Retire { slot: young, why: Retire::Memory }]);
+    assert_eq!(core.charged(), 512 * MIB);
+    assert!(core.slot(busy).is_some());
+}

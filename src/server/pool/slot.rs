@@ -1,0 +1,173 @@
+//! The words of the pool: slots, what requests want, and every reason why a slot ends. They decide nothing.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::function::{FunctionName, Memory, Reuse, Stamp};
+use crate::invocation::Throttle;
+
+/// /tmp is charged in such steps, so that its growth rarely needs a decision.
+pub const TMP_STEP: u64 = 64 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u64);
+
+/// A request's place in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    pub function: FunctionName,
+    pub stamp: Stamp,
+    pub memory: Memory,
+    pub reuse: Reuse,
+    /// Refused if not served by then.
+    pub until: Instant,
+}
+
+/// What a slot uses when it is given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All of it, /tmp included, in bytes.
+    pub now: u64,
+    /// /tmp alone.
+    pub tmp: u64,
+}
+
+/// Why a slot ends. Logs, metrics and people know these by their names in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retire {
+    /// Idle for longer than the load allows.
+    Idle,
+    /// Older than `max_age_s`.
+    Age,
+    /// Its memory was needed by others.
+    Memory,
+    /// The host had no memory left for its /tmp.
+    Tmp,
+    /// Its function has other code or another configuration now.
+    Updated,
+    /// Its function is gone.
+    Deleted,
+    /// Its function's environments serve one invocation each.
+    Once,
+    /// Its function was drained by hand.
+    Drained,
+    /// It was recycled by hand.
+    Recycled,
+    /// It was killed by hand.
+    Killed,
+    /// It died while idle.
+    Died,
+    /// Its init failed.
+    Init,
+    /// Its invocation ended so that it cannot be used again: timeout, crash, out of memory.
+    Failed,
+    /// kilnd stops.
+    Stopping,
+}
+
+impl fmt::Display for Retire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// What the driver has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Lend {
+        ticket: Ticket,
+        slot: SlotId,
+    },
+    Start {
+        ticket: Ticket,
+        slot: SlotId,
+    },
+    Refuse {
+        ticket: Ticket,
+        why: Throttle,
+    },
+    /// Its function's init keeps failing: it is told so again.
+    TellAgain {
+        ticket: Ticket,
+    },
+    Retire {
+        slot: SlotId,
+        why: Retire,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub function: FunctionName,
+    pub stamp: Stamp,
+    pub memory: Memory,
+    pub reuse: Reuse,
+    pub state: State,
+    pub born: Instant,
+    pub loans: u64,
+    /// Its init is over, and was good.
+    pub proved: bool,
+    /// It ends when its invocation does.
+    pub leaving: Option<Retire>,
+    /// Granted steps of /tmp.
+    pub(super) tmp_steps: u64,
+}
+
+/// What is true of a slot; see the drawing in [`super::core`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Reserved; being built for one request.
+    Initialising,
+    /// Lent to one request. Once answered, it is expected back any moment: *settling*.
+    Busy { answered: bool },
+    /// Frozen.
+    Idle { since: Instant, charge: u64 },
+}
+
+impl Slot {
+    pub(super) fn reserved(want: &Want, now: Instant) -> Self {
+        Self {
+            function: want.function.clone(),
+            stamp: want.stamp,
+            memory: want.memory,
+            reuse: want.reuse,
+            state: State::Initialising,
+            born: now,
+            loans: 0,
+            proved: false,
+            leaving: None,
+            tmp_steps: 0,
+        }
+    }
+
+    /// What it is charged now.
+    pub fn charge(&self) -> u64 {
+        match self.state {
+            State::Idle { charge, .. } => charge,
+            State::Initialising | State::Busy { .. } => self.loan_charge(),
+        }
+    }
+
+    /// What it is charged while it runs.
+    pub(super) fn loan_charge(&self) -> u64 {
+        self.memory.bytes() + self.tmp_steps * TMP_STEP
+    }
+
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle { .. })
+    }
+
+    /// Answered, and coming back to be lent again.
+    pub(super) fn settles_for(&self, want: &Want) -> bool {
+        self.state == State::Busy { answered: true }
+            && (self.stamp, self.leaving, self.reuse) == (want.stamp, None, Reuse::Always)
+            && self.function == want.function
+    }
+}
