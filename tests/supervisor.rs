@@ -269,7 +269,7 @@ impl Drop for PrivateMount {
     }
 }
 
-/// Everything that DESIGN 3 lets a SIGKILL leave, and a process that should not be there at all.
+/// Everything that a SIGKILL can leave, and a process that should not be there at all.
 fn plant(instance: &Instance, private: Option<&PrivateMount>) -> Leftovers {
     let digest = |letter: &str| letter.repeat(64);
     let code = instance.state_dir().join("code");
@@ -336,6 +336,26 @@ fn a_stale_socket_does_not_stop_a_start() {
     instance.launch();
     instance.await_ready();
     assert!(instance.ask().starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn before_any_runtime_is_built_it_starts_and_keeps_a_place_for_them() {
+    if !ready() {
+        return;
+    }
+    let mut instance = Instance::prepare();
+    fs::remove_dir_all(instance.path("runtimes")).unwrap();
+    instance.launch();
+    instance.await_ready();
+    assert!(instance.ask().starts_with("HTTP/1.1 404"));
+    for place in ["runtimes/trees", "runtimes/sets"] {
+        let found = fs::metadata(instance.path(place)).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o755), "{place}");
+    }
+    instance.signal(Signal::SIGTERM);
+    assert_eq!(instance.wait().code(), Some(0));
+    // Not its own to take away.
+    assert!(instance.path("runtimes/trees").exists());
 }
 
 #[test]

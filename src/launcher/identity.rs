@@ -19,6 +19,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
 use crate::config::Config;
+use crate::runtime::OWNER;
 use crate::sys::process::{SingleThreaded, clone3};
 
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +42,12 @@ pub enum IdentityError {
 pub const UID_INSIDE: u32 = 993;
 pub const GID_INSIDE: u32 = 990;
 
-/// R, as the builder of the trees recorded it.
+/// R, as the builder of the trees recorded it; where nothing has been built yet, as it will.
 pub fn owner(runtimes_dir: &Path) -> Result<u32, IdentityError> {
     let path = runtimes_dir.join("owner");
     let read = fs::read_to_string(&path).and_then(|text| text.trim().parse().map_err(io::Error::other));
     match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(OWNER),
         Ok(0) => Err(io::Error::other("root may not own the trees")),
         other => other,
     }
@@ -226,6 +228,16 @@ mod tests {
     fn ids(number: u32) -> Ids {
         let config = Config { first_id: 100_000, id_count: 4096, launchers: 2, ..Config::default() };
         Ids::of_slot(&config, 1, number).unwrap()
+    }
+
+    #[test]
+    fn before_anything_is_built_trees_will_be_rs_and_never_roots() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(owner(directory.path()).unwrap(), OWNER);
+        for (text, good) in [("7\n", true), ("0\n", false), ("R\n", false)] {
+            fs::write(directory.path().join("owner"), text).unwrap();
+            assert_eq!(owner(directory.path()).is_ok(), good, "{text}");
+        }
     }
 
     #[test]

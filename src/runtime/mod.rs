@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::code::Digest;
 use crate::function::Memory;
 
+/// R, where no builder has recorded it yet: the builder's own default (`rootfs/house.py`).
+pub const OWNER: u32 = 1_879_048_192;
+
 /// `nodejs8.10`, `provided.al2023`: 1 to 40 of `[a-z0-9.]`, beginning with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -46,6 +46,13 @@ pub enum GroupsError {
     Enable { group: PathBuf, why: &'static str, source: io::Error },
 }
 
+impl GroupsError {
+    /// Whether it is the host or the unit that is wrong, and not a moment.
+    pub fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Read { .. } | Self::Mount { .. } | Self::Write { .. })
+    }
+}
+
 /// Finds our parents. Mounts cgroup2 at `run_dir/cgroup2`, in our own mount namespace, where the host has not.
 pub fn find(run_dir: &Path) -> Result<Hierarchies, GroupsError> {
     match detect() {

@@ -122,10 +122,13 @@ fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Resu
     Ok(())
 }
 
-/// Whether the configuration or the host's users are wrong, so that a new try without a new hand would end in the same way.
+/// Whether the configuration, the unit, or the host's users or cgroups are wrong, so that a new try without a new hand would end in
+/// the same way.
 pub fn is_for_people(error: &anyhow::Error) -> bool {
     let of_host = error.downcast_ref::<check::CheckError>();
-    error.is::<config::ConfigError>() || of_host.is_some_and(|error| !matches!(error, check::CheckError::LookUp { .. }))
+    error.is::<config::ConfigError>()
+        || of_host.is_some_and(|error| !matches!(error, check::CheckError::LookUp { .. }))
+        || error.downcast_ref::<groups::GroupsError>().is_some_and(groups::GroupsError::is_lasting)
 }
 
 fn watch(

@@ -1,4 +1,4 @@
-//! Directories with their owners, and the two doors' sockets (DESIGN 10).
+//! Directories with their owners, and the two doors' sockets.
 //!
 //! ```text
 //! run_dir    root:root 0755   kiln.sock root:kiln-invoke 0660 (and kiln-admin, by an ACL), control.sock root:kiln-admin 0660,
@@ -77,7 +77,10 @@ pub fn inner_directories(config: &Config, ids: &Identities) -> Result<(), Premis
     directory(&config.state_dir.join("db"), 0o700, ids.server)?;
     directory(&config.logs_dir(), 0o700, ids.server)?;
     directory(&code(config), 0o750, (ROOT.0, ids.server.1))?;
-    directory(&staging(config), 0o700, ROOT)
+    directory(&staging(config), 0o700, ROOT)?;
+    // Where nothing has been built yet, launchers hold what the builder will fill. What is there is the builder's, or other instances'.
+    let runtimes = [config.runtimes_dir.clone(), config.runtimes_dir.join("sets"), config.runtimes_dir.join("trees")];
+    runtimes.iter().filter(|path| !path.is_dir()).try_for_each(|path| directory(path, 0o755, ROOT))
 }
 
 pub fn code(config: &Config) -> PathBuf {

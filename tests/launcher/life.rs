@@ -69,6 +69,7 @@ fn a_launch_takes_its_steps_in_their_order() {
             "network",
             "cgroup namespace",
             "host name",
+            "memory shortage",
             "root",
             "attach trees",
             "null",

@@ -5,9 +5,7 @@ use std::ops::Range;
 use super::finding::{Finding, broken, ok};
 use super::host::Host;
 use crate::config::Config;
-
-/// R where no builder has recorded another: the owner of all trees, as whom nobody ever runs.
-const DEFAULT_OWNER: u32 = 1_879_048_192;
+use crate::runtime::OWNER;
 
 /// Ranges that we propose begin at multiples of this.
 const STEP: u64 = 65_536;
@@ -28,7 +26,7 @@ pub fn checks(host: &Host, config: &Config) -> Vec<Finding> {
 /// R, as recorded by the builder of the trees.
 pub fn owner(host: &Host, config: &Config) -> u32 {
     let recorded = host.text(config.runtimes_dir.join("owner")).ok();
-    recorded.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_OWNER)
+    recorded.and_then(|text| text.trim().parse().ok()).unwrap_or(OWNER)
 }
 
 fn range(config: &Config, neighbours: &[Neighbour], owner: u32) -> Finding {

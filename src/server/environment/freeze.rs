@@ -49,7 +49,7 @@ impl Cgroup {
         }
     }
 
-    /// Not waited for: the last one to notice is a CPU away (waiting costs 10 ms, DESIGN 7).
+    /// Not waited for: the last one to notice is a CPU away (waiting costs 10 ms).
     pub fn freeze(&self) -> io::Result<()> {
         write(&self.freeze, "1")
     }

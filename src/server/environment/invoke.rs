@@ -68,7 +68,7 @@ impl Environment {
     pub async fn invoke(&mut self, invocation: &Invocation, run: Run, grow: Grow<'_>) -> Invoked {
         self.output.begin(invocation.request, lines::start(invocation.request, "$LATEST"));
         let cgroup = self.cgroup.clone();
-        // The event first: it is in the socket when the runtime runs again (DESIGN 7).
+        // The event first: it is in the socket when the runtime runs again.
         let thaw = AfterWrite::new(move || {
             crate::kill_point!("before-thaw");
             cgroup.thaw();

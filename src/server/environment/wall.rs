@@ -2,7 +2,7 @@
 //!
 //! tmpfs pages are charged to whoever writes them, but Lambda's /tmp is a disk. So the kernel's limit is configured
 //! memory *and* /tmp, and the configured memory alone is watched here: every [`EVERY`] while the environment initialises
-//! or is busy (DESIGN 4).
+//! or is busy.
 
 use std::fs::File;
 use std::io;

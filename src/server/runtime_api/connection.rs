@@ -1,7 +1,7 @@
 //! The bytes of one connection.
 //!
 //! hyper parses; this file wraps its socket to know three things that hyper does not tell: when the first bytes of an
-//! event are written (then comes the thaw: the event first, DESIGN 7), when a request's head trickles, and when a
+//! event are written (then comes the thaw: the event first), when a request's head trickles, and when a
 //! runtime was dead before it read its event.
 
 use std::convert::Infallible;
