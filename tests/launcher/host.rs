@@ -178,7 +178,13 @@ impl Host {
     /// Everything on this host that bears this instance's marks.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        // Where the host has version 1 only, cgroup2 is somewhere else, for these tests alone.
+        let elsewhere = mounts.lines().filter_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+            [_, point, "cgroup2", ..] if !point.starts_with("/sys/fs/cgroup") => Some(PathBuf::from(point)),
+            _ => None,
+        });
+        let mut directories: Vec<PathBuf> = elsewhere.chain([PathBuf::from("/sys/fs/cgroup")]).collect();
         while let Some(directory) = directories.pop() {
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
