@@ -185,8 +185,8 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
                         let run = Run::begin(invocation.request, function.timeout.duration());
                         return Ok((function, Err(NeverStarted { failure, run, ago: Some(ago) })));
                     }
-                    // Another's init has been good since; and if not, this ends some time.
-                    None if Instant::now() < until => tokio::task::yield_now().await,
+                    // Another's init has been good since; and if not, this ends some time, and is no tight loop until then.
+                    None if Instant::now() < until => tokio::time::sleep(SETTLE).await,
                     None => return Err(Refusal::Throttled(Throttle::Starts)),
                 },
                 Err(NoTurn::TellAgain) => {}
@@ -208,7 +208,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         };
         let first = match self.start(function, &permit, None).await {
             Ok(environment) => {
-                self.0.remembered.forget(&function.name);
+                self.0.remembered.forget(function);
                 return Ok((permit.install(environment), Run::begin(request, limit)));
             }
             Err(failure) => failure,
@@ -219,14 +219,15 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         let run = Run::begin(request, limit);
         match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
-                self.0.remembered.forget(&function.name);
+                self.0.remembered.forget(function);
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
             Err(failure) => {
                 // Before the pool hears of it, which may send somebody to ask.
-                if self.0.remembered.keep(function, &failure) {
-                    permit.failed(self.0.functions.function(&function.name).map(|function| function.stamp));
+                let current = self.0.functions.function(&function.name).map(|function| function.stamp);
+                if self.0.remembered.keep(function, &failure, current) {
+                    permit.failed(current);
                 }
                 Err(NeverStarted { failure, run, ago: None })
             }

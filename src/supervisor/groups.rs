@@ -49,7 +49,17 @@ pub enum GroupsError {
 impl GroupsError {
     /// Whether it is the host or the unit that is wrong, and not a moment.
     pub fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Read { .. } | Self::Mount { .. } | Self::Write { .. })
+        match self {
+            Self::Read { .. } | Self::Mount { .. } | Self::Write { .. } => false,
+            // Others are the kernel's own shortage, of memory or of numbers for groups.
+            Self::Enable { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::InvalidInput | io::ErrorKind::ReadOnlyFilesystem
+                )
+            }
+            _ => true,
+        }
     }
 }
 
@@ -97,6 +107,8 @@ fn record_path(run_dir: &Path) -> PathBuf {
 pub fn recorded(run_dir: &Path) -> Result<Option<Hierarchies>, GroupsError> {
     let path = record_path(run_dir);
     match fs::read_to_string(&path) {
+        // On a disk, and not in /run, a power cut may leave it without its text: nothing of before runs any more.
+        Ok(text) if text.is_empty() => Ok(None),
         Ok(text) => Ok(Some(Hierarchies::from_record(&text)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(GroupsError::Read { path, source }),

@@ -126,7 +126,7 @@ fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Resu
 /// the same way.
 pub fn is_for_people(error: &anyhow::Error) -> bool {
     let of_host = error.downcast_ref::<check::CheckError>();
-    error.is::<config::ConfigError>()
+    matches!(error.downcast_ref(), Some(config::ConfigError::Wrong { .. }))
         || of_host.is_some_and(|error| !matches!(error, check::CheckError::LookUp { .. }))
         || error.downcast_ref::<groups::GroupsError>().is_some_and(groups::GroupsError::is_lasting)
 }

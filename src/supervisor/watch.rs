@@ -329,6 +329,8 @@ impl<'a> Watch<'a> {
     fn carry_out(&mut self, orders: Vec<Order>) -> Option<Ended> {
         let mut orders = VecDeque::from(orders);
         while let Some(order) = orders.pop_front() {
+            // Each may wait for a slow disk.
+            self.notify.alive(Instant::now());
             let failed = match order {
                 Order::StartServer => self.start_server().err().map(|error| (error, Event::ServerEnded)),
                 Order::StartLauncher { number, slot } => {

@@ -28,10 +28,8 @@ pub enum Place {
 /// Begins this process's log: into the journal where stderr is connected with it, else as text to stderr. `KILN_LOG` chooses
 /// what is said: `debug`, `kiln::server=trace`, …
 pub fn start() -> Place {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("KILN_LOG")
-        .from_env_lossy();
+    // Before what is asked for, so that `kiln::server=trace` says more, and hides no error of the others.
+    let filter = EnvFilter::builder().parse_lossy(format!("info,{}", std::env::var("KILN_LOG").unwrap_or_default()));
     // Without the socket (in somebody's container, say) stderr still arrives there, as text.
     if let Some(journal) = Journald::of_stderr() {
         tracing_subscriber::registry().with(filter).with(Events::new(journal)).init();

@@ -75,7 +75,7 @@ fn a_container_that_is_recycled_serves_its_invocation_and_no_other() {
     let instance = Instance::start();
     instance.create_probe("f", json!({ "Timeout": 60 }));
     let first = thread::scope(|scope| {
-        let running = scope.spawn(|| instance.call("f", &json!({ "steps": [{ "do": "global" }, { "sleep": 2000 }] })));
+        let running = scope.spawn(|| instance.call("f", &json!({ "steps": [{ "do": "global" }, { "sleep": 6000 }] })));
         host::eventually("it runs", || instance.busy() == 1);
         let (code, _, said) = kiln(&instance, &["container", "recycle", &the_container(&instance)]);
         assert!(code == 0 && said.contains("ends when its invocation does"), "{said}");

@@ -70,7 +70,7 @@ fn people_on_duty_see_a_drain_to_its_end() {
     instance.create_probe("slow", json!({ "Timeout": 30 }));
     let api = instance.api();
     let caller = thread::spawn(move || {
-        api.request("POST", "/2015-03-31/functions/slow/invocations", &[], br#"{"do":"sleep","ms":5000}"#).status
+        api.request("POST", "/2015-03-31/functions/slow/invocations", &[], br#"{"do":"sleep","ms":15000}"#).status
     });
     eventually("it runs", || instance.busy() == 1);
     let supervisor = instance.supervisor_pid();

@@ -11,13 +11,14 @@ use super::machine::{self, answers, command, configure, drop_in, eventually, inv
 
 #[test]
 fn a_stop_lets_twenty_invocations_finish() {
-    let Some(kiln) = machine::enter() else { return };
+    let Some(kiln) = machine::enter_with("drain_s = 120\n") else { return };
     kiln.create_probe("slow", json!({ "Timeout": 120 }));
-    let callers = invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 10_000 }));
+    // Long enough for the last of them to begin before the first ends.
+    let callers = invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 40_000 }));
     eventually("twenty invocations run", || kiln.environments("busy") == 20);
     run("systemctl", &["stop", "kilnd"]);
     for answer in answers(callers) {
-        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"slept_ms":10000}"#));
+        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"slept_ms":40000}"#));
     }
     kiln.leave();
 }

@@ -171,6 +171,9 @@ pub enum ConfigCommand {
     Check {
         /// What kilnd would read [default: /etc/kiln/kiln.toml]
         file: Option<PathBuf>,
+        /// Only the file itself: look at nothing of this host
+        #[arg(long)]
+        file_only: bool,
     },
     /// Print a configuration with every key, its default, unit and reason
     #[command(after_help = CONFIG_SAMPLE_HELP)]

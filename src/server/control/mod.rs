@@ -162,7 +162,13 @@ impl Door for Control {
         if let Some(name) = path.strip_prefix("/v1/functions/").and_then(|rest| rest.strip_suffix("/logs")) {
             return match head.method {
                 Method::GET => self.logs.show(name, head.uri.query().unwrap_or_default()).await,
-                Method::DELETE => self.logs.remove(name).await,
+                Method::DELETE => {
+                    let reply = self.logs.remove(name).await;
+                    if reply.status().is_success() {
+                        info!(uid = peer.uid, function = name, "audit: a function's log was removed by hand");
+                    }
+                    reply
+                }
                 _ => not_allowed("GET, DELETE"),
             };
         }

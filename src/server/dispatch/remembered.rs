@@ -25,10 +25,11 @@ struct Kept {
 }
 
 impl Remembered {
-    /// `false`: not kept. Kiln's own faults never are: they say nothing about the function.
-    pub fn keep(&self, function: &Function, failure: &InitFailure) -> bool {
+    /// `false`: not kept. Kiln's own faults never are: they say nothing about the function. Nor is what an init says late, of a
+    /// function that has another stamp now.
+    pub fn keep(&self, function: &Function, failure: &InitFailure, current: Option<Stamp>) -> bool {
         let ours = matches!(failure.cause, Cause::Sandbox { .. } | Cause::Cut(_));
-        if ours || failure.body.as_ref().is_some_and(|body| body.len() > MOST) {
+        if ours || current != Some(function.stamp) || failure.body.as_ref().is_some_and(|body| body.len() > MOST) {
             return false;
         }
         // A body may be a slice of much more.
@@ -46,8 +47,12 @@ impl Remembered {
         Some((kept.failure.clone(), kept.at.elapsed()))
     }
 
-    pub fn forget(&self, function: &FunctionName) {
-        self.lock().remove(function);
+    /// Its init was good. What was kept of another stamp is not this one's to forget.
+    pub fn forget(&self, function: &Function) {
+        let mut held = self.lock();
+        if held.get(&function.name).is_some_and(|kept| kept.stamp == function.stamp) {
+            held.remove(&function.name);
+        }
     }
 
     /// What was kept of other stamps than this one.

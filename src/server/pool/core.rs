@@ -102,7 +102,7 @@ impl Core {
         self.serve(now, &mut orders);
         let queue = self.waiting.of(&function);
         if queue.len() > self.limits.waiters && queue.last().is_some_and(|last| last.ticket == ticket) {
-            let short = self.waiting.take(&function, ticket).map(|last| last.short);
+            let short = self.waiting.remove(&function, ticket).map(|last| last.short);
             let why = if short == Some(Throttle::Reserved) { Throttle::Reserved } else { Throttle::Queue };
             self.refuse(ticket, why, &mut orders);
         }
@@ -360,7 +360,7 @@ impl Core {
         for (ticket, function) in latest {
             let (in_flight, most, why) = self.share(&function);
             if in_flight > most {
-                self.waiting.take(&function, ticket);
+                self.waiting.remove(&function, ticket);
                 self.refuse(ticket, why, orders);
             }
         }

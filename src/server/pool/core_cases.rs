@@ -207,6 +207,22 @@ fn a_warm_slot_is_lent_whatever_fails_beside_it_and_new_code_is_tried_at_once() 
 }
 
 #[test]
+fn who_finds_the_warm_slot_busy_waits_for_it_and_is_not_told_of_another_slots_failed_init() {
+    let now = Instant::now();
+    let mut core = Core::new(roomy());
+    let f = want("f", 128, now);
+    let slot = warm(&mut core, &f, SMALL, now);
+    assert!(matches!(core.request(f.clone(), now).1[..], [Order::Lend { .. }]));
+    for _ in 0..2 {
+        let bad = start(&mut core, &f, now);
+        core.init_failed(bad, Some(f.stamp), now);
+    }
+    let (ticket, orders) = core.request(f.clone(), now);
+    assert_eq!(orders, [], "nobody is told, and nothing is started");
+    assert_eq!(core.give_back(slot, SMALL, Some(f.stamp), now), [Order::Lend { ticket, slot }]);
+}
+
+#[test]
 fn a_slot_of_a_function_without_reuse_serves_once_and_nobody_waits_for_it() {
     let now = Instant::now();
     let mut core = Core::new(roomy());

@@ -42,13 +42,21 @@ impl Waiting {
         queue.waiters.insert(place, waiter);
     }
 
-    /// Takes one out of its queue, whose turn is over.
+    /// Takes one out of its queue, which has had its turn.
     pub fn take(&mut self, function: &FunctionName, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.remove(function, ticket)?;
+        self.next_turn += 1;
+        if let Some(queue) = self.queues.get_mut(function) {
+            queue.turn = self.next_turn;
+        }
+        Some(waiter)
+    }
+
+    /// Takes one out that goes with nothing: its function's turn is still to come.
+    pub fn remove(&mut self, function: &FunctionName, ticket: Ticket) -> Option<Waiter> {
         let queue = self.queues.get_mut(function)?;
         let at = queue.waiters.iter().position(|waiter| waiter.ticket == ticket)?;
         let waiter = queue.waiters.remove(at);
-        self.next_turn += 1;
-        queue.turn = self.next_turn;
         if queue.waiters.is_empty() {
             self.queues.remove(function);
         }
@@ -58,7 +66,7 @@ impl Waiting {
     pub fn abandon(&mut self, ticket: Ticket) {
         let function = self.all().find(|waiter| waiter.ticket == ticket).map(|waiter| waiter.want.function.clone());
         if let Some(function) = function {
-            self.take(&function, ticket);
+            self.remove(&function, ticket);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use super::Core;
-use crate::function::FunctionName;
+use crate::function::{FunctionName, Reuse};
 use crate::invocation::Throttle;
 use crate::server::pool::failing::Trial;
 use crate::server::pool::policy::{self, CLAIM, NO_CLAIM, PLACE};
@@ -67,6 +67,10 @@ impl Core {
                 return Ok(true);
             }
             if held {
+                continue;
+            }
+            if self.comes_back(&want, now) {
+                self.waiting.of_mut(function)[at].short = Throttle::Starts;
                 continue;
             }
             let start = match lacks {
@@ -139,6 +143,18 @@ impl Core {
         slot.state = State::Busy { answered: false };
         slot.loans += 1;
         Some(id)
+    }
+
+    /// Whether no start is tried now since the last one's init failed, and a slot that has served will be idle again: that is to be
+    /// waited for, and not to be told of another's failed init.
+    fn comes_back(&self, want: &Want, now: Instant) -> bool {
+        let own = || self.slots.values().filter(|slot| slot.function == want.function && slot.stamp == want.stamp);
+        let paused = match self.failing.trial(&want.function, want.stamp, now) {
+            Trial::Not => true,
+            Trial::Once => own().any(|slot| !slot.proved),
+            Trial::InDoubt | Trial::Free => false,
+        };
+        paused && own().any(|slot| slot.proved && slot.leaving.is_none() && slot.reuse == Reuse::Always)
     }
 
     /// `None`: it is not started, but told again why that fails.
