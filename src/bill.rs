@@ -10,7 +10,6 @@
 //!
 //! What an idle environment costs is nothing: there is no row for it.
 
-use std::fmt;
 use std::iter::Sum;
 use std::ops::AddAssign;
 
@@ -49,14 +48,6 @@ impl TryFrom<f64> for Usd {
 impl From<Usd> for f64 {
     fn from(usd: Usd) -> f64 {
         usd.0 as f64 / PICO
-    }
-}
-
-/// Six digits behind the point: 100 ms of the smallest function cost 0.000000208.
-impl fmt::Display for Usd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micro = (self.0 + 500_000) / 1_000_000;
-        write!(f, "{}.{:06}", micro / 1_000_000, micro % 1_000_000)
     }
 }
 
@@ -152,9 +143,9 @@ mod tests {
     #[test]
     fn a_month_costs_what_is_beyond_the_free_tier() {
         // 3 million times 1 s of 512 MB: 2 million requests and 1,100,000 GB-s are paid.
-        assert_eq!(lambdas().due(&of(3_000_000, 512, 1000)).to_string(), "18.737000");
+        assert_eq!(f64::from(lambdas().due(&of(3_000_000, 512, 1000))), 18.737);
         // 30 million times 200 ms of 128 MB: 29 million requests; 350,000 GB-s more than the 400,000.
-        assert_eq!(lambdas().due(&of(30_000_000, 128, 200)).to_string(), "11.634500");
+        assert_eq!(f64::from(lambdas().due(&of(30_000_000, 128, 200))), 11.6345);
         assert_eq!(lambdas().due(&of(1_000_000, 128, 100)), Usd::default());
     }
 

@@ -43,27 +43,22 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Started by descriptor, a process would bear the descriptor's number as its name before Linux 6.14.
     let _ = nix::sys::prctl::set_name(c"kilnd");
-    let role = arguments.role.unwrap_or(Role::Supervisor);
-    // Reads hostile bytes: no environment, no subscriber, an exit code of its own.
-    if matches!(role, Role::Unpack) {
-        return inside::unpack::run();
+    match arguments.role.unwrap_or(Role::Supervisor) {
+        // Reads hostile bytes: no environment, no subscriber, an exit code of its own.
+        Role::Unpack => inside::unpack::run(),
+        Role::Supervisor => logged(|| supervisor::run(arguments.config.as_deref())),
+        Role::Launcher { number, slot } => logged(|| launcher::run(number, slot)),
+        Role::Server => logged(server::run),
     }
+}
+
+/// Runs a role that has a log. What ends it is the last that it says there.
+fn logged(run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     let place = telemetry::start();
-    let ended = match role {
-        Role::Supervisor | Role::Unpack => supervisor::run(arguments.config.as_deref()),
-        Role::Launcher { number, slot } => launcher::run(number, slot),
-        Role::Server => server::run(),
-    };
-    let error = match (ended, place) {
-        (Ok(()), _) => return ExitCode::SUCCESS,
-        (Err(error), Place::Journal) => {
-            tracing::error!("{error:#}");
-            error
-        }
-        (Err(error), Place::Stderr) => {
-            eprintln!("kilnd: {error:#}");
-            error
-        }
-    };
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    match place {
+        Place::Journal => tracing::error!("{error:#}"),
+        Place::Stderr => eprintln!("kilnd: {error:#}"),
+    }
     if supervisor::is_for_people(&error) { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
 }

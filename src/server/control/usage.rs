@@ -38,13 +38,11 @@ impl UsageDoor {
         let month = month.unwrap_or_else(|| Month::of(Timestamp::now()));
         let books = self.books.lock().await;
         let read = books.clone();
-        let found = spawn_blocking(move || read.month(month)).await;
-        let rows = match found {
-            Ok(Ok(rows)) => rows,
-            Ok(Err(error)) => return message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
-            Err(error) => return message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
-        };
-        reply(StatusCode::OK, bill(&self.in_force.now().tariff(), month, &rows, function.as_ref()))
+        let read = async { Ok::<_, anyhow::Error>(spawn_blocking(move || read.month(month)).await??) };
+        match read.await {
+            Ok(rows) => reply(StatusCode::OK, bill(&self.in_force.now().tariff(), month, &rows, function.as_ref())),
+            Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the books: {error}")),
+        }
     }
 }
 

@@ -11,7 +11,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -47,20 +46,24 @@ pub struct Mirror {
 
 /// What of functions' logs the journal gets. A clone is another handle to it.
 #[derive(Clone)]
-pub struct Wanted(Arc<AtomicU8>);
+pub struct Wanted(Arc<Mutex<Mirrored>>);
 
 impl Wanted {
     pub fn new(what: Mirrored) -> Self {
-        Self(Arc::new(AtomicU8::new(what as u8)))
+        Self(Arc::new(Mutex::new(what)))
     }
 
     pub fn set(&self, what: Mirrored) {
-        self.0.store(what as u8, Ordering::Relaxed);
+        *self.lock() = what;
     }
 
     fn now(&self) -> Mirrored {
-        let now = self.0.load(Ordering::Relaxed);
-        [Mirrored::Auto, Mirrored::Platform].into_iter().find(|what| *what as u8 == now).unwrap_or(Mirrored::None)
+        *self.lock()
+    }
+
+    // Held for one copy.
+    fn lock(&self) -> MutexGuard<'_, Mirrored> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
