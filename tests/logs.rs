@@ -15,19 +15,10 @@ mod journal;
 #[path = "logs/memory.rs"]
 mod memory;
 
-use std::process::Command;
 use std::thread;
 
-use host::{Instance, Options, eventually};
+use host::{Instance, Options, eventually, kiln};
 use serde_json::{Value, json};
-
-/// Exit code, stdout and stderr.
-fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
-    let output = output.expect("run kiln");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-}
 
 /// What `kiln logs` prints, with success.
 #[track_caller]

@@ -1,22 +1,13 @@
 //! `kiln` against a whole instance: the README's lines, and the exit code of each kind of end.
 
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::host::{self, Instance, Options};
+use crate::host::{self, Instance, Options, kiln};
 
 const TUTORIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/node-tutorial");
-
-/// Exit code, stdout and stderr.
-fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
-    let output = output.expect("run kiln");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-}
 
 #[test]
 fn the_tutorial_is_made_invoked_and_seen_in_the_pool() {

@@ -1,20 +1,11 @@
 //! What people end by hand: containers recycled and killed, functions drained; and functions that reuse nothing.
 
-use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::host::{self, Answer, Instance, Options};
-
-/// Exit code, stdout and stderr.
-fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
-    let output = output.expect("run kiln");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-}
+use crate::host::{self, Answer, Instance, Options, kiln};
 
 /// The only environment that there is.
 #[track_caller]

@@ -1,6 +1,9 @@
 //! How tests of whole instances look at the host from outside: whether it can run them at all, how long they wait for
 //! what they want to see, and which cgroups there are.
 
+#[allow(dead_code)] // serves several test programs; each uses its part
+pub mod processes;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use crate::host::{self, Instance, Options, eventually};
+use crate::host::{self, Instance, Options, eventually, kiln};
 use crate::{entries, report_line};
 
 /// A REPORT line and a row have these in common. Times in hundredths of a millisecond, as the line has them.
@@ -172,9 +171,9 @@ fn each_reported_invocation_has_one_row_with_the_same_numbers_whatever_its_end()
 /// `kiln usage` against the sums of what REPORT lines say, at prices that are easily seen through.
 fn bill_adds_up_with_the_reports(instance: &Instance, functions: &[&str]) {
     let asked = |words: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        let (code, out, said) = kiln(instance, words);
+        assert_eq!(code, 0, "{said}");
+        out
     };
     let bill: Value = serde_json::from_str(&asked(&["usage", "--json"])).unwrap();
     let close = |value: &Value, wanted: f64| {

@@ -25,10 +25,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub use client::{Answer, Api};
 pub use eyes::{PATIENCE, eventually, slower};
@@ -343,13 +342,13 @@ impl Kiln {
         let main = self.main_pid();
         let all = picture::processes();
         let children = |role: &str| -> Vec<u32> {
-            all.iter().filter(|p| p.parent == main && p.words.get(1).is_some_and(|w| w == role)).map(|p| p.pid).collect()
+            all.iter().filter(|p| p.parent == main && p.cmdline.get(1).is_some_and(|w| w == role)).map(|p| p.pid).collect()
         };
         match role {
             "supervisor" => vec![main],
             "init" => {
                 let launchers = children("launcher");
-                all.iter().filter(|p| p.name == "kiln-init" && launchers.contains(&p.parent)).map(|p| p.pid).collect()
+                all.iter().filter(|p| p.comm == "kiln-init" && launchers.contains(&p.parent)).map(|p| p.pid).collect()
             }
             role => children(role),
         }
@@ -361,26 +360,14 @@ impl Kiln {
         self.create(name, "provided.al2023", "bootstrap", &probe_zip(), settings);
     }
 
-    /// Creates a function and waits until it is Active.
     #[track_caller]
     pub fn create(&self, name: &str, runtime: &str, handler: &str, zip: &[u8], settings: Value) {
-        let mut body = json!({
-            "FunctionName": name, "Runtime": runtime, "Handler": handler, "Role": "arn:aws:iam::000000000000:role/test",
-            "Code": { "ZipFile": base64::engine::general_purpose::STANDARD.encode(zip) },
-        });
-        for (key, value) in settings.as_object().into_iter().flatten() {
-            body[key] = value.clone();
-        }
-        let answer = self.api().request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes());
-        assert_eq!(answer.status, 201, "create {name}: {}", answer.text());
-        eventually("the function is Active", || self.configuration(name)["State"] == "Active");
+        self.api().create(name, runtime, handler, zip, &settings);
     }
 
     #[track_caller]
     pub fn configuration(&self, name: &str) -> Value {
-        let answer = self.api().request("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
-        assert_eq!(answer.status, 200, "get {name}: {}", answer.text());
-        answer.json()["Configuration"].clone()
+        self.api().configuration(name)
     }
 
     /// As `kiln logs` prints it.
@@ -401,35 +388,24 @@ impl Kiln {
         eventually("time goes by", || idle() >= from + f64::from(looks) || self.environments("idle") == 0);
     }
 
-    /// Invokes with the log's tail.
     #[track_caller]
     pub fn invoke(&self, name: &str, event: &Value) -> Answer {
-        let path = format!("/2015-03-31/functions/{name}/invocations");
-        self.api().request("POST", &path, &[("X-Amz-Log-Type", "Tail")], event.to_string().as_bytes())
+        self.api().invoke(name, event.to_string().as_bytes())
     }
 
-    /// Invokes and expects the function's own answer.
     #[track_caller]
     pub fn call(&self, name: &str, event: &Value) -> Value {
-        let answer = self.invoke(name, event);
-        let (failed, text) = (answer.header("x-amz-function-error"), answer.text());
-        assert!(answer.status == 200 && failed.is_none(), "{name} {event}: {} {text}\n{}", answer.status, answer.log());
-        answer.json()
+        self.api().call(name, event)
     }
 
-    /// The pool as people on duty see it.
     #[track_caller]
     pub fn pool(&self) -> Value {
-        let answer = self.control().request("GET", "/v1/pool", &[], b"");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.json()
+        self.control().pool()
     }
 
-    /// How many environments are in this state: "busy", "idle", "initialising".
     #[track_caller]
     pub fn environments(&self, state: &str) -> usize {
-        let pool = self.pool();
-        pool["environments"].as_array().into_iter().flatten().filter(|environment| environment["state"] == state).count()
+        self.control().environments(state)
     }
 }
 

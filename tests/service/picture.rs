@@ -5,17 +5,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use super::eyes::processes::{Process, process, processes};
+
 /// A line for each thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture(BTreeSet<String>);
-
-pub struct Process {
-    pub pid: u32,
-    pub parent: u32,
-    pub uid: u32,
-    pub name: String,
-    pub words: Vec<String>,
-}
 
 /// User ids of a container or a tree begin here; nobody else in the machine has such.
 const FIRST_ID: u32 = 1_879_048_192;
@@ -24,9 +18,9 @@ impl Picture {
     pub fn take() -> Self {
         let mut found = BTreeSet::new();
         for process in processes() {
-            let Process { pid, uid, name, words, .. } = process;
-            if name.starts_with("kilnd") || name.starts_with("kiln-init") || uid >= FIRST_ID {
-                found.insert(format!("process {pid} uid {uid} {name} {words:?}"));
+            let Process { pid, uid, comm, cmdline, .. } = process;
+            if comm.starts_with("kilnd") || comm.starts_with("kiln-init") || uid >= FIRST_ID {
+                found.insert(format!("process {pid} uid {uid} {comm} {cmdline:?}"));
             }
         }
         mounts(&mut found);
@@ -51,31 +45,6 @@ impl Picture {
     pub fn since(&self, earlier: &Self) -> Vec<String> {
         self.0.difference(&earlier.0).cloned().collect()
     }
-}
-
-/// All processes that can be read right now; one that ends meanwhile is left out.
-pub fn processes() -> Vec<Process> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
-}
-
-pub fn process(pid: u32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may hold anything, parentheses too.
-    let (head, tail) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = tail.split_whitespace().collect();
-    // A zombie holds nothing but its pid; its parent will reap it.
-    if fields.first() == Some(&"Z") {
-        return None;
-    }
-    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    Some(Process {
-        pid,
-        parent: fields.get(1)?.parse().ok()?,
-        uid: fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
-        name: head.split_once('(')?.1.to_owned(),
-        words: words.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect(),
-    })
 }
 
 /// Of the host, which is systemd's mount namespace.
@@ -120,7 +89,7 @@ fn namespaces(found: &mut BTreeSet<String>) {
             let Ok(link) = link else { continue };
             let link = link.display().to_string();
             // Other services of the machine come and go with mount namespaces of their own.
-            if link.starts_with(&format!("{kind}:[")) && (kind != "mnt" || process.name.starts_with("kiln")) {
+            if link.starts_with(&format!("{kind}:[")) && (kind != "mnt" || process.comm.starts_with("kiln")) {
                 found.insert(format!("namespace {link}"));
             }
         }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use base64::Engine as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub struct Api {
     socket: PathBuf,
@@ -44,6 +44,63 @@ impl Api {
         // The server may refuse a body before it has read it all; its answer counts, not the broken pipe.
         let _ = stream.write_all(body);
         read_answer(BufReader::new(stream))
+    }
+
+    /// Creates a function and waits until it is Active.
+    #[track_caller]
+    pub fn create(&self, name: &str, runtime: &str, handler: &str, zip: &[u8], settings: &Value) {
+        let mut body = json!({
+            "FunctionName": name, "Runtime": runtime, "Handler": handler, "Role": "arn:aws:iam::000000000000:role/test",
+            "Code": { "ZipFile": base64::engine::general_purpose::STANDARD.encode(zip) },
+        });
+        for (key, value) in settings.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+        // A short one is what the test is about.
+        let (seconds, slower) = (body["Timeout"].as_u64(), u64::from(super::slower()));
+        if seconds.is_none_or(|seconds| seconds >= 10) && slower > 1 {
+            body["Timeout"] = json!((seconds.unwrap_or(3) * slower).min(900));
+        }
+        let answer = self.request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes());
+        assert_eq!(answer.status, 201, "create {name}: {}", answer.text());
+        super::eventually("the function is Active", || self.configuration(name)["State"] == "Active");
+    }
+
+    #[track_caller]
+    pub fn configuration(&self, name: &str) -> Value {
+        let answer = self.request("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
+        assert_eq!(answer.status, 200, "get {name}: {}", answer.text());
+        answer.json()["Configuration"].clone()
+    }
+
+    /// Invokes with the log's tail.
+    #[track_caller]
+    pub fn invoke(&self, name: &str, payload: &[u8]) -> Answer {
+        self.request("POST", &format!("/2015-03-31/functions/{name}/invocations"), &[("X-Amz-Log-Type", "Tail")], payload)
+    }
+
+    /// Invokes and expects the function's own answer.
+    #[track_caller]
+    pub fn call(&self, name: &str, event: &Value) -> Value {
+        let answer = self.invoke(name, event.to_string().as_bytes());
+        let (failed, text) = (answer.header("x-amz-function-error"), answer.text());
+        assert!(answer.status == 200 && failed.is_none(), "invoke {name} {event}: {} {text}\n{}", answer.status, answer.log());
+        answer.json()
+    }
+
+    /// The pool as people on duty see it, by their door.
+    #[track_caller]
+    pub fn pool(&self) -> Value {
+        let answer = self.request("GET", "/v1/pool", &[], b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// How many environments are in this state: "busy", "idle", "initialising".
+    #[track_caller]
+    pub fn environments(&self, state: &str) -> usize {
+        let pool = self.pool();
+        pool["environments"].as_array().into_iter().flatten().filter(|environment| environment["state"] == state).count()
     }
 }
 

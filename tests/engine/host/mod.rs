@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub use client::{Answer, Api};
 #[allow(unused_imports)] // serves several test programs; each uses its part
@@ -191,34 +191,16 @@ impl Instance {
         self.create(name, "provided.al2023", "bootstrap", &code::probe_zip(), settings);
     }
 
-    /// Creates a function and waits until it is Active.
     #[track_caller]
     pub fn create(&self, name: &str, runtime: &str, handler: &str, zip: &[u8], settings: Value) {
-        let mut body = json!({
-            "FunctionName": name, "Runtime": runtime, "Handler": handler,
-            "Role": "arn:aws:iam::000000000000:role/test", "Code": { "ZipFile": code::base64(zip) },
-        });
-        for (key, value) in settings.as_object().into_iter().flatten() {
-            body[key] = value.clone();
-        }
-        // A short one is what the test is about.
-        let seconds = body["Timeout"].as_u64();
-        if seconds.is_none_or(|seconds| seconds >= 10) && slower() > 1 {
-            body["Timeout"] = json!((seconds.unwrap_or(3) * u64::from(slower())).min(900));
-        }
-        let answer = self.api().request("POST", "/2015-03-31/functions", &[], body.to_string().as_bytes());
-        assert_eq!(answer.status, 201, "create {name}: {}", answer.text());
-        eventually("the function is Active", || self.configuration(name)["State"] == "Active");
+        self.api().create(name, runtime, handler, zip, &settings);
     }
 
     #[track_caller]
     pub fn configuration(&self, name: &str) -> Value {
-        let answer = self.api().request("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
-        assert_eq!(answer.status, 200, "get {name}: {}", answer.text());
-        answer.json()["Configuration"].clone()
+        self.api().configuration(name)
     }
 
-    /// Invokes with the log's tail.
     #[track_caller]
     pub fn invoke(&self, name: &str, event: &Value) -> Answer {
         self.invoke_bytes(name, event.to_string().as_bytes())
@@ -226,39 +208,23 @@ impl Instance {
 
     #[track_caller]
     pub fn invoke_bytes(&self, name: &str, payload: &[u8]) -> Answer {
-        let path = format!("/2015-03-31/functions/{name}/invocations");
-        self.api().request("POST", &path, &[("X-Amz-Log-Type", "Tail")], payload)
+        self.api().invoke(name, payload)
     }
 
-    /// Invokes and expects the function's own answer.
     #[track_caller]
     pub fn call(&self, name: &str, event: &Value) -> Value {
-        let answer = self.invoke(name, event);
-        let failed = answer.header("x-amz-function-error");
-        assert!(
-            answer.status == 200 && failed.is_none(),
-            "invoke {name} {event}: {} {}\n{}",
-            answer.status,
-            answer.text(),
-            answer.log()
-        );
-        answer.json()
+        self.api().call(name, event)
     }
 
-    /// The pool as people on duty see it.
     #[track_caller]
     pub fn pool(&self) -> Value {
-        let answer = self.control().request("GET", "/v1/pool", &[], b"");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.json()
+        self.control().pool()
     }
 
     /// How many environments run an invocation right now.
     #[track_caller]
     pub fn busy(&self) -> usize {
-        let pool = self.pool();
-        let all = pool["environments"].as_array().into_iter().flatten();
-        all.filter(|environment| environment["state"] == "busy").count()
+        self.control().environments("busy")
     }
 
     /// SIGTERM, then wait: the drain.
@@ -346,4 +312,12 @@ pub fn kill(pid: u32) {
 /// Nobody minds here whether the process still lives.
 pub fn signal(pid: u32, signal: Signal) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
+}
+
+/// `kiln`'s exit code, stdout and stderr.
+pub fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
+    let output = output.expect("run kiln");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }

@@ -5,19 +5,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+#[allow(unused_imports)] // serves several test programs; each uses its part
+pub use super::eyes::processes::{Process, process, processes};
+
 /// One line for each thing found. Only what can be Kiln's is looked at: other programs on the machine come and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
-
-#[derive(Clone, Debug)]
-pub struct Process {
-    pub pid: u32,
-    pub parent: u32,
-    pub uid: u32,
-    pub comm: String,
-    pub exe: String,
-    pub cmdline: Vec<String>,
-}
 
 impl Snapshot {
     /// Everything of an instance that could be left behind: its processes, mounts in the host's namespace,
@@ -55,33 +48,6 @@ impl Snapshot {
     pub fn since(&self, earlier: &Self) -> Vec<String> {
         self.0.difference(&earlier.0).cloned().collect()
     }
-}
-
-/// All processes that can be read right now; one that ends meanwhile is left out.
-pub fn processes() -> Vec<Process> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
-}
-
-pub fn process(pid: u32) -> Option<Process> {
-    let dir = format!("/proc/{pid}");
-    let stat = fs::read_to_string(format!("{dir}/stat")).ok()?;
-    // The name is in parentheses and may hold anything, parentheses too.
-    let (head, tail) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = tail.split_whitespace().collect();
-    // A zombie holds nothing but its pid; its parent will reap it.
-    if fields.first() == Some(&"Z") {
-        return None;
-    }
-    let cmdline = fs::read(format!("{dir}/cmdline")).unwrap_or_default();
-    Some(Process {
-        pid,
-        parent: fields.get(1)?.parse().ok()?,
-        uid: fs::metadata(&dir).ok()?.uid(),
-        comm: head.split_once('(')?.1.to_owned(),
-        exe: fs::read_link(format!("{dir}/exe")).map(|path| path.display().to_string()).unwrap_or_default(),
-        cmdline: cmdline.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect(),
-    })
 }
 
 /// Paths of cgroups whose name begins so, in every mounted hierarchy.
