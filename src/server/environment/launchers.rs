@@ -312,7 +312,8 @@ impl Link {
             | Report::Adopted { order }
             | Report::Forgotten { order }
             | Report::Ended { order, .. }
-            | Report::Described { order }
+            | Report::Described { order, .. }
+            | Report::Entered { order, .. }
             | Report::Refused { order, .. }
             | Report::Failed { order, .. } => *order,
         };
