@@ -4,7 +4,7 @@
 //! runtime, the pidfds tell: they become readable at once. The first cause wins.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -62,6 +62,13 @@ impl Pulse {
         let mut fds = vec![PollFd::new(self.init.get_ref().as_fd(), PollFlags::POLLIN)];
         fds.extend(self.runtime.get().map(|runtime| PollFd::new(runtime.get_ref().as_fd(), PollFlags::POLLIN)));
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
+    }
+
+    /// As this process' /proc numbers it. `None`: it has not been started, or has ended.
+    pub fn runtime_pid(&self) -> Option<u32> {
+        let pidfd = self.runtime.get()?.get_ref().as_raw_fd();
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
     }
 
     async fn runtime_ended(&self) {
@@ -167,7 +174,7 @@ impl Control {
         Ok(packet::receive(self.0.get_ref().as_fd())?.map(word))
     }
 
-    async fn word(&self) -> io::Result<Option<Word>> {
+    pub async fn word(&self) -> io::Result<Option<Word>> {
         loop {
             let mut ready = self.0.readable().await?;
             match ready.try_io(|socket| packet::receive(socket.get_ref().as_fd())) {

@@ -17,11 +17,13 @@ impl Pooled for Umbrella {
     fn is_alive(&self) -> bool {
         self.whole.load(Ordering::Relaxed)
     }
-    fn facts(&self) -> Arc<dyn Facts> {
+    type Facts = Red;
+    fn facts(&self) -> Arc<Red> {
         Arc::new(Red)
     }
 }
 
+#[derive(Debug)]
 struct Red;
 
 impl Facts for Red {
