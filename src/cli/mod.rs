@@ -12,8 +12,10 @@ mod config;
 mod container;
 pub mod doctor;
 mod drain;
+mod exec;
 mod failure;
 mod function;
+mod inspect;
 mod invoke;
 mod layer;
 mod logs;
@@ -86,6 +88,9 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
 }
 
 fn end(failure: &Failure) -> ExitCode {
-    output::say(&format!("kiln: {failure}"));
+    let text = failure.to_string();
+    if !text.is_empty() {
+        output::say(&format!("kiln: {text}"));
+    }
     ExitCode::from(failure.exit_code())
 }

@@ -31,7 +31,7 @@ use crate::registry::Functions;
 use crate::server::environment::{
     Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
-use crate::server::events::{Cold, Event, Events, Filter, Retire, Subject, What};
+use crate::server::events::{Cold, Events, Retire, Subject, What};
 use crate::server::logs::{Journal, LogSink, lines};
 use crate::server::pool::{Dismissed, Drained, Lease, Limits, NoTurn, Permit, Pool, Snapshot, Turn, Want};
 
@@ -401,11 +401,6 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     /// Ends one environment now, and the invocation that it runs. `by`: who wants so.
     pub fn kill_container(&self, container: &str, by: &str) -> Option<Dismissed> {
         self.0.pool.kill(container, by)
-    }
-
-    /// What has happened in one container, as far as it is remembered.
-    pub fn timeline(&self, container: &str) -> Vec<Event> {
-        self.0.events.kept(Filter { container: Some(container.to_owned()), ..Filter::default() })
     }
 
     /// Recycles what is idle too long, looking every second. Never ends; a task of the server's.

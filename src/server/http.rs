@@ -231,7 +231,12 @@ struct Line {
 
 impl Line {
     fn new(stream: UnixStream) -> Self {
-        Self { stream: Mutex::new(stream), stage: AtomicU8::new(Stage::Fresh as u8), closed: AtomicBool::new(false), patient: AtomicBool::new(false) }
+        Self {
+            stream: Mutex::new(stream),
+            stage: AtomicU8::new(Stage::Fresh as u8),
+            closed: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
+        }
     }
 
     // A poisoned lock: a panic aborts the process, so nobody has ever seen one.

@@ -75,8 +75,8 @@ use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
 use crate::sys::descriptor;
 use crate::wire::launcher::{StagingId, StepFailure};
-use crate::wire::visit::Asked;
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
+use crate::wire::visit::Asked;
 
 /// What the supervisor leaves to the server, by number.
 const CONFIG: i32 = 3;
@@ -321,8 +321,8 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
 
     fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>> {
         Box::pin(async move {
-            let (seen, sight) = self.look_into(container).await?;
-            Some(Inspected { seen, sight, timeline: self.timeline(container) })
+            let (seen, why_cold, sight) = self.look_into(container).await?;
+            Some(Inspected { seen, why_cold, sight, timeline: self.timeline(container) })
         })
     }
 

@@ -25,7 +25,7 @@ mod logs;
 mod runtime;
 mod usage;
 
-pub use self::container::{ContainerCommand, Containers, ListContainers};
+pub use self::container::{ContainerCommand, Containers, Exec, Inspect, ListContainers};
 pub use self::function::{Code, Concurrency, Create, Drain, FunctionCommand, Reuse, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
 pub use self::logs::Logs;
@@ -121,7 +121,7 @@ pub enum Command {
     /// Show what may be configured, and try a configuration on this host
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Show, recycle and kill the containers that functions run in
+    /// Show, enter, recycle and kill the containers that functions run in
     #[command(subcommand)]
     Container(ContainerCommand),
     /// Look at everything that Kiln needs of this host, with the cure for what is wrong

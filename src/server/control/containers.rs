@@ -21,7 +21,7 @@ use super::{Control, Reply, message, no_container, reply};
 use crate::function::FunctionName;
 use crate::server::dispatch::NoVisit;
 use crate::server::environment::{Promise, Sight};
-use crate::server::events::{Event, What};
+use crate::server::events::{Cold, Event};
 use crate::server::http::{BodyError, Stop, Talk, read_body};
 use crate::server::pool::Seen;
 use crate::wire::launcher::{Description, MappedId, Usage};
@@ -36,6 +36,8 @@ const LONGEST_COMMAND: usize = 300;
 /// What is known of one container.
 pub struct Inspected {
     pub seen: Seen,
+    /// Why no warm one was there when it was started.
+    pub why_cold: Cold,
     /// Or why its launcher says nothing.
     pub sight: Result<Sight, String>,
     /// Its events, as far as they are remembered.
@@ -67,7 +69,9 @@ impl Control {
         let text = inspected.sight.and_then(|sight| serde_json::from_slice(&sight.oci).map_err(|error| error.to_string()));
         match text {
             Ok(configuration) => reply(StatusCode::OK, configuration),
-            Err(why) => message(StatusCode::SERVICE_UNAVAILABLE, format!("the launcher of {container} does not describe it: {why}")),
+            Err(why) => {
+                message(StatusCode::SERVICE_UNAVAILABLE, format!("the launcher of {container} does not describe it: {why}"))
+            }
         }
     }
 
@@ -137,11 +141,7 @@ fn logged(command: &[String]) -> String {
 }
 
 fn shown(container: &str, inspected: &Inspected) -> Value {
-    let Inspected { seen, sight, timeline } = inspected;
-    let why_cold = timeline.iter().find_map(|event| match &event.what {
-        What::Starting { why } => Some(json!(why)),
-        _ => None,
-    });
+    let Inspected { seen, why_cold, sight, timeline } = inspected;
     let mut all = json!({
         "container": container,
         "function": seen.function,
@@ -167,9 +167,9 @@ fn shown(container: &str, inspected: &Inspected) -> Value {
 fn sighted(seen: &Seen, sight: &Sight) -> Map<String, Value> {
     let Sight { description, function, runtime_pid, tmp, .. } = sight;
     let Description { init, namespaces, ids, cgroups, mounts, usage } = description;
-    let ids = ids.iter().map(|MappedId { uid_inside, gid_inside, outside }| {
-        json!({ "uid": uid_inside, "gid": gid_inside, "host_id": outside })
-    });
+    let ids = ids
+        .iter()
+        .map(|MappedId { uid_inside, gid_inside, outside }| json!({ "uid": uid_inside, "gid": gid_inside, "host_id": outside }));
     let namespaces: Map<String, Value> = namespaces.iter().map(|one| (one.kind.clone(), json!(one.inode))).collect();
     let Usage { frozen, processes, .. } = usage;
     let fields = json!({

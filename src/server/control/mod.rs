@@ -37,9 +37,9 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tracing::info;
 
-use super::http::{Door, Peer, Stop};
 use super::dispatch::NoVisit;
 use super::environment::Promise;
+use super::http::{Door, Peer, Stop};
 use super::pool::{Dismissed, Drained, Snapshot};
 use crate::config::Config;
 use crate::config::reload::InForce;
@@ -113,7 +113,13 @@ struct Status<'a> {
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
-    pub fn new(in_force: impl Into<InForce>, environments: Arc<dyn Environments>, logs: Logs, draining: Stop, ending: Stop) -> Self {
+    pub fn new(
+        in_force: impl Into<InForce>,
+        environments: Arc<dyn Environments>,
+        logs: Logs,
+        draining: Stop,
+        ending: Stop,
+    ) -> Self {
         let in_force = in_force.into();
         let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
         Self { in_force, started: Instant::now(), draining, ending, environments, looking: Mutex::default(), logs, usage }

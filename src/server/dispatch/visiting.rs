@@ -16,7 +16,7 @@ use crate::invocation::{Cause, ProcessEnd};
 use crate::meter::Meter;
 use crate::registry::Functions;
 use crate::server::environment::{Environment, Facts, Launcher, Over, Sight, Visit, VisitError};
-use crate::server::events::{Events, Retire, Subject, What};
+use crate::server::events::{Cold, Event, Events, Filter, Retire, Subject, What};
 use crate::server::pool::{Entered, Held, NotEntered, Seen};
 use crate::wire::visit::Asked;
 
@@ -51,15 +51,28 @@ enum Place {
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
-    /// What is known of one environment, as the pool and as its launcher see it. `None`: there is none of this name.
-    pub async fn look_into(&self, container: &str) -> Option<(Seen, Result<Sight, String>)> {
-        let (mut seen, facts) = self.0.pool.find(container)?;
+    /// What is known of one environment, as the pool and as its launcher see it, and why it was started. `None`: there is none of
+    /// this name.
+    pub async fn look_into(&self, container: &str) -> Option<(Seen, Cold, Result<Sight, String>)> {
+        let (mut seen, why, facts) = self.0.pool.find(container)?;
         if let Some(used) = facts.measure() {
             seen.used_mib = (used + (1 << 19)) >> 20;
             seen.peak_mib = seen.peak_mib.max(seen.used_mib);
         }
         let sight = facts.look().await.map_err(|error| error.to_string());
-        Some((seen, sight))
+        Some((seen, why, sight))
+    }
+
+    /// What has happened in one container, as far as it is remembered.
+    pub fn timeline(&self, container: &str) -> Vec<Event> {
+        let mut life = self.0.events.kept(Filter { container: Some(container.to_owned()), ..Filter::default() });
+        // When it was started, it had no container yet: only a request.
+        if let Some(Event { seq, request: Some(request), .. }) = life.iter().find(|event| event.what.name() == "ready") {
+            let starts = Filter { request: Some(*request), kinds: vec!["starting".into()], ..Filter::default() };
+            let started = self.0.events.kept(starts).into_iter().rfind(|event| event.seq < *seq);
+            life.splice(0..0, started);
+        }
+        life
     }
 
     /// Starts a program in a container. `by`: whose it is, for the logs.

@@ -103,7 +103,8 @@ impl<L: Launcher> Starter<L> {
         let candidates = recipe.command_lines(function.memory, wrapper);
         let mut journal = Journal::new(origin(Some(container.id.to_string())), self.sink.clone());
         journal.init(inside.map(|run| run.request), &lines::init_start(&recipe, &self.region));
-        let mut environment = self.assemble(function, (&recipe, &stream), &candidates, container, journal, died).map_err(our_fault)?;
+        let mut environment =
+            self.assemble(function, (&recipe, &stream), &candidates, container, journal, died).map_err(our_fault)?;
         let message = self.start_message(function, &recipe, &candidates, &stream).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
         environment.build = built - began;

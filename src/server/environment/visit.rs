@@ -203,12 +203,9 @@ impl Ends {
                 let stdin = readable(ours.try_clone()?)?;
                 Self { stdin, stdout: readable(ours)?, stderr: None, is_terminal: true }
             }
-            Stdio::Pipes { stdin, stdout, stderr } => Self {
-                stdin: readable(stdin)?,
-                stdout: readable(stdout)?,
-                stderr: Some(readable(stderr)?),
-                is_terminal: false,
-            },
+            Stdio::Pipes { stdin, stdout, stderr } => {
+                Self { stdin: readable(stdin)?, stdout: readable(stdout)?, stderr: Some(readable(stderr)?), is_terminal: false }
+            }
         })
     }
 }

@@ -227,11 +227,12 @@ impl<E: Pooled> Pool<E> {
         })
     }
 
-    /// One environment, and what can be told of it. `None`: there is none of this name.
-    pub fn find(&self, container: &str) -> Option<(Seen, Arc<E::Facts>)> {
+    /// One environment, why it was started, and what can be told of it. `None`: there is none of this name.
+    pub fn find(&self, container: &str) -> Option<(Seen, Cold, Arc<E::Facts>)> {
         let (now, inner) = (Instant::now(), self.0.lock());
         let (id, facts) = inner.facts.iter().find(|(_, facts)| facts.name() == container)?;
-        Some((seen(inner.core.slot(*id)?, Some(facts), now), facts.clone()))
+        let slot = inner.core.slot(*id)?;
+        Some((seen(slot, Some(facts), now), slot.why, facts.clone()))
     }
 
     /// Somebody wants to look into one environment. One that has just answered is waited for, a little.
