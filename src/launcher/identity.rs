@@ -1,6 +1,7 @@
 //! Who a container's processes are, inside and outside: host ids, the user namespace, and giving up every power.
 //!
-//! Two ids exist inside. 0 is R outside: the owner of all trees, as whom nobody ever runs. 993 is U outside: this
+//! Two ids exist inside. 0 is R outside: the owner of all trees, as whom nothing runs but what an operator starts with `kiln container
+//! exec --root`, in a container where all trees are read-only. 993 is U outside: this
 //! container's own, unique among the living and not taken again soon. The user namespace is made ahead of orders and
 //! entered last of all namespaces, so that the others belong to the host's.
 

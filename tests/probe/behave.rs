@@ -124,6 +124,13 @@ impl Function {
                 thread::sleep(Duration::from_millis(value(1000)));
                 json!({ "slept_ms": value(1000) })
             }
+            // Until somebody else has made this file.
+            "until" => {
+                while !std::path::Path::new(text(event, "until", "")).exists() {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                json!({ "saw": text(event, "until", "") })
+            }
             "spin" => {
                 let begin = Instant::now();
                 let iterations = heavy::spin(Duration::from_millis(value(1000)));
