@@ -12,8 +12,10 @@ mod config;
 mod container;
 pub mod doctor;
 mod drain;
+mod events;
 mod failure;
 mod function;
+mod history;
 mod invoke;
 mod layer;
 mod logs;
@@ -74,7 +76,9 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
             let run = run.filter(|_| config.is_none() || run_asked);
             doctor::execute(config.as_deref(), run.as_deref(), as_json).await
         }
+        Command::Events(asked) => events::execute(&client, asked, as_json).await,
         Command::Function(command) => function::execute(&client, command, as_json).await,
+        Command::History(asked) => history::execute(&client, asked, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Logs(command) => logs::execute(&client, command, as_json).await,

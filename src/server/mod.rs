@@ -52,10 +52,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Logs};
+use self::control::{Control, Environments, Happenings, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
-use self::events::{Events, Subject, What};
+use self::events::{Events, Historian, Subject, What};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
@@ -124,10 +124,11 @@ struct Inherited {
 
 async fn serve(config: Config, inherited: Inherited, database: Database, logs: LogStore) -> anyhow::Result<()> {
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
+    let historian = Arc::new(Historian::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
-    let events = Events::default();
+    let events = Events::new(vec![historian.clone()]);
     let dispatch = Dispatch::new(
         in_force.clone(),
         registry.clone(),
@@ -149,7 +150,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let reload =
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
-    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, stopping.clone());
+    let happenings = Happenings::new(events.clone(), ending.clone());
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -160,6 +162,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
+    background.spawn("history", historian.clone().write());
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
@@ -185,6 +188,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
                 warn!("not everybody could be told: what is left ends with the server");
             }
         }
+        historian.flush().await;
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };

@@ -18,4 +18,5 @@ mod limits;
 mod processes;
 mod roles;
 mod runtimes;
+mod told;
 mod updates;

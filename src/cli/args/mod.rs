@@ -19,6 +19,7 @@ macro_rules! help {
 
 // After the macro, which they use.
 mod container;
+mod events;
 mod function;
 mod layer;
 mod logs;
@@ -26,6 +27,7 @@ mod runtime;
 mod usage;
 
 pub use self::container::{ContainerCommand, Containers, ListContainers};
+pub use self::events::{Events, History};
 pub use self::function::{Code, Concurrency, Create, Drain, FunctionCommand, Reuse, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
 pub use self::logs::Logs;
@@ -131,9 +133,15 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Show what happens: starts and their reasons, invocations, refusals, ends
+    #[command(after_help = events::EVENTS_HELP)]
+    Events(Events),
     /// Create, show, change and delete functions
     #[command(subcommand)]
     Function(FunctionCommand),
+    /// Show which execution environments have ended, and why
+    #[command(after_help = events::HISTORY_HELP)]
+    History(History),
     /// Run a function and print what it returns
     #[command(after_help = INVOKE_HELP)]
     Invoke(Invoke),
