@@ -13,6 +13,7 @@
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
+//!   readiness           sockets and processes, as tokio waits for them
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -31,6 +32,7 @@ pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
+pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
 pub mod warming;

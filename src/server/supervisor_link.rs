@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::config::Config;
+use crate::server::readiness::{set_nonblocking, watched};
 use crate::sys::packet;
 use crate::wire;
 use crate::wire::launcher::{OrderId, StagingId};
@@ -43,9 +44,8 @@ pub enum Event {
 impl SupervisorLink {
     /// Must be called inside the runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Arc<Self>> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        #[expect(deprecated, reason = "an OwnedFd is always the same open descriptor, which is all that `register` asks for")]
-        let socket = AsyncFd::new(socket)?;
+        set_nonblocking(&socket)?;
+        let socket = watched(socket)?;
         Ok(Arc::new(Self { socket, next: AtomicU64::new(1), waiting: Mutex::default() }))
     }
 
