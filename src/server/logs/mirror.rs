@@ -22,6 +22,7 @@ use super::{Kind, Lost, Origin, Piece};
 use crate::config::Mirrored;
 use crate::function::FunctionName;
 use crate::invocation::RequestId;
+use crate::telemetry::bucket::Bucket;
 use crate::telemetry::fields;
 use crate::telemetry::journald::{Entry, Journald, Priority};
 
@@ -117,9 +118,8 @@ struct Writer {
 
 /// What one function may still write, and what is missing of it.
 struct Share {
-    lines: f64,
-    bytes: f64,
-    filled: Instant,
+    lines: Bucket,
+    bytes: Bucket,
     /// More than it may write.
     excess: Lost,
     /// Not taken by the journal, or by the queue before it.
@@ -148,7 +148,7 @@ impl Writer {
                 return;
             }
             // Who has its whole share again needs no account.
-            self.shares.retain(|_, share| share.refill(now) || share.is_missing_something());
+            self.shares.retain(|_, share| !share.is_whole(now) || share.is_missing_something());
         }
     }
 
@@ -223,9 +223,8 @@ fn share<'a>(
     now: Instant,
 ) -> &'a mut Share {
     shares.entry(function.clone()).or_insert_with(|| Share {
-        lines: LINES * BURST,
-        bytes: BYTES * BURST,
-        filled: now,
+        lines: Bucket::full(LINES * BURST, LINES, now),
+        bytes: Bucket::full(BYTES * BURST, BYTES, now),
         excess: Lost::default(),
         untaken: Lost::default(),
         origin: origin.clone(),
@@ -236,22 +235,12 @@ fn share<'a>(
 impl Share {
     /// Whether a line of this length may be written now.
     fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        self.refill(now);
-        let may = self.lines >= 1.0 && self.bytes >= bytes as f64;
-        if may {
-            self.lines -= 1.0;
-            self.bytes -= bytes as f64;
-        }
-        may
+        // Both or none of them.
+        self.bytes.holds(bytes as f64, now) && self.lines.take(1.0, now) && self.bytes.take(bytes as f64, now)
     }
 
-    /// `false`: nothing of it is used.
-    fn refill(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.lines = (self.lines + since * LINES).min(LINES * BURST);
-        self.bytes = (self.bytes + since * BYTES).min(BYTES * BURST);
-        self.filled = now;
-        self.lines < LINES * BURST || self.bytes < BYTES * BURST
+    fn is_whole(&mut self, now: Instant) -> bool {
+        self.lines.is_full(now) && self.bytes.is_full(now)
     }
 
     fn is_missing_something(&self) -> bool {
