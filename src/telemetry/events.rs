@@ -62,7 +62,7 @@ impl Events {
             left_out + untaken
         );
         let mut entry = Entry::new(fields::IDENTIFIER, Priority::Warning, message.as_bytes());
-        entry.put("KILN_MISSING", (left_out + untaken).to_string().as_bytes());
+        entry.put(fields::MISSING, (left_out + untaken).to_string().as_bytes());
         if self.journal.offer(&entry).is_err() {
             let mut bounds = self.lock();
             bounds.left_out += left_out;
