@@ -48,7 +48,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
@@ -133,6 +133,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    let (cut, mut impatient) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
     let functions = registry.clone();
@@ -154,7 +155,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready, &reload);
+    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -163,12 +164,19 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let within = in_force.now().drain();
         info!(limit_s = within.as_secs(), "draining");
         // The doors first: whoever had come through one before it closed is served like everybody before.
-        let finished = timeout(within, async {
+        let (began, finished) = (Instant::now(), async {
             callers.all().await;
             dispatch.drain().await;
         });
-        if finished.await.is_err() {
-            dispatch.cut(within);
+        let waited = tokio::select! {
+            biased;
+            () = finished => None,
+            () = sleep(within) => Some(within),
+            // `cut` outlives this wait, too.
+            _ = impatient.wait_for(|cut| *cut) => Some(began.elapsed()),
+        };
+        if let Some(waited) = waited {
+            dispatch.cut(waited);
             let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
             if answered.await.is_err() {
                 // The launchers end their containers when they see that the server is gone.
@@ -190,6 +198,7 @@ async fn follow(
     link: &SupervisorLink,
     launchers: &Launchers,
     stop: &watch::Sender<bool>,
+    cut: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
 ) -> anyhow::Result<()> {
@@ -213,6 +222,9 @@ async fn follow(
             }
             Event::Drain => {
                 stop.send_replace(true);
+            }
+            Event::Cut => {
+                cut.send_replace(true);
             }
         }
     }

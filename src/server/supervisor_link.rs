@@ -39,6 +39,7 @@ pub enum Event {
     LauncherGone { number: u32 },
     Reload { config: Box<Config>, waiting: Vec<String> },
     Drain,
+    Cut,
 }
 
 impl SupervisorLink {
@@ -67,6 +68,7 @@ impl SupervisorLink {
                 ToServer::LauncherGone { launcher } => return Ok(Some(Event::LauncherGone { number: launcher })),
                 ToServer::Reload { config, waiting } => return Ok(Some(Event::Reload { config, waiting })),
                 ToServer::Drain => return Ok(Some(Event::Drain)),
+                ToServer::Cut => return Ok(Some(Event::Cut)),
                 ToServer::Unpacked { order, result } => {
                     if let Some(waiting) = self.waiting().remove(&order) {
                         // Whoever asked may have gone; then the staging directory is the supervisor's to sweep.

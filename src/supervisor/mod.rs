@@ -144,7 +144,7 @@ fn watch(
     notify: &mut Notify,
 ) -> anyhow::Result<Ended> {
     let config = &settings.config;
-    let course = Course::new(Rules { launchers: config.launchers, drain: drain(config) }, Instant::now());
+    let course = Course::new(Rules { launchers: config.launchers, drain: drain(config), cut: DRAIN_MARGIN }, Instant::now());
     let children = Children::new(config, ids).context("prepare to start children")?;
     let unpacking = Unpacking::new(places.staging.clone(), config.first_id + config.id_count - unpacking::IDS);
     let run_dir = config.run_dir.clone();

@@ -358,6 +358,11 @@ impl<'a> Watch<'a> {
                     self.tell(&ToServer::Drain, &[]);
                     None
                 }
+                Order::Cut => {
+                    self.notify.stopping("asked to stop twice: what still runs is cut");
+                    self.tell(&ToServer::Cut, &[]);
+                    None
+                }
                 Order::KillServer { why } => {
                     if let Some(server) = &self.server {
                         warn!(?why, pid = server.pid.as_raw(), "server killed");
