@@ -14,6 +14,7 @@
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
+//!   readiness           sockets and processes, as tokio waits for them
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -33,6 +34,7 @@ pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
+pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
 pub mod warming;
@@ -48,7 +50,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
@@ -143,6 +145,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    let (cut, mut impatient) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
     let functions = registry.clone();
@@ -166,7 +169,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready, &reload, &events);
+    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -176,12 +179,19 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         info!(limit_s = within.as_secs(), "draining");
         events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
-        let finished = timeout(within, async {
+        let (began, finished) = (Instant::now(), async {
             callers.all().await;
             dispatch.drain().await;
         });
-        if finished.await.is_err() {
-            dispatch.cut(within);
+        let waited = tokio::select! {
+            biased;
+            () = finished => None,
+            () = sleep(within) => Some(within),
+            // `cut` outlives this wait, too.
+            _ = impatient.wait_for(|cut| *cut) => Some(began.elapsed()),
+        };
+        if let Some(waited) = waited {
+            dispatch.cut(waited);
             let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
             if answered.await.is_err() {
                 // The launchers end their containers when they see that the server is gone.
@@ -204,6 +214,7 @@ async fn follow(
     link: &SupervisorLink,
     launchers: &Launchers,
     stop: &watch::Sender<bool>,
+    cut: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
     events: &Events,
@@ -230,6 +241,9 @@ async fn follow(
             }
             Event::Drain => {
                 stop.send_replace(true);
+            }
+            Event::Cut => {
+                cut.send_replace(true);
             }
         }
     }

@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
-use super::watch::{readable, set_nonblocking};
 use crate::invocation::ProcessEnd;
+use crate::server::readiness::{set_nonblocking, watched};
 use crate::server::runtime_api::client::{Response, read_response};
 use crate::sys::packet;
 use crate::wire::init;
@@ -193,7 +193,7 @@ impl FakeLauncher {
         lost: watch::Sender<Option<Lost>>,
     ) {
         set_nonblocking(&control).unwrap();
-        let control = readable(control).unwrap();
+        let control = watched(control).unwrap();
         let number = inside.number;
         say(&control, init::RESTING, 0, 0, None);
         let (runtime_life, runtime) = self::life();

@@ -17,7 +17,7 @@ use super::container::{Container, LaunchError, Launcher, Plan};
 use super::recipes::Recipes;
 use super::vars;
 use super::wall::Wall;
-use super::watch::{Control, Pulse, set_nonblocking, watch};
+use super::watch::{Control, Pulse, watch};
 use super::{Environment, Facts, Grow, Perform, Run};
 use crate::config::Config;
 use crate::function::Function;
@@ -26,6 +26,7 @@ use crate::runtime::{Recipe, WRAPPER_VAR};
 use crate::server::events::{Events, Subject};
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Origin, Output};
+use crate::server::readiness::set_nonblocking;
 use crate::server::runtime_api::{self, Desk, Init};
 use crate::wire::{MAX_MESSAGE, init};
 

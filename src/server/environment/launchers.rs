@@ -19,8 +19,8 @@ use tracing::{info, warn};
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
-use super::watch::{readable, set_nonblocking};
 use crate::code::Digest;
+use crate::server::readiness::{set_nonblocking, watched};
 use crate::sys::packet::{self, Packet};
 use crate::wire::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, Report, StagingId};
 use crate::wire::{decode, encode};
@@ -75,7 +75,7 @@ impl Launchers {
     pub fn add(&self, number: u32, socket: OwnedFd) -> io::Result<()> {
         set_nonblocking(&socket)?;
         let _inside = self.0.runtime.enter();
-        let link = Arc::new(Link { number, socket: readable(socket)?, desk: Mutex::default() });
+        let link = Arc::new(Link { number, socket: watched(socket)?, desk: Mutex::default() });
         self.lock().insert(number, link.clone());
         self.0.arrived.notify_waiters();
         let launchers = self.clone();
