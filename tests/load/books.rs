@@ -149,7 +149,7 @@ impl Ledger {
 /// `REPORT RequestId: …\tDuration: 3.01 ms\tBilled Duration: …`
 pub fn report(function: &str, line: &str) -> Option<Entry> {
     let fields: BTreeMap<&str, &str> =
-        line.strip_prefix("REPORT ")?.split('\t').filter_map(|field| field.split_once(": ")).collect();
+        line.trim_end_matches('\n').strip_prefix("REPORT ")?.split('\t').filter_map(|field| field.split_once(": ")).collect();
     let number = |name: &str, unit: &str| fields.get(name)?.strip_suffix(unit);
     let hundredths = |text: &str| {
         let (whole, rest) = text.split_once('.').filter(|(_, rest)| rest.len() == 2)?;

@@ -27,6 +27,9 @@ pub struct Kind {
     pub once: bool,
 }
 
+/// Bytes that a large one's event may have.
+pub const LARGEST: usize = 300_000;
+
 /// No limit of time: whoever has it must not be ended by a slow host.
 fn patient() -> Value {
     json!({ "Timeout": 300 })
@@ -60,7 +63,7 @@ const PLAIN: Kind = Kind {
 pub const KINDS: &[Kind] = &[
     Kind { name: "fast", share: 50, weight: 10, ..PLAIN },
     Kind { name: "slow", share: 16, weight: 3, event: |rng| some_ms(rng, 200, 1500), ..PLAIN },
-    Kind { name: "large", share: 8, event: |rng| json!({ "pad": "x".repeat(rng.random_range(20_000..300_000)) }), ..PLAIN },
+    Kind { name: "large", share: 8, event: |rng| json!({ "pad": "x".repeat(rng.random_range(20_000..LARGEST)) }), ..PLAIN },
     Kind { name: "slow-init", share: 8, init: "slow:600", ..PLAIN },
     Kind { name: "failing", share: 14, event: |_| json!({ "fail": true }), succeeds: false, errors: &["Load.Error"], ..PLAIN },
     Kind {

@@ -4,9 +4,10 @@
 //! root, beside its own kilnd, and asks it by its sockets only. Phases:
 //!
 //! ```text
-//! create ─▶ roll call ─▶ storm ─────────▶ warm-up ─▶ calm: how it stands ─▶ steady ─▶ calm: how it stands ─▶ roll call ─▶ stop
-//!           (the pace)   mischief, and Kiln's                               mischief,
-//!                        own processes killed                               nobody killed: what grows here is a leak
+//! create ─▶ roll call ─▶ storm ──────▶ warm-up, flood ─▶ calm: how it stands ─▶ steady ─▶ calm: how it stands ─▶ roll call ─▶ stop
+//!           (the pace)   mischief, and                                          mischief;
+//!                        Kiln's own processes                                   nothing of Kiln's own is killed:
+//!                        are killed                                             what grows here is a leak
 //! ```
 //!
 //! [`kinds`] of functions · [`traffic`] and its [`caller`] · [`mischief`] · [`record`] of what was seen · [`books`] and [`standing`]:
@@ -26,7 +27,7 @@ mod table;
 mod traffic;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,7 @@ use host::{Instance, Options};
 use mischief::{Done, Hands, lock};
 use record::{Function, Record, Victim};
 use standing::{Disk, Standing};
-use table::Figures;
+use table::{Figures, Steady};
 use traffic::Scene;
 
 /// Load on an instance of its own, mischief meanwhile, and a table of what must hold. Run by scripts/load.
@@ -68,7 +69,7 @@ struct Args {
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
-    /// Names the running instance to whoever has to end it if this program cannot: process id, directory
+    /// Gets the instance's directory, for whoever has to end it if this program cannot
     #[arg(long, hide = true)]
     instance_file: Option<PathBuf>,
 }
@@ -129,8 +130,7 @@ impl Run {
         let mut instance = Instance::prepare(Options { config: config(), ..Options::default() });
         instance.launch();
         if let Some(file) = &args.instance_file {
-            let text = format!("{} {}\n", instance.supervisor_pid(), instance.dir.path().display());
-            fs::write(file, text).expect("say which instance runs");
+            fs::write(file, instance.dir.path().display().to_string()).expect("say which instance runs");
         }
         instance.await_ready();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start the callers' event loop");
@@ -140,16 +140,20 @@ impl Run {
 
     /// Runs all of it, prints it, and tells whether everything held.
     fn judge(self) -> bool {
-        let json = self.args.json;
-        let Outcome { record, ledger, figures, rows } = self.run();
+        let (json, log) = (self.args.json, std::env::temp_dir().join(format!("kiln-load-{}.log", self.seed)));
+        let Outcome { record, ledger, figures, rows } = self.run(&log);
+        let good = rows.iter().all(checks::Row::ok);
         match json {
             true => table::print_json(&record, &ledger, &figures, &rows),
             false => table::print(&record, &ledger, &figures, &rows),
         }
-        rows.iter().all(checks::Row::ok)
+        if !good {
+            eprintln!("kilnd's log is kept: {}", log.display());
+        }
+        good
     }
 
-    fn run(self) -> Outcome {
+    fn run(self, log: &Path) -> Outcome {
         let began = Instant::now();
         let bar = table::bar(self.scene.record().functions.len() as u64);
         let mut hands = Hands::new(self.scene.clone(), &self.instance);
@@ -174,6 +178,7 @@ impl Run {
         };
         phase("storm", 0.4, true, &mut hands);
         phase("warm-up", 0.15, false, &mut hands);
+        self.shown(&bar, "flood", None, || self.runtime.block_on(traffic::flood(&self.scene, self.seed)));
         let before = self.shown(&bar, "calm", None, || hands.calm_down());
         let stood = Standing::at_rest(&lock(&self.instance));
         let calls = self.scene.record().calls.len();
@@ -201,12 +206,17 @@ impl Run {
         rows.extend(checks::containers(&record));
         rows.extend(checks::ledger(&record, &ledger));
         rows.extend([adds_up, checks::empty(&last)]);
-        rows.extend(checks::growth(&stood, &stands, steady));
+        rows.extend(checks::growth(&stood, &stands));
         rows.extend(checks::afterwards(&disk, ledger.rows.len() as u64, left));
         let held_back = self.scene.held_back.load(Ordering::Relaxed);
         let (refused, retired) = (last["refused"].clone(), last["retired"].clone());
-        let figures =
-            Figures { seed: self.seed, seconds: began.elapsed().as_secs_f64(), rate, held_back, done, refused, retired };
+        let seconds = began.elapsed().as_secs_f64();
+        let steady = Steady { requests: steady, before: stood, after: stands };
+        let figures = Figures { seed: self.seed, seconds, rate, held_back, done, refused, retired, steady };
+        // With everything else of the instance it would be gone in a moment.
+        if !rows.iter().all(checks::Row::ok) {
+            fs::write(log, lock(&self.instance).log()).expect("keep kilnd's log");
+        }
         Outcome { record, ledger, figures, rows }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::books::Ledger;
 use crate::checks::Row;
 use crate::mischief::Done;
 use crate::record::{Fate, Record};
+use crate::standing::{Held, Standing};
 use crate::traffic::Scene;
 
 /// So many of what breaks an invariant are shown.
@@ -54,6 +55,26 @@ pub struct Figures {
     /// By the pool's own words, since the last server began.
     pub refused: Value,
     pub retired: Value,
+    pub steady: Steady,
+}
+
+/// The part of the load in which nothing of Kiln's own died.
+pub struct Steady {
+    pub requests: u64,
+    pub before: Standing,
+    pub after: Standing,
+}
+
+impl Steady {
+    /// By role: KiB of memory and descriptors that a thousand requests have cost.
+    fn grown(&self) -> Vec<(&'static str, f64, f64)> {
+        let per_thousand = |before: u64, after: u64| (after as f64 - before as f64) * 1000.0 / self.requests.max(1) as f64;
+        let roles = self.before.processes.iter().filter_map(|(role, held)| Some((*role, held, self.after.processes.get(role)?)));
+        let grown = |(role, before, after): (_, &Held, &Held)| {
+            (role, per_thousand(before.memory_kib, after.memory_kib), per_thousand(before.descriptors, after.descriptors))
+        };
+        roles.map(grown).collect()
+    }
 }
 
 /// `kind`, requests, successes, latencies and waits as quantiles in milliseconds.
@@ -141,8 +162,15 @@ pub fn print(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[Row]) 
         |value: &Value| list(value.as_object().into_iter().flatten().map(|(name, n)| (name.clone(), n.to_string())).collect());
     println!("throttled, by the pool: {}", of(&figures.refused));
     println!("environments ended, by the pool: {}", of(&figures.retired));
-    println!("meanwhile: {}\n", list(figures.done.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())).collect()));
+    println!("meanwhile: {}", list(figures.done.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())).collect()));
+    let grown =
+        figures.steady.grown().into_iter().map(|(role, kib, files)| format!("{role} {kib:+.0} KiB, {files:+.2} descriptors"));
+    println!("grown per 1000 of the last {} requests: {}\n", figures.steady.requests, grown.collect::<Vec<_>>().join("; "));
     let mut table = plain(&["invariant", "seen", "expected", "ok"]);
+    // Whole lines where nobody looks on.
+    if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdout()) {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(size.ws_col.max(60));
+    }
     for row in rows {
         table.add_row([row.invariant, &row.seen, &row.expected, if row.ok() { "ok" } else { "BROKEN" }]);
     }
@@ -177,10 +205,16 @@ pub fn print_json(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[R
         .iter()
         .map(|row| json!({ "invariant": row.invariant, "seen": row.seen, "expected": row.expected, "ok": row.ok(), "found": row.found }))
         .collect();
+    let grown: Vec<Value> = figures
+        .steady
+        .grown()
+        .into_iter()
+        .map(|(role, kib, files)| json!({ "role": role, "memory_kib": kib, "descriptors": files }))
+        .collect();
     let whole = json!({
         "seed": figures.seed, "seconds": figures.seconds, "requests": record.calls.len(), "invocations": ledger.rows.len(),
         "held_back": figures.held_back, "refused": figures.refused, "retired": figures.retired, "done": figures.done,
-        "kinds": kinds, "invariants": rows,
+        "grown_per_1000": grown, "kinds": kinds, "invariants": rows,
     });
     println!("{whole:#}");
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::caller::Line;
 use crate::host;
+use crate::kinds;
 use crate::record::{Call, Fate, Record};
 
 /// Connections at once: one user may have half of a door's 2048.
@@ -159,6 +160,23 @@ pub async fn flow(scene: &Scene, seed: u64, rate: f64, until: Instant) {
                 scene.in_flight.fetch_sub(1, Ordering::Relaxed);
             });
         }
+    }
+    while under_way.join_next().await.is_some() {}
+}
+
+/// As much at once as can be: no burst of [`flow`] takes more memory, so what that leaves is there before anybody measures.
+pub async fn flood(scene: &Scene, seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let large: Vec<usize> = {
+        let record = scene.record();
+        record.functions.iter().enumerate().filter(|(_, function)| function.kind().name == "large").map(|(at, _)| at).collect()
+    };
+    let mut under_way = JoinSet::new();
+    for number in 0..MOST_AT_ONCE {
+        let (scene, function) = (scene.clone(), large[number % large.len()]);
+        let event = json!({ "pad": "x".repeat(kinds::LARGEST), "steps": [{ "sleep": rng.random_range(0..300) }] });
+        let plan = Plan { event, last: true, hangs_up: None, roll_call: false };
+        under_way.spawn(async move { scene.ask(&mut None, function, plan).await });
     }
     while under_way.join_next().await.is_some() {}
 }
