@@ -10,6 +10,7 @@
 //!   pool                who is warm, who is next, who must go
 //!   environment         one execution environment
 //!   runtime_api, logs   the function's door · its output
+//!   events              what happens, told as it happens
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
@@ -27,6 +28,7 @@ pub mod api;
 pub mod control;
 pub mod dispatch;
 pub mod environment;
+pub mod events;
 pub mod http;
 pub mod intake;
 pub mod logs;
@@ -53,6 +55,7 @@ use self::api::{Api, Engine};
 use self::control::{Control, Environments, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
+use self::events::{Events, Subject, What};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
@@ -124,7 +127,15 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
-    let dispatch = Dispatch::new(in_force.clone(), registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
+    let events = Events::default();
+    let dispatch = Dispatch::new(
+        in_force.clone(),
+        registry.clone(),
+        meter.clone(),
+        launchers.clone(),
+        Arc::new(logs.clone()),
+        events.clone(),
+    );
     let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
     let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
     let room = Room::new(config.state_dir.clone(), config.code_budget_mib);
@@ -152,7 +163,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready, &reload);
+    let follow = follow(&link, &launchers, &stop, &ready, &reload, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -160,6 +171,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = in_force.now().drain();
         info!(limit_s = within.as_secs(), "draining");
+        events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
         let finished = timeout(within, async {
             callers.all().await;
@@ -190,12 +202,14 @@ async fn follow(
     stop: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
+    events: &Events,
 ) -> anyhow::Result<()> {
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
             Event::Launcher { number, socket } => {
                 launchers.add(number, socket).with_context(|| format!("use the socket to launcher {number}"))?;
                 info!(launcher = number, "launcher is there");
+                events.emit(&Subject::NOBODY, None, What::LauncherStarted { launcher: number });
                 if !ready.send_replace(true) {
                     link.send(&ToSupervisor::Ready, &[]).await.context("write to the supervisor")?;
                     info!("ready");
@@ -204,6 +218,7 @@ async fn follow(
             Event::LauncherGone { number } => {
                 warn!(launcher = number, "launcher is gone, and its containers with it");
                 launchers.gone(number);
+                events.emit(&Subject::NOBODY, None, What::LauncherLost { launcher: number });
             }
             Event::Reload { config, waiting } => {
                 reload.to(*config, waiting);
@@ -290,12 +305,12 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
         Dispatch::measured(self)
     }
 
-    fn drain(&self, function: &FunctionName) -> Option<Drained> {
-        self.drain_function(function)
+    fn drain(&self, function: &FunctionName, by: &str) -> Option<Drained> {
+        self.drain_function(function, by)
     }
 
-    fn recycle(&self, container: &str) -> Option<Dismissed> {
-        self.recycle_container(container)
+    fn recycle(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.recycle_container(container, by)
     }
 
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {

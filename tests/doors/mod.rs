@@ -237,7 +237,7 @@ impl Environments for Fakes {
         seen
     }
 
-    fn drain(&self, function: &FunctionName) -> Option<Drained> {
+    fn drain(&self, function: &FunctionName, _by: &str) -> Option<Drained> {
         let mut held = self.snapshot.lock().unwrap();
         let before = held.environments.len();
         let own = |environment: &Seen| environment.function == *function;
@@ -251,7 +251,7 @@ impl Environments for Fakes {
         Some(Drained { function: function.clone(), ended, leaving })
     }
 
-    fn recycle(&self, container: &str) -> Option<Dismissed> {
+    fn recycle(&self, container: &str, _by: &str) -> Option<Dismissed> {
         let mut held = self.snapshot.lock().unwrap();
         let at = held.environments.iter().position(|environment| environment.container.as_deref() == Some(container))?;
         let Seen { function, state, .. } = held.environments[at].clone();

@@ -64,11 +64,12 @@ pub trait Environments: Send + Sync + 'static {
     /// With every environment's memory as it is now. Blocks for some milliseconds.
     fn measured(&self) -> Snapshot;
 
-    /// Ends a function's environments: idle ones now, the others when their invocation ends. `None`: there is no such function.
-    fn drain(&self, function: &FunctionName) -> Option<Drained>;
+    /// Ends a function's environments: idle ones now, the others when their invocation ends. `by` is told with each end. `None`:
+    /// there is no such function.
+    fn drain(&self, function: &FunctionName, by: &str) -> Option<Drained>;
 
     /// Ends one environment: now if it is idle, else when its invocation ends. `None`: there is no such container.
-    fn recycle(&self, container: &str) -> Option<Dismissed>;
+    fn recycle(&self, container: &str, by: &str) -> Option<Dismissed>;
 
     /// Ends one environment, and its invocation, now. `by` is told in the function's log.
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;
@@ -122,7 +123,8 @@ impl Control {
     }
 
     fn drain(&self, uid: u32, name: &str) -> Reply {
-        match FunctionName::parse(name).ok().and_then(|function| self.environments.drain(&function)) {
+        let by = format!("uid {uid} (kiln function drain)");
+        match FunctionName::parse(name).ok().and_then(|function| self.environments.drain(&function, &by)) {
             Some(Drained { function, ended, leaving }) => {
                 info!(uid, %function, ended, leaving, "audit: a function was drained by hand");
                 reply(StatusCode::OK, json!(Drained { function, ended, leaving }))
@@ -132,7 +134,7 @@ impl Control {
     }
 
     fn recycle(&self, uid: u32, container: &str) -> Reply {
-        match self.environments.recycle(container) {
+        match self.environments.recycle(container, &format!("uid {uid} (kiln container recycle)")) {
             Some(dismissed) => {
                 let Dismissed { function, ended, .. } = &dismissed;
                 info!(uid, container, %function, ended, "audit: a container was recycled by hand");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::server::environment::{self, Environment, Frozen};
-use crate::server::pool::{Facts, Pooled, Usage};
+use crate::server::pool::{Ending, Facts, Pooled, Usage};
 
 impl Pooled for Environment {
     fn is_alive(&self) -> bool {
@@ -35,6 +35,19 @@ impl Facts for environment::Facts {
 
     fn kill(&self, by: &str) {
         environment::Facts::kill(self, by);
+    }
+
+    fn unwanted(&self, by: &str) {
+        environment::Facts::unwanted(self, by);
+    }
+
+    fn ending(&self) -> Ending {
+        let cause = self.cause();
+        Ending {
+            cause: cause.as_ref().map(|cause| cause.report_type().to_owned()),
+            text: cause.map(|cause| cause.text()),
+            by: self.unwanted_by().map(str::to_owned),
+        }
     }
 }
 

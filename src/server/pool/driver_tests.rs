@@ -38,6 +38,10 @@ impl Facts for Red {
         0
     }
     fn kill(&self, _: &str) {}
+    fn unwanted(&self, _: &str) {}
+    fn ending(&self) -> Ending {
+        Ending::default()
+    }
 }
 
 impl Drop for Umbrella {
@@ -64,7 +68,7 @@ impl Shop {
             max_age: None,
             settle: Duration::from_millis(10),
         };
-        Self { pool: Pool::new(limits), whole: Arc::new(AtomicBool::new(true)), thrown_away: Arc::default() }
+        Self { pool: Pool::new(limits, Events::default()), whole: Arc::new(AtomicBool::new(true)), thrown_away: Arc::default() }
     }
 
     fn umbrella(&self) -> Umbrella {
