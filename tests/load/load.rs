@@ -4,10 +4,10 @@
 //! root, beside its own kilnd, and asks it by its sockets only. Phases:
 //!
 //! ```text
-//! create ─▶ roll call ─▶ storm ──────▶ warm-up, flood ─▶ calm: how it stands ─▶ steady ─▶ calm: how it stands ─▶ roll call ─▶ stop
-//!           (the pace)   mischief, and                                          mischief;
-//!                        Kiln's own processes                                   nothing of Kiln's own is killed:
-//!                        are killed                                             what grows here is a leak
+//! create ─▶ roll call ─▶ storm ──────▶ warm-up ─▶ calm: how it stands ─▶ flood, steady ─▶ calm: how it stands ─▶ roll call ─▶ stop
+//!           (the pace)   mischief, and                                   mischief;
+//!                        Kiln's own processes                            nothing of Kiln's own is killed:
+//!                        are killed                                      what grows here is a leak
 //! ```
 //!
 //! [`kinds`] of functions · [`traffic`] and its [`caller`] · [`mischief`] · [`record`] of what was seen · [`books`] and [`standing`]:
@@ -178,13 +178,14 @@ impl Run {
         };
         phase("storm", 0.4, true, &mut hands);
         phase("warm-up", 0.15, false, &mut hands);
-        self.shown(&bar, "flood", None, || self.runtime.block_on(traffic::flood(&self.scene, self.seed)));
         let before = self.shown(&bar, "calm", None, || hands.calm_down());
-        let stood = Standing::at_rest(&lock(&self.instance));
+        let stood = Standing::at_rest(&lock(&self.instance), |_| true);
         let calls = self.scene.record().calls.len();
+        self.shown(&bar, "flood", None, || self.runtime.block_on(traffic::flood(&self.scene, self.seed)));
         phase("steady", 0.45, false, &mut hands);
         let after = self.shown(&bar, "calm", None, || hands.calm_down());
-        let stands = Standing::at_rest(&lock(&self.instance));
+        let as_before = |now: &Standing| checks::growth(&stood, now).iter().all(checks::Row::ok);
+        let stands = Standing::at_rest(&lock(&self.instance), as_before);
         let steady = (self.scene.record().calls.len() - calls) as u64;
         let adds_up = checks::adds_up(&self.scene.record(), calls, &before, &after);
 

@@ -80,14 +80,15 @@ impl Standing {
         standing
     }
 
-    /// When nothing changes any more: launchers clear away, and fill their stock, a moment after the last request.
-    pub fn at_rest(instance: &Instance) -> Self {
+    /// When nothing changes any more: launchers clear away, and fill their stock, a moment after the last request. Memory is given
+    /// back some seconds later; `as_wanted` looks whether it is.
+    pub fn at_rest(instance: &Instance, as_wanted: impl Fn(&Self) -> bool) -> Self {
         let end = Instant::now() + host::PATIENCE * host::slower();
         let quiet =
             |standing: &Self| (standing.things.clone(), standing.processes.values().map(|held| held.descriptors).sum::<u64>());
         let mut last = Self::of(instance);
         let mut same = 0;
-        while same < 10 && Instant::now() < end {
+        while (same < 10 || !as_wanted(&last)) && Instant::now() < end {
             thread::sleep(Duration::from_millis(100)); // the pace of looking
             let now = Self::of(instance);
             same = if quiet(&now) == quiet(&last) { same + 1 } else { 0 };

@@ -164,7 +164,7 @@ pub async fn flow(scene: &Scene, seed: u64, rate: f64, until: Instant) {
     while under_way.join_next().await.is_some() {}
 }
 
-/// As much at once as can be: no burst of [`flow`] takes more memory, so what that leaves is there before anybody measures.
+/// As much at once as can be, which costs a hundred megabytes while it lasts.
 pub async fn flood(scene: &Scene, seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let large: Vec<usize> = {

@@ -3,8 +3,8 @@
 use super::Row;
 use crate::standing::{Disk, Held, Standing};
 
-/// Allocators keep what they once had: a burst larger than any before costs so much, and no invocation does.
-const MEMORY_MARGIN_KIB: u64 = 16 << 10;
+/// Allocators keep some of what they once had; no invocation may cost any.
+const MEMORY_MARGIN_KIB: u64 = 8 << 10;
 /// Connections and files that a moment may hold open.
 const DESCRIPTORS_MARGIN: u64 = 8;
 /// A row of the books with its index, and the write-ahead log.

@@ -283,7 +283,7 @@ const CASES: &[(&str, &[&str], Breaks)] = &[
     ("one look was wrong", &["/v1/pool adds up"], |seen| seen.record.contradictions.push("x".into())),
     ("memory stays charged", &["when all is drained nothing is charged"], |seen| seen.last["charged_mib"] = json!(1)),
     ("an environment stays", &["when all is drained nothing is charged"], |seen| seen.last["environments"] = json!([{}])),
-    ("memory grows", &["kilnd's memory (MiB) is as before"], |seen| grow(seen, 17 << 10, 0)),
+    ("memory grows", &["kilnd's memory (MiB) is as before"], |seen| grow(seen, 9 << 10, 0)),
     ("descriptors leak", &["kilnd's descriptors are as before"], |seen| grow(seen, 0, 9)),
     ("a cgroup stays", &["processes, groups, mounts are as before"], |seen| {
         seen.standings[1].things.insert("cgroups", 9);
