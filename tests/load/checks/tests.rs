@@ -256,7 +256,7 @@ const CASES: &[(&str, &[&str], Breaks)] = &[
     }),
     ("a REPORT is missing", &["books equal REPORT lines"], |seen| drop(seen.ledger.reports.remove(5))),
     ("a REPORT is missing in the middle, and a kill is no excuse", &["books equal REPORT lines"], |seen| {
-        seen.server_killed(30, 31);
+        seen.server_killed(21, 22);
         seen.ledger.reports.remove(5);
     }),
     ("a REPORT is there twice", &["books equal REPORT lines"], |seen| seen.ledger.reports.push(seen.ledger.reports[5].clone())),
