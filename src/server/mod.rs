@@ -74,7 +74,7 @@ use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
 
@@ -88,6 +88,8 @@ const CONTROL: i32 = 7;
 /// For invocations that were cut to end, and their callers to be told of it; with [`LAST_WORDS`] less than the supervisor's own
 /// patience after the drain.
 const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// So long without any invocation, and memory that none needs is given back.
+const CALM: Duration = Duration::from_secs(5);
 /// For telling people on duty that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -106,6 +108,8 @@ pub fn run() -> anyhow::Result<()> {
         control: take(CONTROL, "control.sock")?,
     };
     raise_descriptor_limit()?;
+    // A burst of payloads costs its memory while it lasts.
+    heap::give_back_large_pieces().context("set how memory is given back")?;
 
     let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
@@ -166,6 +170,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
     background.spawn("history", historian.clone().write());
+    background.spawn("memory for others", give_back_memory(dispatch.running()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
@@ -277,6 +282,27 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
         beat.tick().await;
         if let Err(error) = link.send(&ToSupervisor::Heartbeat, &[]).await {
             return warn!(%error, "the heartbeat could not be sent");
+        }
+    }
+}
+
+/// What a storm has left of the heap, once it is over: when nothing has begun or ended for a while, and nothing runs.
+async fn give_back_memory(mut running: watch::Receiver<usize>) {
+    let mut looks = tokio::time::interval(CALM);
+    let mut stormy = false;
+    loop {
+        looks.tick().await;
+        // Looked at, not waited for: no request wakes this task.
+        match running.has_changed() {
+            Ok(true) => {
+                running.mark_unchanged();
+                stormy = true;
+            }
+            _ if stormy && *running.borrow() == 0 => {
+                heap::give_back_free_pages();
+                stormy = false;
+            }
+            _ => {}
         }
     }
 }
