@@ -96,7 +96,8 @@ const POOL_HELP: &str = help!(
   since kilnd's start: retired (environments by reason: idle, age, memory, tmp, updated, deleted, once, drained, recycled,
   killed, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
   told_again (invocations whose function's init had just failed); environments: a list of { function, version, state, age_s,
-  idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container, leaving (why it ends soon, or null) }"
+  idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, cpu_ms (of all its time, or null), invocations, container,
+  leaving (why it ends soon, or null) }"
 );
 
 /// Run AWS Lambda functions on this host.
