@@ -288,10 +288,6 @@ impl Inside {
         self.statistics.write("memory.current", &format!("{current:020}\n"));
     }
 
-    pub fn computes(&self, cpu: Duration) {
-        self.statistics.write("cpu.stat", &format!("usage_usec {:020}\n", cpu.as_micros()));
-    }
-
     pub fn kernel_kills(&self, count: u64) {
         self.statistics.write("memory.events", &format!("oom_kill {count:020}\n"));
     }
