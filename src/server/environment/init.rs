@@ -145,7 +145,7 @@ impl<L: Launcher> Starter<L> {
         journal: Journal,
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, StartError> {
-        let Container { id, end, cgroup, gauge, init, listener, log, control, lost } = container;
+        let Container { id, end, cgroup, gauge, clock, init, listener, log, control, lost } = container;
         let desk = Arc::new(Desk::default());
         let output = Output::new(journal, log)?;
         let gauge = Arc::new(gauge);
@@ -171,6 +171,7 @@ impl<L: Launcher> Starter<L> {
                 by: OnceLock::new(),
                 ended: ended.clone(),
                 gauge: gauge.clone(),
+                clock,
                 cgroup: cgroup.clone(),
                 output: output.clone(),
             }),
