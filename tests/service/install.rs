@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -315,6 +316,8 @@ fn an_upgrade_refuses_nobody() {
                             answer
                                 .map_or_else(|error| error.to_string(), |answer| format!("{} {}", answer.status, answer.text())),
                         );
+                        // One call after the other would leave the script nothing of an emulated processor.
+                        std::thread::sleep(Duration::from_millis(200));
                     }
                     answers
                 })
