@@ -14,8 +14,11 @@ fn a_stop_lets_twenty_invocations_finish() {
     let Some(kiln) = machine::enter_with("drain_s = 120\n") else { return };
     kiln.create_probe("slow", json!({ "Timeout": 120 }));
     // With their containers there, twenty begin at once, and the last does so long before the first ends.
+    let mut ms = 2000;
     eventually("twenty containers are there", || {
-        answers(invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 2000 })));
+        // Too short where the first has ended, and serves the last, before that has its own.
+        ms *= 2;
+        answers(invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": ms })));
         kiln.environments("idle") + kiln.environments("busy") == 20
     });
     let callers = invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 15_000 }));
