@@ -14,6 +14,7 @@ pub mod packet;
 pub mod peer;
 pub mod process;
 pub mod seccomp;
+pub mod socket;
 pub mod tree;
 
 // `bare` is kiln-init's alone (src/bin/kiln-init.rs includes it): system calls without a standard library.
