@@ -19,7 +19,7 @@ fn a_stop_lets_twenty_invocations_finish() {
         // Too short where the first has ended, and serves the last, before that has its own.
         ms *= 2;
         answers(invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": ms })));
-        kiln.environments("idle") + kiln.environments("busy") == 20
+        kiln.environments("idle") + kiln.environments("busy") >= 20
     });
     let callers = invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 15_000 }));
     eventually("twenty invocations run", || kiln.environments("busy") == 20);
