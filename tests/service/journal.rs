@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::machine::{self, Kiln, patience, eventually, property, run};
+use super::machine::{self, Kiln, eventually, patience, property, run};
 
 /// Entries of the unit, since the test began, that have all these values.
 #[track_caller]

@@ -35,11 +35,7 @@ struct Line {
 const CHAPTER: &[Line] = &[
     Line {
         to: "install",
-        says: &[
-            Do("sudo scripts/install"),
-            Word("--prefix P"),
-            Do("DESTDIR=DIR scripts/install --prefix /usr --binaries DIR"),
-        ],
+        says: &[Do("sudo scripts/install"), Word("--prefix P"), Do("DESTDIR=DIR scripts/install --prefix /usr --binaries DIR")],
         follow: install,
     },
     Line {
@@ -146,7 +142,11 @@ fn each_row_of_the_operations_chapter_is_followed_word_by_word() {
             (line.to.to_owned(), words.collect())
         })
         .collect();
-    assert_eq!(page(), followed, "CHAPTER follows README's \"Operations by hand\": add there what is new here, and what to do with it");
+    assert_eq!(
+        page(),
+        followed,
+        "CHAPTER follows README's \"Operations by hand\": add there what is new here, and what to do with it"
+    );
 }
 
 #[test]
@@ -199,11 +199,17 @@ impl Row {
     #[track_caller]
     fn edit(&self, at: usize, lines: &str) {
         let editor = "/run/kiln-editor";
-        let script = format!("#!/bin/sh\nprintf '{}\\n' > /run/kiln-edited\nsed -i '/^### Anything between/r /run/kiln-edited' \"$1\"\n", lines.replace('\n', "\\n"));
+        let script = format!(
+            "#!/bin/sh\nprintf '{}\\n' > /run/kiln-edited\nsed -i '/^### Anything between/r /run/kiln-edited' \"$1\"\n",
+            lines.replace('\n', "\\n")
+        );
         fs::write(editor, script).unwrap();
         fs::set_permissions(editor, fs::Permissions::from_mode(0o755)).unwrap();
         self.run.borrow_mut().insert(at);
-        run("env", &["SYSTEMD_EDITOR=/run/kiln-editor", "script", "--quiet", "--return", "--command", &self.says[at], "/dev/null"]);
+        run(
+            "env",
+            &["SYSTEMD_EDITOR=/run/kiln-editor", "script", "--quiet", "--return", "--command", &self.says[at], "/dev/null"],
+        );
         for file in [editor, "/run/kiln-edited"] {
             fs::remove_file(file).unwrap();
         }
@@ -239,7 +245,8 @@ fn assert_it_works() {
 /// An invocation that is under way.
 fn sleeping() -> Child {
     let event = json!({ "do": "sleep", "ms": 800_000 }).to_string();
-    let child = Command::new("kiln").args(["invoke", "hello", "--payload", &event]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child =
+        Command::new("kiln").args(["invoke", "hello", "--payload", &event]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.expect("run kiln");
     eventually("it runs", || Api::new("/run/kiln/control.sock".into()).environments("busy") == 1);
     child
@@ -321,7 +328,8 @@ fn change(row: &Row) {
     for (socket, name) in [("kilnd.socket", "kiln.sock"), ("kilnd-control.socket", "control.sock")] {
         let directory = format!("/etc/systemd/system/{socket}.d");
         fs::create_dir_all(&directory).unwrap();
-        fs::write(format!("{directory}/override.conf"), format!("[Socket]\nListenStream=\nListenStream={other}/run/{name}\n")).unwrap();
+        fs::write(format!("{directory}/override.conf"), format!("[Socket]\nListenStream=\nListenStream={other}/run/{name}\n"))
+            .unwrap();
     }
     run("systemctl", &["daemon-reload"]);
     run("systemctl", &["stop", "kilnd.socket", "kilnd-control.socket", "kilnd"]);
@@ -402,7 +410,8 @@ fn read_journal(row: &Row) {
     let _ = command("kiln", &["invoke", "hello", "--payload", &json!({ "hold_mib": 300 }).to_string()]);
     run("journalctl", &["--sync"]);
     let find = |at: usize, names: &[(&str, &str)]| row.with(0, &[], &format!("--output=json {}", row.text(at, names)));
-    let cause: Value = find(4, &[]).lines().last().map(|line| serde_json::from_str(line).unwrap()).expect("an end with this cause");
+    let cause: Value =
+        find(4, &[]).lines().last().map(|line| serde_json::from_str(line).unwrap()).expect("an end with this cause");
     assert_eq!(cause["KILN_FUNCTION"], "hello");
     assert!(find(1, &[]).contains("REPORT "));
     for (at, field) in [(2, "KILN_REQUEST"), (3, "KILN_CONTAINER")] {
@@ -411,7 +420,10 @@ fn read_journal(row: &Row) {
     }
     assert!(find(5, &[]).contains("launcher ready") && !find(5, &[]).contains("REPORT "), "kilnd's own words");
     let warnings = find(6, &[]);
-    assert!(warnings.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["PRIORITY"].as_str() <= Some("4")), "{warnings}");
+    assert!(
+        warnings.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["PRIORITY"].as_str() <= Some("4")),
+        "{warnings}"
+    );
     assert!(warnings.contains("Runtime.OutOfMemory"), "{warnings}");
     assert!(row.with(7, &[], "hello").contains("REPORT "));
     assert_eq!(row.says[11], format!("Environment={}", row.says[8]));
@@ -480,7 +492,8 @@ fn without_systemd(row: &Row) {
     assert!(words.ends_with(&row.text(1, &[("FILE", CONFIG)])), "{words}");
     row.run.borrow_mut().insert(1);
     let scope = ["--scope", "--quiet", "--property=Delegate=yes", "bash", "-c"];
-    let mut kilnd = Command::new("systemd-run").args(scope).arg(format!("exec {words} 2> /run/kilnd.log")).spawn().expect("run kilnd");
+    let mut kilnd =
+        Command::new("systemd-run").args(scope).arg(format!("exec {words} 2> /run/kilnd.log")).spawn().expect("run kilnd");
     eventually("kilnd answers", || command("kiln", &["pool"]).status.success());
     assert_it_works();
     let signal = |signal| machine::signal(kilnd.id(), signal);
@@ -495,7 +508,9 @@ fn without_systemd(row: &Row) {
 
 fn get_rid(row: &Row) {
     let said = row.run(0);
-    for kept in ["/etc/kiln/kiln.toml, because it was changed", "/var/lib/kiln: functions", "/var/lib/kiln/runtimes", "the user kiln"] {
+    for kept in
+        ["/etc/kiln/kiln.toml, because it was changed", "/var/lib/kiln: functions", "/var/lib/kiln/runtimes", "the user kiln"]
+    {
         assert!(said.contains(kept), "{kept}: {said}");
     }
     assert!(!Path::new("/usr/local/lib/kiln").exists() && Path::new("/var/lib/kiln/db").exists());

@@ -19,8 +19,12 @@ fn quickstart_runs_functions_in_a_service_of_its_own_and_is_gone_without_a_trace
         assert!(output.status.success(), "{words}: {said}");
         said
     };
-    let remains = || (machine::leftovers(), run("systemctl", &["list-units", "--all", "--plain", "--no-legend", "kiln-quickstart*"]));
-    let copy = format!("mkdir -p {CLONE}/target/runtimes && tar -C {} -c --exclude=./target . | tar -xC {CLONE}", repository().display());
+    let remains =
+        || (machine::leftovers(), run("systemctl", &["list-units", "--all", "--plain", "--no-legend", "kiln-quickstart*"]));
+    let copy = format!(
+        "mkdir -p {CLONE}/target/runtimes && tar -C {} -c --exclude=./target . | tar -xC {CLONE}",
+        repository().display()
+    );
     run("bash", &["-c", &copy]);
     run("mount", &["--bind", &machine::runtimes().display().to_string(), &format!("{CLONE}/target/runtimes")]);
     let ready = format!("--binaries {}", machine::binaries().display());
@@ -54,7 +58,8 @@ fn readmes_first_commands() {
     let said = run("bash", &["-euc", &format!("cd {CLONE}\n{}", commands.join("\n"))]);
     assert!(said.contains("Hello, World!") && said.contains("hello"), "{said}");
     let [curl] = curl[..] else { panic!("one line with curl in\n{block}") };
-    let rest = curl.strip_prefix("curl --unix-socket $KILN_RUN_DIR/kiln.sock -d '{}' http://kiln").expect("what this test knows to do");
+    let rest =
+        curl.strip_prefix("curl --unix-socket $KILN_RUN_DIR/kiln.sock -d '{}' http://kiln").expect("what this test knows to do");
     let answer = Api::new(Path::new(CLONE).join("target/quickstart/run/kiln.sock")).request("POST", rest, &[], b"{}");
     assert!(answer.status == 200 && answer.text().contains("Hello"), "{} {}", answer.status, answer.text());
 }
