@@ -158,7 +158,7 @@ pub enum Handle {
     Control,
     /// The mount of /tmp (O_PATH), for fstatfs.
     Tmp,
-    /// The container's cgroup2 directory (O_PATH).
+    /// The container's cgroup2 directory (O_PATH). Its `cpu.stat` counts CPU time in either layout.
     CgroupDir,
     /// Its `cgroup.kill`, open for writing. Of who entered: that of a group of their own, below the container's.
     CgroupKill,
@@ -170,9 +170,8 @@ pub enum Handle {
     CpuBurst,
     /// v2: `cpu.weight`; v1: `cpu.shares`; open for writing.
     CpuWeight,
-    /// v1 only: directories (O_PATH) of the memory and cpuacct hierarchies. On unified hosts `CgroupDir` serves.
+    /// v1 only: the directory (O_PATH) in the memory hierarchy. On unified hosts `CgroupDir` serves.
     MemoryDir,
-    CpuacctDir,
     /// Only of who entered: the other end of their terminal, or of the pipes that are their 0, 1 and 2.
     Terminal,
     Stdin,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::cpu::Clock;
 use super::freeze::Cgroup;
 use super::wall::Gauge;
 use crate::code::Digest;
@@ -92,6 +93,8 @@ pub struct Container {
     pub end: End,
     pub cgroup: Arc<Cgroup>,
     pub gauge: Gauge,
+    /// None where the kernel does not count.
+    pub clock: Option<Clock>,
     pub init: OwnedFd,
     pub listener: OwnedFd,
     pub log: OwnedFd,

@@ -30,12 +30,13 @@ use tracing::warn;
 use super::container::{Guest, LaunchError, Stdio};
 use super::init::encode_start;
 use super::vars::vars;
-use super::watch::{Control, Ended, Word, readable};
+use super::watch::{Control, Ended, Word};
 use super::{Environment, Facts, Grow};
 use crate::function::{Function, FunctionName};
 use crate::invocation::{Cause, ProcessEnd};
 use crate::server::events::What;
 use crate::server::logs::lines;
+use crate::server::readiness::watched;
 use crate::wire::launcher::{Description, TerminalSize};
 use crate::wire::visit::{self, Asked, End, HEADER, MAX_FRAME};
 
@@ -200,11 +201,11 @@ impl Ends {
     fn of(stdio: Stdio) -> io::Result<Self> {
         Ok(match stdio {
             Stdio::Terminal(ours) => {
-                let stdin = readable(ours.try_clone()?)?;
-                Self { stdin, stdout: readable(ours)?, stderr: None, is_terminal: true }
+                let stdin = watched(ours.try_clone()?)?;
+                Self { stdin, stdout: watched(ours)?, stderr: None, is_terminal: true }
             }
             Stdio::Pipes { stdin, stdout, stderr } => {
-                Self { stdin: readable(stdin)?, stdout: readable(stdout)?, stderr: Some(readable(stderr)?), is_terminal: false }
+                Self { stdin: watched(stdin)?, stdout: watched(stdout)?, stderr: Some(watched(stderr)?), is_terminal: false }
             }
         })
     }

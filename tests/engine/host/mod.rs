@@ -25,7 +25,15 @@ use serde_json::Value;
 
 pub use client::{Answer, Api};
 #[allow(unused_imports)] // serves several test programs; each uses its part
-pub use eyes::{PATIENCE, eventually, slower};
+pub use eyes::{PATIENCE, eventually, patience, slower};
+
+/// One of Kiln's own programs, as cargo has built it beside this one.
+pub fn program(name: &str) -> PathBuf {
+    // What is no test (scripts/load) is told nothing by cargo; like a test, it lies one directory below them.
+    let beside = || std::env::current_exe().ok()?.parent()?.parent().map(Path::to_owned);
+    let told = option_env!("CARGO_BIN_EXE_kilnd").and_then(|kilnd| Path::new(kilnd).parent()).map(Path::to_owned);
+    told.or_else(beside).expect("a directory of programs").join(name)
+}
 
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
@@ -67,7 +75,7 @@ pub struct Options {
 }
 
 /// How many ids each test's instance gets. Real ranges are larger; the smallest allowed is 4096.
-const ID_COUNT: u32 = 4096;
+pub const ID_COUNT: u32 = 4096;
 
 impl Instance {
     /// Starts an instance with the usual settings and waits until it answers.
@@ -131,14 +139,14 @@ impl Instance {
     pub fn launch(&mut self) {
         // With the umask that the service's unit has.
         let mut command = scope::command("sh");
-        command.args(["-c", r#"umask 077; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kilnd")]);
+        command.args(["-c", r#"umask 077; exec "$0" "$@""#]).arg(program("kilnd"));
         command.stdin(Stdio::null()).stdout(self.log_file());
         self.launch_command(command);
     }
 
     /// The same where socket units hold the doors ([`scope::door`]).
     pub fn launch_activated(&mut self, invoke: &UnixListener, control: &UnixListener) {
-        self.launch_command(scope::activated(env!("CARGO_BIN_EXE_kilnd"), &[("invoke", invoke), ("control", control)]));
+        self.launch_command(scope::activated(&program("kilnd"), &[("invoke", invoke), ("control", control)]));
     }
 
     fn log_file(&self) -> File {
@@ -257,7 +265,7 @@ impl Drop for Instance {
         if let Some(mut child) = self.supervisor.take() {
             // A second SIGTERM does not wait for invocations; two at once may arrive as one, so they go on coming. A
             // supervisor that is killed instead leaves its cgroups on the host.
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + patience();
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
                 signal(child.id(), Signal::SIGTERM);
                 std::thread::sleep(Duration::from_millis(50)); // a bounded wait: Drop must not hang
@@ -316,7 +324,7 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// `kiln`'s exit code, stdout and stderr.
 pub fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
+    let output = Command::new(program("kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
     let output = output.expect("run kiln");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
