@@ -14,6 +14,7 @@
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
+//!   readiness           sockets and processes, as tokio waits for them
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -33,6 +34,7 @@ pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
+pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
 pub mod warming;
@@ -48,14 +50,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Logs};
+use self::control::{Control, Environments, Happenings, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
-use self::events::{Events, Subject, What};
+use self::events::{Events, Historian, Subject, What};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
@@ -128,10 +130,11 @@ struct Inherited {
 
 async fn serve(config: Config, inherited: Inherited, database: Database, logs: LogStore) -> anyhow::Result<()> {
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
+    let historian = Arc::new(Historian::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
-    let events = Events::default();
+    let events = Events::new(vec![historian.clone()]);
     let dispatch = Dispatch::new(
         in_force.clone(),
         registry.clone(),
@@ -146,6 +149,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    let (cut, mut impatient) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
     let functions = registry.clone();
@@ -153,7 +157,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let reload =
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
-    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, stopping.clone());
+    let happenings = Happenings::new(events.clone(), ending.clone());
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -164,11 +169,12 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
+    background.spawn("history", historian.clone().write());
     background.spawn("memory for others", give_back_memory(dispatch.running()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready, &reload, &events);
+    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -178,18 +184,26 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         info!(limit_s = within.as_secs(), "draining");
         events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
-        let finished = timeout(within, async {
+        let (began, finished) = (Instant::now(), async {
             callers.all().await;
             dispatch.drain().await;
         });
-        if finished.await.is_err() {
-            dispatch.cut(within);
+        let waited = tokio::select! {
+            biased;
+            () = finished => None,
+            () = sleep(within) => Some(within),
+            // `cut` outlives this wait, too.
+            _ = impatient.wait_for(|cut| *cut) => Some(began.elapsed()),
+        };
+        if let Some(waited) = waited {
+            dispatch.cut(waited);
             let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
             if answered.await.is_err() {
                 // The launchers end their containers when they see that the server is gone.
                 warn!("not everybody could be told: what is left ends with the server");
             }
         }
+        historian.flush().await;
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };
@@ -205,6 +219,7 @@ async fn follow(
     link: &SupervisorLink,
     launchers: &Launchers,
     stop: &watch::Sender<bool>,
+    cut: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
     events: &Events,
@@ -231,6 +246,9 @@ async fn follow(
             }
             Event::Drain => {
                 stop.send_replace(true);
+            }
+            Event::Cut => {
+                cut.send_replace(true);
             }
         }
     }
