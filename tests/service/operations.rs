@@ -200,7 +200,7 @@ impl Row {
     fn edit(&self, at: usize, lines: &str) {
         let editor = "/run/kiln-editor";
         let script = format!(
-            "#!/bin/sh\nprintf '{}\\n' > /run/kiln-edited\nsed -i '/^### Anything between/r /run/kiln-edited' \"$1\"\n",
+            "#!/bin/bash\nprintf '{}\\n' > /run/kiln-edited\nsed -i '/^### Anything between/r /run/kiln-edited' \"${{!#}}\"\n",
             lines.replace('\n', "\\n")
         );
         fs::write(editor, script).unwrap();
