@@ -10,9 +10,11 @@
 //!   pool                who is warm, who is next, who must go
 //!   environment         one execution environment
 //!   runtime_api, logs   the function's door · its output
+//!   events              what happens, told as it happens
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
+//!   readiness           sockets and processes, as tokio waits for them
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -27,10 +29,12 @@ pub mod api;
 pub mod control;
 pub mod dispatch;
 pub mod environment;
+pub mod events;
 pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
+pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
 pub mod warming;
@@ -46,13 +50,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Logs};
+use self::control::{Control, Environments, Happenings, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
+use self::events::{Events, Historian, Subject, What};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
@@ -69,7 +74,7 @@ use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
 
@@ -83,6 +88,8 @@ const CONTROL: i32 = 7;
 /// For invocations that were cut to end, and their callers to be told of it; with [`LAST_WORDS`] less than the supervisor's own
 /// patience after the drain.
 const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// So long without any invocation, and memory that none needs is given back.
+const CALM: Duration = Duration::from_secs(5);
 /// For telling people on duty that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -101,6 +108,8 @@ pub fn run() -> anyhow::Result<()> {
         control: take(CONTROL, "control.sock")?,
     };
     raise_descriptor_limit()?;
+    // A burst of payloads costs its memory while it lasts.
+    heap::give_back_large_pieces().context("set how memory is given back")?;
 
     let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
@@ -121,16 +130,26 @@ struct Inherited {
 
 async fn serve(config: Config, inherited: Inherited, database: Database, logs: LogStore) -> anyhow::Result<()> {
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
+    let historian = Arc::new(Historian::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
-    let dispatch = Dispatch::new(in_force.clone(), registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
+    let events = Events::new(vec![historian.clone()]);
+    let dispatch = Dispatch::new(
+        in_force.clone(),
+        registry.clone(),
+        meter.clone(),
+        launchers.clone(),
+        Arc::new(logs.clone()),
+        events.clone(),
+    );
     let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
     let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
     let room = Room::new(config.state_dir.clone(), config.code_budget_mib);
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    let (cut, mut impatient) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
     let functions = registry.clone();
@@ -138,7 +157,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let reload =
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
-    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, stopping.clone());
+    let happenings = Happenings::new(events.clone(), ending.clone());
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -149,10 +169,12 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
+    background.spawn("history", historian.clone().write());
+    background.spawn("memory for others", give_back_memory(dispatch.running()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready, &reload);
+    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -160,19 +182,28 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = in_force.now().drain();
         info!(limit_s = within.as_secs(), "draining");
+        events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
-        let finished = timeout(within, async {
+        let (began, finished) = (Instant::now(), async {
             callers.all().await;
             dispatch.drain().await;
         });
-        if finished.await.is_err() {
-            dispatch.cut(within);
+        let waited = tokio::select! {
+            biased;
+            () = finished => None,
+            () = sleep(within) => Some(within),
+            // `cut` outlives this wait, too.
+            _ = impatient.wait_for(|cut| *cut) => Some(began.elapsed()),
+        };
+        if let Some(waited) = waited {
+            dispatch.cut(waited);
             let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
             if answered.await.is_err() {
                 // The launchers end their containers when they see that the server is gone.
                 warn!("not everybody could be told: what is left ends with the server");
             }
         }
+        historian.flush().await;
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };
@@ -188,14 +219,17 @@ async fn follow(
     link: &SupervisorLink,
     launchers: &Launchers,
     stop: &watch::Sender<bool>,
+    cut: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
+    events: &Events,
 ) -> anyhow::Result<()> {
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
             Event::Launcher { number, socket } => {
                 launchers.add(number, socket).with_context(|| format!("use the socket to launcher {number}"))?;
                 info!(launcher = number, "launcher is there");
+                events.emit(&Subject::NOBODY, None, What::LauncherStarted { launcher: number });
                 if !ready.send_replace(true) {
                     link.send(&ToSupervisor::Ready, &[]).await.context("write to the supervisor")?;
                     info!("ready");
@@ -204,6 +238,7 @@ async fn follow(
             Event::LauncherGone { number } => {
                 warn!(launcher = number, "launcher is gone, and its containers with it");
                 launchers.gone(number);
+                events.emit(&Subject::NOBODY, None, What::LauncherLost { launcher: number });
             }
             Event::Reload { config, waiting } => {
                 reload.to(*config, waiting);
@@ -211,6 +246,9 @@ async fn follow(
             }
             Event::Drain => {
                 stop.send_replace(true);
+            }
+            Event::Cut => {
+                cut.send_replace(true);
             }
         }
     }
@@ -244,6 +282,27 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
         beat.tick().await;
         if let Err(error) = link.send(&ToSupervisor::Heartbeat, &[]).await {
             return warn!(%error, "the heartbeat could not be sent");
+        }
+    }
+}
+
+/// What a storm has left of the heap, once it is over: when nothing has begun or ended for a while, and nothing runs.
+async fn give_back_memory(mut running: watch::Receiver<usize>) {
+    let mut looks = tokio::time::interval(CALM);
+    let mut stormy = false;
+    loop {
+        looks.tick().await;
+        // Looked at, not waited for: no request wakes this task.
+        match running.has_changed() {
+            Ok(true) => {
+                running.mark_unchanged();
+                stormy = true;
+            }
+            _ if stormy && *running.borrow() == 0 => {
+                heap::give_back_free_pages();
+                stormy = false;
+            }
+            _ => {}
         }
     }
 }
@@ -290,12 +349,12 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
         Dispatch::measured(self)
     }
 
-    fn drain(&self, function: &FunctionName) -> Option<Drained> {
-        self.drain_function(function)
+    fn drain(&self, function: &FunctionName, by: &str) -> Option<Drained> {
+        self.drain_function(function, by)
     }
 
-    fn recycle(&self, container: &str) -> Option<Dismissed> {
-        self.recycle_container(container)
+    fn recycle(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.recycle_container(container, by)
     }
 
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
