@@ -3,10 +3,12 @@
 //! In the server process, without privileges. Shows, passes on what they want to end, and decides nothing itself:
 //!
 //! ```text
-//! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
+//! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now); what
+//!                                   functions have done since the start (server::tally)
 //! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
+//! GET /v1/metrics                   for Prometheus ([`metrics`], which has another door besides)
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! POST /v1/functions/{name}/drain   its environments end: idle ones now, the others with their invocation
@@ -17,6 +19,7 @@
 //! Whoever ends something is named in kilnd's log, by the kernel's word.
 
 mod logs;
+mod metrics;
 mod usage;
 
 use std::sync::Arc;
@@ -44,6 +47,7 @@ use crate::meter::month::Books;
 use logs::decoded;
 
 pub use logs::Logs;
+pub use metrics::{Loopback, Metrics};
 use usage::UsageDoor;
 
 /// See the module docs.
@@ -57,6 +61,9 @@ pub struct Control {
     looking: Mutex<()>,
     logs: Logs,
     usage: UsageDoor,
+    metrics: Arc<Metrics>,
+    /// Where else they are served.
+    loopback: Arc<Loopback>,
 }
 
 /// Who has the environments, seen from this door.
@@ -88,15 +95,25 @@ struct Status<'a> {
     waiting_for_restart: &'a [String],
     /// No new invocation is taken; those that run may finish.
     draining: bool,
+    /// The loopback address where metrics are served, too.
+    metrics: Option<String>,
 }
 
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
-    pub fn new(in_force: impl Into<InForce>, environments: Arc<dyn Environments>, logs: Logs, draining: Stop) -> Self {
+    pub fn new(
+        in_force: impl Into<InForce>,
+        environments: Arc<dyn Environments>,
+        logs: Logs,
+        draining: Stop,
+        metrics: Arc<Metrics>,
+        loopback: Arc<Loopback>,
+    ) -> Self {
         let in_force = in_force.into();
         let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
-        Self { in_force, started: Instant::now(), draining, environments, looking: Mutex::default(), logs, usage }
+        let (started, looking) = (Instant::now(), Mutex::default());
+        Self { in_force, started, draining, environments, looking, logs, usage, metrics, loopback }
     }
 
     fn status(&self) -> Value {
@@ -110,6 +127,7 @@ impl Control {
             config: &config,
             waiting_for_restart: &waiting,
             draining: *self.draining.borrow(),
+            metrics: self.loopback.address(),
         })
     }
 
@@ -117,7 +135,11 @@ impl Control {
         let _one = self.looking.lock().await;
         let environments = self.environments.clone();
         match tokio::task::spawn_blocking(move || environments.measured()).await {
-            Ok(snapshot) => reply(StatusCode::OK, json!(snapshot)),
+            Ok(snapshot) => {
+                let mut shown = json!(snapshot);
+                shown["functions"] = json!(self.metrics.functions());
+                reply(StatusCode::OK, shown)
+            }
             Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("look at the pool: {error}")),
         }
     }
@@ -192,7 +214,8 @@ impl Door for Control {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
-            (_, "/v1/pool" | "/v1/status" | "/v1/usage") => not_allowed("GET"),
+            (&Method::GET, "/v1/metrics") => self.metrics.show().await.map(Either::Left),
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/metrics") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

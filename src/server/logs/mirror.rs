@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::warn;
 
+use super::missing::{Count, Why};
 use super::store::queue::{Queue, Waiting};
 use super::{Kind, Lost, Origin, Piece};
 use crate::config::Mirrored;
@@ -42,6 +43,7 @@ pub struct Mirror {
     queue: Arc<Queue>,
     wanted: Wanted,
     refused: Arc<Refused>,
+    missing: Arc<Count>,
 }
 
 /// What of functions' logs the journal gets. A clone is another handle to it.
@@ -78,13 +80,13 @@ impl Refused {
 }
 
 impl Mirror {
-    pub fn start(journal: Journald, wanted: Wanted) -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(journal: Journald, wanted: Wanted, missing: Arc<Count>) -> io::Result<(Self, JoinHandle<()>)> {
         journal.wait_at_most(PATIENCE)?;
         let (queue, refused) = (Arc::<Queue>::default(), Arc::<Refused>::default());
-        let writer = Writer { journal, shares: HashMap::new(), stopped: false };
+        let writer = Writer { journal, shares: HashMap::new(), missing: missing.clone(), stopped: false };
         let (filled, told) = (queue.clone(), refused.clone());
         let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(&filled, &told))?;
-        Ok((Self { queue, wanted, refused }, thread))
+        Ok((Self { queue, wanted, refused, missing }, thread))
     }
 
     /// Never waits.
@@ -93,9 +95,11 @@ impl Mirror {
         for piece in pieces {
             let wanted = what == Mirrored::Auto || what == Mirrored::Platform && piece.kind == Kind::Platform;
             if wanted && !self.queue.push(&piece.piece()) {
+                let lost = Lost::of(&piece.lines);
+                self.missing.add(Why::JournalUntaken, lost);
                 let mut refused = self.refused.lock();
                 let of = refused.entry(piece.origin.function.clone());
-                of.or_insert_with(|| (piece.origin.clone(), Lost::default())).1.add(Lost::of(&piece.lines));
+                of.or_insert_with(|| (piece.origin.clone(), Lost::default())).1.add(lost);
             }
         }
     }
@@ -111,6 +115,7 @@ impl Drop for Mirror {
 struct Writer {
     journal: Journald,
     shares: HashMap<FunctionName, Share>,
+    missing: Arc<Count>,
     /// The journal did not take the last entry in time.
     stopped: bool,
 }
@@ -167,7 +172,9 @@ impl Writer {
     fn line(&mut self, piece: &Piece<'_>, line: &[u8], now: Instant) {
         let share = share(&mut self.shares, &piece.origin.function, piece.origin, now);
         if !share.take(line.len(), now) {
-            share.excess.add(Lost { lines: 1, bytes: line.len() as u64 + 1 });
+            let lost = Lost { lines: 1, bytes: line.len() as u64 + 1 };
+            self.missing.add(Why::JournalExcess, lost);
+            share.excess.add(lost);
             (share.origin, share.request) = (piece.origin.clone(), piece.request);
             return;
         }
@@ -180,7 +187,9 @@ impl Writer {
     fn write(&mut self, piece: &Piece<'_>, line: &[u8], now: Instant) {
         if !self.send(&entry(piece, line)) {
             let share = share(&mut self.shares, &piece.origin.function, piece.origin, now);
-            share.untaken.add(Lost { lines: 1, bytes: line.len() as u64 + 1 });
+            let lost = Lost { lines: 1, bytes: line.len() as u64 + 1 };
+            self.missing.add(Why::JournalUntaken, lost);
+            share.untaken.add(lost);
             (share.origin, share.request) = (piece.origin.clone(), piece.request);
         }
     }
@@ -299,7 +308,7 @@ mod tests {
     use crate::telemetry::journald::tests::Fake;
 
     fn writer(journal: Journald) -> Writer {
-        Writer { journal, shares: HashMap::new(), stopped: false }
+        Writer { journal, shares: HashMap::new(), missing: Arc::default(), stopped: false }
     }
 
     fn piece<'a>(origin: &'a Arc<Origin>, kind: Kind, lines: &'a [u8]) -> Piece<'a> {
@@ -411,7 +420,7 @@ mod tests {
         };
         let (fake, journal) = Fake::start();
         let wanted = Wanted::new(Mirrored::Auto);
-        let (mirror, thread) = Mirror::start(journal, wanted.clone()).unwrap();
+        let (mirror, thread) = Mirror::start(journal, wanted.clone(), Arc::default()).unwrap();
         for what in [Mirrored::Auto, Mirrored::Platform, Mirrored::None] {
             wanted.set(what);
             let line = format!("{what:?}\n");
