@@ -130,7 +130,15 @@ fn every_file_is_where_it_is_promised() {
     promised.extend(["sysusers.d", "tmpfiles.d"].map(|name| (format!("/usr/local/lib/{name}/kiln.conf"), 0o100_644)));
     let scripts = ["build-runtimes", "users", "leftovers", "uninstall"];
     promised.extend(scripts.map(|name| (format!("/usr/local/share/kiln/scripts/{name}"), 0o100_755)));
-    for file in ["README.md", "rootfs/lock", "rootfs/base/recipe.toml", "rootfs/nodejs8.10/bootstrap.js", "manifest"] {
+    for file in [
+        "README.md",
+        "rootfs/lock",
+        "rootfs/base/recipe.toml",
+        "rootfs/nodejs8.10/bootstrap.js",
+        "manifest",
+        "monitoring/dashboard.json",
+        "monitoring/alerts.yml",
+    ] {
         promised.push((format!("/usr/local/share/kiln/{file}"), 0o100_644));
     }
     let completions = ["bash-completion/completions/kiln", "zsh/site-functions/_kiln", "fish/vendor_completions.d/kiln.fish"];
