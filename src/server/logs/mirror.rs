@@ -368,6 +368,7 @@ mod tests {
             |line: &&String| line.strip_prefix("KILN: ").map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap());
         let missing: usize = seen.iter().filter_map(|line| number(&line)).sum();
         assert_eq!(kept + missing, 6000, "every line is there, or told to be missing");
+        assert_eq!(writer.missing.now().journal_excess, missing as u64, "and counted");
         assert!(
             seen[seen.len() - 2].starts_with("KILN: ") && seen[seen.len() - 2].contains("`kiln logs noisy` has more"),
             "before REPORT"
@@ -402,6 +403,7 @@ mod tests {
         assert!(writer.stopped && begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         let taken = fake.entries().len() as u64;
         assert_eq!(writer.shares[&origin.function].untaken.lines, 900 - taken);
+        assert_eq!(writer.missing.now().journal_untaken, 900 - taken);
         writer.tell_all(begin);
         let told = fake.entries();
         assert!(told[0]["MESSAGE"].contains("because the journal did not take them"), "{told:?}");
