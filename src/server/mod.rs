@@ -15,6 +15,7 @@
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
+//!   readiness           sockets and processes, as tokio waits for them
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -34,6 +35,7 @@ pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
+pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
 pub mod tally;
@@ -50,14 +52,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Logs, Loopback, Metrics};
+use self::control::{Control, Environments, Happenings, Logs, Loopback, Metrics};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
-use self::events::{Events, Subject, What};
+use self::events::{Events, Historian, Subject, What};
 use self::http::Stop;
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
@@ -77,7 +79,7 @@ use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked, Upkeep};
 
@@ -91,6 +93,8 @@ const CONTROL: i32 = 7;
 /// For invocations that were cut to end, and their callers to be told of it; with [`LAST_WORDS`] less than the supervisor's own
 /// patience after the drain.
 const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// So long without any invocation, and memory that none needs is given back.
+const CALM: Duration = Duration::from_secs(5);
 /// For telling people on duty that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -109,6 +113,8 @@ pub fn run() -> anyhow::Result<()> {
         control: take(CONTROL, "control.sock")?,
     };
     raise_descriptor_limit()?;
+    // A burst of payloads costs its memory while it lasts.
+    heap::give_back_large_pieces().context("set how memory is given back")?;
 
     let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
@@ -129,12 +135,13 @@ struct Inherited {
 
 async fn serve(config: Config, inherited: Inherited, database: Database, logs: LogStore) -> anyhow::Result<()> {
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
+    let historian = Arc::new(Historian::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
     let functions = registry.clone();
     let tally = Arc::new(Tally::new(&config.instance, move |name| functions.function(name).is_some()));
-    let events = Events::new(vec![tally.clone()]);
+    let events = Events::new(vec![tally.clone(), historian.clone()]);
     let dispatch = Dispatch::new(
         in_force.clone(),
         registry.clone(),
@@ -149,6 +156,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    let (cut, mut impatient) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
     let functions = registry.clone();
@@ -167,8 +175,9 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let metrics = Arc::new(Metrics::new(tally, move || known.read()));
     let loopback = Arc::new(Loopback::new(metrics.clone()));
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
+    let happenings = Happenings::new(events.clone(), ending.clone());
     let environments = Arc::new(dispatch.clone());
-    let control = Control::new(in_force.clone(), environments, logs, stopping.clone(), metrics, loopback.clone());
+    let control = Control::new(in_force.clone(), environments, logs, happenings, stopping.clone(), metrics, loopback.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -179,10 +188,12 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
+    background.spawn("history", historian.clone().write());
+    background.spawn("memory for others", give_back_memory(dispatch.running()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let told = Told { stop: &stop, ready: &ready, upkeep: &tell_upkeep, loopback: &loopback, reload: &reload };
+    let told = Told { stop: &stop, cut: &cut, ready: &ready, upkeep: &tell_upkeep, loopback: &loopback, reload: &reload };
     let follow = follow(&link, &launchers, &told, &events);
     tokio::pin!(follow);
     let drain = async {
@@ -193,18 +204,26 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         info!(limit_s = within.as_secs(), "draining");
         events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
-        let finished = timeout(within, async {
+        let (began, finished) = (Instant::now(), async {
             callers.all().await;
             dispatch.drain().await;
         });
-        if finished.await.is_err() {
-            dispatch.cut(within);
+        let waited = tokio::select! {
+            biased;
+            () = finished => None,
+            () = sleep(within) => Some(within),
+            // `cut` outlives this wait, too.
+            _ = impatient.wait_for(|cut| *cut) => Some(began.elapsed()),
+        };
+        if let Some(waited) = waited {
+            dispatch.cut(waited);
             let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
             if answered.await.is_err() {
                 // The launchers end their containers when they see that the server is gone.
                 warn!("not everybody could be told: what is left ends with the server");
             }
         }
+        historian.flush().await;
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };
@@ -244,6 +263,9 @@ async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, e
             Event::Drain => {
                 told.stop.send_replace(true);
             }
+            Event::Cut => {
+                told.cut.send_replace(true);
+            }
         }
     }
     Ok(())
@@ -252,6 +274,7 @@ async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, e
 /// Whom the supervisor's word concerns.
 struct Told<'a> {
     stop: &'a watch::Sender<bool>,
+    cut: &'a watch::Sender<bool>,
     ready: &'a watch::Sender<bool>,
     upkeep: &'a watch::Sender<Upkeep>,
     loopback: &'a Loopback,
@@ -314,6 +337,27 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
         beat.tick().await;
         if let Err(error) = link.send(&ToSupervisor::Heartbeat, &[]).await {
             return warn!(%error, "the heartbeat could not be sent");
+        }
+    }
+}
+
+/// What a storm has left of the heap, once it is over: when nothing has begun or ended for a while, and nothing runs.
+async fn give_back_memory(mut running: watch::Receiver<usize>) {
+    let mut looks = tokio::time::interval(CALM);
+    let mut stormy = false;
+    loop {
+        looks.tick().await;
+        // Looked at, not waited for: no request wakes this task.
+        match running.has_changed() {
+            Ok(true) => {
+                running.mark_unchanged();
+                stormy = true;
+            }
+            _ if stormy && *running.borrow() == 0 => {
+                heap::give_back_free_pages();
+                stormy = false;
+            }
+            _ => {}
         }
     }
 }

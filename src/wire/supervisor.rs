@@ -44,6 +44,8 @@ pub enum ToServer {
     },
     /// Take no new callers, let running invocations finish within the limit, then exit 0.
     Drain,
+    /// The drain's limit is now.
+    Cut,
     /// Serve the metrics on this listening socket (one descriptor) from now on, or, `None`, nowhere but on control.sock. The
     /// text is the address as the configuration has it.
     Metrics {

@@ -62,6 +62,29 @@ fn sigterm_ends_what_runs_past_the_limit_and_tells_its_caller() {
 }
 
 #[test]
+fn a_second_sigterm_cuts_at_once_and_tells_the_callers() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start_with(Options { config: "drain_s = 600".into(), ..Options::default() });
+    instance.create_probe("endless", json!({ "Timeout": 900 }));
+    let api = instance.api();
+    let caller = thread::spawn(move || {
+        api.try_request("POST", "/2015-03-31/functions/endless/invocations", &[], br#"{"do":"sleep","ms":600000}"#)
+    });
+    eventually("it runs", || instance.busy() == 1);
+    host::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGTERM);
+    eventually("it drains", || instance.control().request("GET", "/v1/status", &[], b"").json()["draining"] == true);
+    host::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGTERM);
+    assert!(instance.wait().success(), "{}", instance.log());
+    let answer = caller.join().unwrap().expect("an answer, and no closed connection");
+    assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, Some("Unhandled")), "{}", answer.text());
+    assert_eq!(answer.json()["errorType"], "Sandbox.Stopped");
+    assert!(!instance.log().contains("killed"), "nobody had to be: {}", instance.log());
+    assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+}
+
+#[test]
 fn people_on_duty_see_a_drain_to_its_end() {
     if !host::ready() {
         return;
@@ -154,10 +177,12 @@ fn after_kill_of_server_launcher_or_init_invoking_works_again_by_itself() {
     for victim in ["init", "launcher", "server"] {
         instance.call("f", &json!({ "do": "echo" }));
         let victims = instance.processes(victim);
+        // A launcher takes its containers along.
+        let dying = [victims.clone(), if victim == "launcher" { instance.processes("init") } else { vec![] }].concat();
         victims.iter().copied().for_each(host::kill);
         // A signal is sent, not yet felt: until its victim is dead, an invocation may still begin with it, and dies with it (and
         // says so). From then on nobody may meet the dead.
-        eventually("the victims are dead", || victims.iter().all(|pid| process(*pid).is_none()));
+        eventually("the victims are dead", || dying.iter().all(|pid| process(*pid).is_none()));
         let answer = instance.invoke("f", &json!({ "do": "echo", "after": victim }));
         assert_eq!(answer.status, 200, "after the end of a {victim}: {}", answer.text());
         assert_eq!(answer.json()["after"], victim, "the caller waits for the repair and gets an answer");

@@ -231,14 +231,34 @@ impl Follow {
     }
 }
 
-type Step = Pin<Box<dyn Future<Output = io::Result<Option<(Bytes, Follow)>>> + Send>>;
+/// Pieces of an answer, one after the other.
+pub(super) trait Pieces: Send + Sized + 'static {
+    /// The next piece, and itself for those after it. `None`: there are no more.
+    fn step(self) -> impl Future<Output = io::Result<Option<(Bytes, Self)>>> + Send;
+}
+
+impl Pieces for Follow {
+    async fn step(self) -> io::Result<Option<(Bytes, Self)>> {
+        Self::step(self).await
+    }
+}
+
+type Step = Pin<Box<dyn Future<Output = io::Result<Option<(Bytes, Next)>>> + Send>>;
+struct Next(Box<dyn FnOnce() -> Step + Send>);
+
+fn step(pieces: impl Pieces) -> Step {
+    Box::pin(async move {
+        let next = |pieces| Next(Box::new(move || step(pieces)));
+        Ok(pieces.step().await?.map(|(piece, rest)| (piece, next(rest))))
+    })
+}
 
 /// The body of an answer: pieces as they are read.
 pub struct Lines(Option<Step>);
 
 impl Lines {
-    fn new(follow: Follow) -> Self {
-        Self(Some(Box::pin(follow.step())))
+    pub(super) fn new(pieces: impl Pieces) -> Self {
+        Self(Some(step(pieces)))
     }
 }
 
@@ -250,8 +270,8 @@ impl Body for Lines {
         let Some(step) = &mut self.0 else { return Poll::Ready(None) };
         let Poll::Ready(done) = step.as_mut().poll(cx) else { return Poll::Pending };
         Poll::Ready(match done {
-            Ok(Some((lines, follow))) => {
-                self.0 = Some(Box::pin(follow.step()));
+            Ok(Some((lines, next))) => {
+                self.0 = Some((next.0)());
                 Some(Ok(Frame::data(lines)))
             }
             Ok(None) => {

@@ -9,6 +9,8 @@
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/metrics                   for Prometheus ([`metrics`], which has another door besides)
+//! GET /v1/events                    what happens, a JSON object on each line ([`events`])
+//! GET /v1/history                   environments that have ended, and why ([`history`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! POST /v1/functions/{name}/drain   its environments end: idle ones now, the others with their invocation
@@ -18,6 +20,8 @@
 //!
 //! Whoever ends something is named in kilnd's log, by the kernel's word.
 
+mod events;
+mod history;
 mod logs;
 mod metrics;
 mod usage;
@@ -42,10 +46,13 @@ use super::pool::{Dismissed, Drained, Snapshot};
 use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::function::FunctionName;
+use crate::meter::history::Past;
 use crate::meter::month::Books;
 
 use logs::decoded;
 
+pub use events::Happenings;
+use history::HistoryDoor;
 pub use logs::Logs;
 pub use metrics::{Loopback, Metrics};
 use usage::UsageDoor;
@@ -60,6 +67,8 @@ pub struct Control {
     /// Held while somebody looks, so that people who look every second wait for each other and not the invocations for them.
     looking: Mutex<()>,
     logs: Logs,
+    happenings: Happenings,
+    history: HistoryDoor,
     usage: UsageDoor,
     metrics: Arc<Metrics>,
     /// Where else they are served.
@@ -106,14 +115,16 @@ impl Control {
         in_force: impl Into<InForce>,
         environments: Arc<dyn Environments>,
         logs: Logs,
+        happenings: Happenings,
         draining: Stop,
         metrics: Arc<Metrics>,
         loopback: Arc<Loopback>,
     ) -> Self {
         let in_force = in_force.into();
         let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
+        let history = HistoryDoor::new(Past::new(in_force.now().database()));
         let (started, looking) = (Instant::now(), Mutex::default());
-        Self { in_force, started, draining, environments, looking, logs, usage, metrics, loopback }
+        Self { in_force, started, draining, environments, looking, logs, happenings, history, usage, metrics, loopback }
     }
 
     fn status(&self) -> Value {
@@ -214,8 +225,10 @@ impl Door for Control {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
+            (&Method::GET, "/v1/events") => self.happenings.show(head.uri.query().unwrap_or_default()),
+            (&Method::GET, "/v1/history") => self.history.show(head.uri.query().unwrap_or_default()).await,
             (&Method::GET, "/v1/metrics") => self.metrics.show().await.map(Either::Left),
-            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/metrics") => not_allowed("GET"),
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/events" | "/v1/history" | "/v1/metrics") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

@@ -34,7 +34,8 @@ impl<'a> Starting<'a> {
         let of = Subject { container: failure.origin.container.as_deref().map(Into::into), ..self.of.clone() };
         let (cause, text) = (failure.cause.report_type().to_owned(), failure.cause.text());
         let peak_mib = max_memory_used_mib(failure.peak);
-        self.events.emit(&of, self.request, What::InitFailed { cause, text, again, peak_mib });
+        let init_us = micros(failure.took);
+        self.events.emit(&of, self.request, What::InitFailed { cause, text, again, init_us, peak_mib });
     }
 }
 
@@ -42,7 +43,8 @@ impl Drop for Starting<'_> {
     fn drop(&mut self) {
         if !self.told {
             let (cause, text) = ("Sandbox.Stopped".to_owned(), "kilnd stopped before it was ready".to_owned());
-            self.events.emit(&self.of, self.request, What::InitFailed { cause, text, again: false, peak_mib: 0 });
+            let failed = What::InitFailed { cause, text, again: false, init_us: 0, peak_mib: 0 };
+            self.events.emit(&self.of, self.request, failed);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::{Environment, Grow, Perform};
@@ -14,6 +14,9 @@ use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome, RequestId};
 use crate::server::events::What;
 use crate::server::logs::lines;
 use crate::server::runtime_api::{AfterWrite, Event, Reply};
+
+/// Within so long the connections of a killed runtime are over.
+const CONNECTION_ENDS: Duration = Duration::from_secs(1);
 
 /// The time of one invocation.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +98,8 @@ impl Environment {
             Perform::Done(Reply::InvalidMode) => failed(Cause::InvalidResponseMode, invocation),
             Perform::Trouble(cause) => {
                 self.kill();
-                if desk.never_read() && self.ended.borrow().is_some() {
+                // Who told of the end may have been faster than the runtime's own: its connection says what it has read.
+                if self.ended.borrow().is_some() && timeout(CONNECTION_ENDS, desk.never_read()).await.unwrap_or(false) {
                     return Invoked::NeverRead(failed(cause, invocation));
                 }
                 failed(cause, invocation)

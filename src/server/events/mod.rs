@@ -4,7 +4,7 @@
 //! for nobody who listens:
 //!
 //! ```text
-//!                         ┌─▶ observers   see each event at once, in order: counts, the history
+//!                         ┌─▶ observers   see each event at once, in order: counts, [`history`]
 //! emit(of, request, what) ┤
 //!                         └─▶ [`ring`]    the last some thousand, bounded; listeners read from it at their own pace, and one that
 //!                                         is too slow is told how many it has missed
@@ -12,6 +12,7 @@
 //!
 //! Names and ids are shared, so that an event of a warm invocation costs no allocation.
 
+mod history;
 mod ring;
 mod what;
 
@@ -21,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 
+pub use self::history::Historian;
 use self::ring::Ring;
 pub use self::ring::{Filter, Heard, Listener};
 pub use self::what::{Cold, Detail, Retire, What};
@@ -117,6 +119,19 @@ impl Events {
             Some(since) => Listener::new(self.clone(), filter, since, since),
             None => Listener::new(self.clone(), filter, ring.first(), ring.next()),
         }
+    }
+
+    /// The last so many that are kept, and then what happens.
+    pub fn listen_tail(&self, tail: usize, filter: Filter) -> Listener {
+        let kept = self.kept(filter.clone());
+        let ring = self.ring();
+        let place = kept.len().checked_sub(tail).map_or(ring.first(), |at| kept.get(at).map_or(ring.next(), |event| event.seq));
+        Listener::new(self.clone(), filter, place, ring.next())
+    }
+
+    /// The number that the next one will bear.
+    pub fn next_seq(&self) -> u64 {
+        self.ring().next()
     }
 
     /// What is kept now, the oldest first.

@@ -37,6 +37,7 @@ pub enum What {
         text: String,
         /// It is tried once more, within the request.
         again: bool,
+        init_us: u64,
         peak_mib: u64,
     },
     /// The event was handed over (START).

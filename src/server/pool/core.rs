@@ -219,6 +219,11 @@ impl Core {
             Some(reserve) => self.reserves.insert(function.clone(), reserve),
             None => self.reserves.remove(function),
         };
+        // What is not there is not short, also for those who are not looked at now, as another one's claim holds them up.
+        if reserve.is_none() {
+            let of_reserve = self.waiting.of_mut(function).iter_mut().filter(|waiter| waiter.short == Throttle::Reserved);
+            of_reserve.for_each(|waiter| waiter.short = Throttle::Starts);
+        }
         let mut orders = Vec::new();
         self.shed(&mut orders);
         self.serve(now, &mut orders);

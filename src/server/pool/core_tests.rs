@@ -540,7 +540,8 @@ fn remove_nth<K: Copy + Ord, V>(map: &mut BTreeMap<K, V>, pick: usize) -> Option
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    // PROPTEST_CASES makes it a longer search.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(512), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_history_breaks_a_promise(steps in proptest::collection::vec(step(), 1..120)) {

@@ -57,6 +57,7 @@ impl Core {
 
     /// Serves the first who waits for the function. An error: what it lacks; `Ok(false)`: nobody wants to start now.
     fn serve_first_of(&mut self, function: &FunctionName, now: Instant, orders: &mut Vec<Order>) -> Result<bool, Throttle> {
+        // Of whom wants the same; who came before or after a change of the function may need more memory, or less.
         let mut lacks = None;
         for at in 0..self.waiting.of(function).len() {
             let Some(waiter) = self.waiting.of(function).get(at) else { break };
@@ -74,8 +75,8 @@ impl Core {
                 continue;
             }
             let start = match lacks {
-                None => self.start(&want, now, orders),
-                Some(missing) => Err(missing),
+                Some((stamp, missing)) if stamp == want.stamp => Err(missing),
+                _ => self.start(&want, now, orders),
             };
             match start {
                 Ok(Some(slot)) => {
@@ -97,12 +98,12 @@ impl Core {
                     return Ok(true);
                 }
                 Err(missing) => {
-                    lacks = Some(missing);
+                    lacks = Some((want.stamp, missing));
                     self.waiting.of_mut(function)[at].short = missing;
                 }
             }
         }
-        lacks.map_or(Ok(false), Err)
+        lacks.map_or(Ok(false), |(_, missing)| Err(missing))
     }
 
     /// It is served: what it held others up for is over.
