@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use doors::{House, ended_environment, snapshot};
+use doors::{House, ended_environment, shown_pool, snapshot};
 use kiln::function::FunctionName;
 use kiln::invocation::Throttle;
 use kiln::server::events::{Cold, Detail, Retire, Subject, What};
@@ -193,7 +193,24 @@ fn a_pool_is_a_table_for_people_and_json_for_programs() {
     assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
     let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
     let pool: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(pool, serde_json::to_value(snapshot()).unwrap());
+    assert_eq!(pool, shown_pool());
+}
+
+#[test]
+fn metrics_are_printed_or_written_whole() {
+    let house = House::open();
+    let (text, said) = ended(&kiln(house.run_dir(), &["metrics"]), 0);
+    assert!(said.is_empty() && text.contains("\nkiln_invocations_total{function=\"hello\"} 1\n"), "{said}{text}");
+    let path = house.run_dir().join("kiln.prom");
+    let (out, said) = ended(&kiln(house.run_dir(), &["metrics", "--output", path.to_str().unwrap()]), 0);
+    assert_eq!((out.as_str(), said.as_str()), ("", ""));
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        written.starts_with("# HELP kiln_") && written.contains("kiln_invocations_total{function=\"hello\"} 1\n"),
+        "{written}"
+    );
+    let (_, said) = ended(&kiln(house.run_dir(), &["metrics", "--output", "/no/such/directory/kiln.prom"]), 1);
+    assert!(said.contains("/no/such/directory/kiln.prom cannot be written"), "{said}");
 }
 
 #[test]

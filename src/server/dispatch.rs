@@ -532,6 +532,7 @@ fn ended(row: &Row, cold: bool) -> What {
     What::Ended {
         duration_us: micros(row.duration),
         billed_ms: u64::try_from(row.billed.as_millis()).unwrap_or(u64::MAX),
+        memory_mib: row.memory.mib(),
         max_memory_mib: row.max_memory_used_mib,
         init_us: row.init.map(micros),
         cold,

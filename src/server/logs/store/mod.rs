@@ -31,7 +31,8 @@ use self::reader::{Query, Reader};
 use self::segments::{Bounds, Catalogue, Position, Segments};
 use self::writer::{Disk, Writer};
 use super::mirror::{Mirror, Wanted};
-use super::{LogSink, Piece};
+use super::missing::{Count, Why};
+use super::{LogSink, Lost, Piece};
 use crate::config::{Config, Mirrored};
 use crate::function::FunctionName;
 use crate::telemetry::journald::Journald;
@@ -60,6 +61,7 @@ struct Shared {
     allowance: AtomicU64,
     /// By the mirror, where there is one.
     wanted: Wanted,
+    missing: Arc<Count>,
 }
 
 /// Joins the threads, so that what was printed is in its file (and in the journal) before the process ends.
@@ -108,16 +110,30 @@ impl LogStore {
         let (tell, written) = watch::channel(());
         let disk = Disk { root: root.into(), looked: None, full: false };
         let wanted = Wanted::new(what);
-        let started = journal.map(|journal| Mirror::start(journal, wanted.clone())).transpose();
+        let missing = Arc::<Count>::default();
+        let started = journal.map(|journal| Mirror::start(journal, wanted.clone(), missing.clone())).transpose();
         let (mirror, mirroring) = started.map_err(|source| LogError::Thread { source })?.unzip();
-        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk, mirror };
+        let writer = Writer {
+            segments,
+            queue: queue.clone(),
+            written: tell,
+            lost: HashMap::new(),
+            missing: missing.clone(),
+            disk,
+            mirror,
+        };
         let thread = thread::Builder::new()
             .name("logs".into())
             .spawn(move || writer.run())
             .map_err(|source| LogError::Thread { source })?;
         let allowance = AtomicU64::new(allowance(&bounds));
         let threads = LogThread { writer: thread, mirror: mirroring };
-        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance, wanted })), threads))
+        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance, wanted, missing })), threads))
+    }
+
+    /// What counts lines that are missing. Keeps no log open.
+    pub fn missing(&self) -> Arc<Count> {
+        self.0.missing.clone()
     }
 
     /// Whether anything is kept of this function, which may have been deleted since.
@@ -177,6 +193,10 @@ impl LogSink for LogStore {
 
     fn weight(&self, piece: &Piece<'_>) -> u64 {
         record::weight(piece)
+    }
+
+    fn missed(&self, why: Why, lost: Lost) {
+        self.0.missing.add(why, lost);
     }
 }
 
