@@ -1,6 +1,12 @@
 //! The `kiln` command as people and scripts meet it: what it prints where, and its exit codes.
 
 mod doors;
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod eyes;
+#[path = "cli/seat.rs"]
+mod seat;
+#[path = "cli/watching.rs"]
+mod watching;
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -183,7 +189,7 @@ fn a_pool_is_a_table_for_people_and_json_for_programs() {
     *house.fakes.snapshot.lock().unwrap() = snapshot();
     let (out, _) = ended(&kiln(house.run_dir(), &["pool"]), 0);
     let heading: Vec<&str> = out.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "INVOCATIONS", "CONTAINER"]);
+    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"]);
     assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
     let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
     let pool: Value = serde_json::from_str(&out).unwrap();

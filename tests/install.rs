@@ -130,7 +130,14 @@ fn every_file_is_where_it_is_promised() {
     promised.extend(["sysusers.d", "tmpfiles.d"].map(|name| (format!("/usr/local/lib/{name}/kiln.conf"), 0o100_644)));
     let scripts = ["build-runtimes", "users", "leftovers", "uninstall"];
     promised.extend(scripts.map(|name| (format!("/usr/local/share/kiln/scripts/{name}"), 0o100_755)));
-    for file in ["README.md", "rootfs/lock", "rootfs/base/recipe.toml", "rootfs/nodejs8.10/bootstrap.js", "manifest"] {
+    for file in [
+        "README.md",
+        "scripts/configuration",
+        "rootfs/lock",
+        "rootfs/base/recipe.toml",
+        "rootfs/nodejs8.10/bootstrap.js",
+        "manifest",
+    ] {
         promised.push((format!("/usr/local/share/kiln/{file}"), 0o100_644));
     }
     let completions = ["bash-completion/completions/kiln", "zsh/site-functions/_kiln", "fish/vendor_completions.d/kiln.fish"];
@@ -280,6 +287,103 @@ fn what_cannot_be_installed_is_refused_with_a_sentence_before_anything_is_touche
     let ended = place.run("uninstall", &["--purge"]);
     assert!(ended.code == Some(1) && ended.said.contains("--purge is for the host where Kiln runs"), "{}", ended.said);
     assert!(!place.destdir().exists());
+}
+
+/// A script of ours that is only sourced, in a directory where `systemctl` is what this test makes of it.
+fn sourced(script: &str, systemctl: &str, words: &str) -> Ended {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("systemctl");
+    fs::write(&program, format!("#!/bin/sh\n{systemctl}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let text =
+        format!("set -euo pipefail; shopt -s inherit_errexit; stop() {{ echo \"$*\"; exit 1; }}; . scripts/{script}; {words}");
+    let output = Command::new("bash").arg("-c").arg(text).env("PATH", path).current_dir(repo()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    Ended { code: output.status.code(), said: String::from_utf8_lossy(&said).into_owned() }
+}
+
+#[test]
+fn a_systemd_that_the_units_are_too_new_for_is_refused_with_a_sentence() {
+    for (says, code) in [("systemd 249 (249.11-0ubuntu3.12)", 1), ("systemd 252 (252.39-1~deb12u1)", 0), ("systemd 257.8-1", 0)] {
+        let ended = sourced("units", &format!("echo '{says}'; echo +PAM"), "refuse_old_systemd");
+        assert_eq!(ended.code, Some(code), "{says}: {}", ended.said);
+        assert!(
+            code == 0 || ended.said.contains("systemd 249 is too old") && ended.said.contains("Ubuntu 24.04"),
+            "{}",
+            ended.said
+        );
+    }
+    let ended = sourced("units", "exit 1", "refuse_old_systemd");
+    assert!(ended.code == Some(1) && ended.said.contains("of an unknown version"), "{}", ended.said);
+    // Before anything is built or touched.
+    for script in ["install", "quickstart"] {
+        let text = fs::read_to_string(repo().join("scripts").join(script)).unwrap();
+        let place = |words: &str| text.find(words).unwrap_or_else(|| panic!("{script} has no {words:?}"));
+        assert!(place("has_systemd || refuse_old_systemd") < place("cargo build"), "{script}");
+    }
+}
+
+#[test]
+fn of_a_drop_in_the_file_is_linked_and_its_directory_stays_its_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in ["kilnd.service", "kilnd.service.d/10-subgroup.conf", "kilnd@.service.d/10-subgroup.conf"] {
+        fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(path), "").unwrap();
+    }
+    let ended = sourced("units", "", &format!("unit_files {}", dir.path().display()));
+    assert_eq!(ended.said, "kilnd.service\nkilnd.service.d/10-subgroup.conf\nkilnd@.service.d/10-subgroup.conf\n");
+    // Of an earlier version that linked the directory.
+    let place = Place::new();
+    let words = ["--prefix", "/opt/kiln"];
+    place.install(&words);
+    let (manifest, link) = (place.at("/opt/kiln/share/kiln/manifest"), place.at("/etc/systemd/system"));
+    fs::remove_dir_all(&link).unwrap();
+    symlink("/nowhere", &link).unwrap();
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("d 755 - /etc/systemd/system\n", "l - /nowhere /etc/systemd/system\n")).unwrap();
+    place.install(&words);
+    assert!(fs::symlink_metadata(&link).unwrap().is_dir());
+    assert!(fs::symlink_metadata(link.join("kilnd.service")).unwrap().is_symlink());
+    place.uninstall(&words);
+    assert!(place.found().is_empty(), "{:?}", place.found().keys());
+}
+
+#[test]
+fn what_a_configuration_sets_is_read_as_kilnd_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
+    let lines = [
+        "# run_dir = '/comment'",
+        "run_dir = '/run/a' # said here",
+        "  state_dir=\"/srv/a b\"",
+        "first_id = 1879244800",
+        "state_directory = 'x'",
+    ];
+    fs::write(&file, lines.join("\n")).unwrap();
+    let words =
+        ["run_dir", "state_dir", "first_id", "runtimes_dir"].map(|key| format!("key {key} {} none", file.display())).join("; ");
+    assert_eq!(sourced("configuration", "", &words).said, "/run/a\n/srv/a b\n1879244800\nnone\n");
+    assert_eq!(sourced("configuration", "", "key run_dir /nowhere none").said, "none\n");
+}
+
+#[test]
+fn the_ids_that_are_proposed_are_those_that_kiln_finds_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
+    let free = |first: u64| {
+        fs::write(&file, format!("instance = 'proposal'\nrun_dir = '/run/kiln-proposal'\nfirst_id = {first}\n")).unwrap();
+        sourced("configuration", "", &format!("free_first_id {} {}", env!("CARGO_BIN_EXE_kiln"), file.display())).said
+    };
+    // The owner of all trees, as whom nobody may run.
+    let proposed = free(1_879_048_192);
+    let first: u64 = proposed.trim().parse().unwrap_or_else(|_| panic!("{proposed:?}"));
+    assert!(first > 1_879_048_192 && first % 65_536 == 0, "{first}");
+    assert_eq!(free(first), "", "and what is free stays as it is");
+    for script in ["install", "quickstart"] {
+        let text = fs::read_to_string(repo().join("scripts").join(script)).unwrap();
+        assert!(text.contains("$(free_first_id "), "{script}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
         ("environment", 30),
         ("pool", 20),
         ("runtime_api", 10), ("logs", 10), ("events", 10), ("relay", 10), ("supervisor_link", 10), ("warming", 10),
-        ("http", 5),
+        ("http", 5), ("readiness", 5),
     ]),
     ("launcher", &[
         ("mod", 60),

@@ -14,7 +14,8 @@ mod taken_over;
 mod zips;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -39,6 +40,74 @@ fn two_instances_run_side_by_side_and_leave_nothing() {
         state.sort();
         assert_eq!(state, ["code", "db", "lock", "logs", "staging"]);
         assert!(!fs::read_to_string("/run/lock/kiln-ids.lock").unwrap().contains(&instance.name));
+    }
+}
+
+/// Reads its configuration, which is the first that a start does, from a pipe: so it is at that point for as long as we like.
+struct Starting {
+    instance: Instance,
+    configuration: fs::File,
+    text: Vec<u8>,
+}
+
+impl Starting {
+    fn launch() -> Self {
+        let mut instance = Instance::prepare();
+        let path = instance.path("kiln.toml");
+        let text = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        instance.launch();
+        let mut configuration = None;
+        eventually("it has opened the other end", || {
+            let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+            configuration = fs::File::options().write(true).custom_flags(nonblocking).open(&path).ok();
+            configuration.is_some()
+        });
+        let configuration = configuration.unwrap();
+        // For whoever reads it again.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &text).unwrap();
+        Self { instance, configuration, text }
+    }
+
+    fn go_on(mut self) -> Instance {
+        self.configuration.write_all(&self.text).unwrap();
+        self.instance
+    }
+}
+
+#[test]
+fn a_reload_that_is_asked_for_in_the_first_moment_is_done_and_ends_nobody() {
+    if !ready() {
+        return;
+    }
+    let starting = Starting::launch();
+    starting.instance.signal(Signal::SIGHUP);
+    let mut instance = starting.go_on();
+    instance.await_ready();
+    assert!(instance.log().contains("asked to read the configuration again"), "{}", instance.log());
+    assert!(instance.ask().starts_with("HTTP/1.1 404"), "it answers");
+    // Launchers block some of their own.
+    let blocked = field(&status(instance.server()).unwrap(), "SigBlk");
+    assert_eq!(blocked, "0000000000000000", "it could not be told to end");
+    instance.signal(Signal::SIGTERM);
+    assert_eq!(instance.wait().code(), Some(0), "{}", instance.log());
+}
+
+#[test]
+fn a_stop_that_is_asked_for_in_the_first_moment_leaves_nothing() {
+    if !ready() {
+        return;
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let starting = Starting::launch();
+        starting.instance.signal(signal);
+        let mut instance = starting.go_on();
+        assert_eq!(instance.wait().code(), Some(0), "{}", instance.log());
+        assert!(!instance.run_dir().exists(), "sockets, locks and all");
+        assert_eq!(instance.cgroups(), [""; 0].map(std::path::PathBuf::from));
+        assert!(!instance.log().contains("server started"), "{}", instance.log());
     }
 }
 

@@ -24,9 +24,9 @@ mod output;
 mod package;
 mod pool;
 mod runtime;
+mod top;
 mod usage;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
@@ -67,7 +67,8 @@ pub fn run() -> ExitCode {
 /// `run_asked`: `--run` was among the words.
 async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
     let (run, as_json) = (arguments.run, arguments.json);
-    let client = Client::new(run.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR)));
+    let run_dir = run.clone().unwrap_or_else(|| DEFAULT_RUN_DIR.into());
+    let client = Client::new(&run_dir);
     match arguments.command {
         Command::Completions { shell } => completions::execute(shell),
         Command::Config(command) => config::execute(command, as_json),
@@ -85,6 +86,7 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
         Command::Man(asked) => man::execute(&asked),
         Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
         Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
+        Command::Top(arguments) => top::execute(&client, &run_dir.display().to_string(), arguments, as_json).await,
         Command::Usage(asked) => usage::execute(&client, asked, as_json).await,
     }
 }

@@ -369,6 +369,11 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.pool.measured()
     }
 
+    /// How many invocations have not ended, as it changes.
+    pub fn running(&self) -> watch::Receiver<usize> {
+        self.0.running.subscribe()
+    }
+
     /// Rows that are missing in the books since the start.
     pub fn lost_rows(&self) -> u64 {
         self.0.lost_rows.load(Ordering::Relaxed)

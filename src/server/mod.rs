@@ -14,6 +14,7 @@
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
+//!   readiness           sockets and processes, as tokio waits for them
 //! ```
 //!
 //! This file puts them together, and ends them:
@@ -33,6 +34,7 @@ pub mod http;
 pub mod intake;
 pub mod logs;
 pub mod pool;
+pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
 pub mod warming;
@@ -48,7 +50,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
@@ -72,7 +74,7 @@ use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
 
@@ -86,6 +88,8 @@ const CONTROL: i32 = 7;
 /// For invocations that were cut to end, and their callers to be told of it; with [`LAST_WORDS`] less than the supervisor's own
 /// patience after the drain.
 const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// So long without any invocation, and memory that none needs is given back.
+const CALM: Duration = Duration::from_secs(5);
 /// For telling people on duty that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -104,6 +108,8 @@ pub fn run() -> anyhow::Result<()> {
         control: take(CONTROL, "control.sock")?,
     };
     raise_descriptor_limit()?;
+    // A burst of payloads costs its memory while it lasts.
+    heap::give_back_large_pieces().context("set how memory is given back")?;
 
     let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
@@ -143,6 +149,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let intake = Arc::new(Intake::new(Arc::new(hands), registry.clone(), room));
     let admin_group = group(&config.admin_group);
     let (stop, stopping) = watch::channel(false);
+    let (cut, mut impatient) = watch::channel(false);
     // People on duty watch a drain to its end.
     let (end, ending) = watch::channel(false);
     let functions = registry.clone();
@@ -163,10 +170,11 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
     background.spawn("history", historian.clone().write());
+    background.spawn("memory for others", give_back_memory(dispatch.running()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &ready, &reload, &events);
+    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -176,12 +184,19 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         info!(limit_s = within.as_secs(), "draining");
         events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
-        let finished = timeout(within, async {
+        let (began, finished) = (Instant::now(), async {
             callers.all().await;
             dispatch.drain().await;
         });
-        if finished.await.is_err() {
-            dispatch.cut(within);
+        let waited = tokio::select! {
+            biased;
+            () = finished => None,
+            () = sleep(within) => Some(within),
+            // `cut` outlives this wait, too.
+            _ = impatient.wait_for(|cut| *cut) => Some(began.elapsed()),
+        };
+        if let Some(waited) = waited {
+            dispatch.cut(waited);
             let answered = timeout(CUT_WITHIN, async { tokio::join!(callers.all(), dispatch.drain()) });
             if answered.await.is_err() {
                 // The launchers end their containers when they see that the server is gone.
@@ -204,6 +219,7 @@ async fn follow(
     link: &SupervisorLink,
     launchers: &Launchers,
     stop: &watch::Sender<bool>,
+    cut: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
     events: &Events,
@@ -230,6 +246,9 @@ async fn follow(
             }
             Event::Drain => {
                 stop.send_replace(true);
+            }
+            Event::Cut => {
+                cut.send_replace(true);
             }
         }
     }
@@ -263,6 +282,27 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
         beat.tick().await;
         if let Err(error) = link.send(&ToSupervisor::Heartbeat, &[]).await {
             return warn!(%error, "the heartbeat could not be sent");
+        }
+    }
+}
+
+/// What a storm has left of the heap, once it is over: when nothing has begun or ended for a while, and nothing runs.
+async fn give_back_memory(mut running: watch::Receiver<usize>) {
+    let mut looks = tokio::time::interval(CALM);
+    let mut stormy = false;
+    loop {
+        looks.tick().await;
+        // Looked at, not waited for: no request wakes this task.
+        match running.has_changed() {
+            Ok(true) => {
+                running.mark_unchanged();
+                stormy = true;
+            }
+            _ if stormy && *running.borrow() == 0 => {
+                heap::give_back_free_pages();
+                stormy = false;
+            }
+            _ => {}
         }
     }
 }

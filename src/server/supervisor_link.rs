@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::config::Config;
+use crate::server::readiness::{set_nonblocking, watched};
 use crate::sys::packet;
 use crate::wire;
 use crate::wire::launcher::{OrderId, StagingId};
@@ -38,14 +39,14 @@ pub enum Event {
     LauncherGone { number: u32 },
     Reload { config: Box<Config>, waiting: Vec<String> },
     Drain,
+    Cut,
 }
 
 impl SupervisorLink {
     /// Must be called inside the runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Arc<Self>> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        #[expect(deprecated, reason = "an OwnedFd is always the same open descriptor, which is all that `register` asks for")]
-        let socket = AsyncFd::new(socket)?;
+        set_nonblocking(&socket)?;
+        let socket = watched(socket)?;
         Ok(Arc::new(Self { socket, next: AtomicU64::new(1), waiting: Mutex::default() }))
     }
 
@@ -67,6 +68,7 @@ impl SupervisorLink {
                 ToServer::LauncherGone { launcher } => return Ok(Some(Event::LauncherGone { number: launcher })),
                 ToServer::Reload { config, waiting } => return Ok(Some(Event::Reload { config, waiting })),
                 ToServer::Drain => return Ok(Some(Event::Drain)),
+                ToServer::Cut => return Ok(Some(Event::Cut)),
                 ToServer::Unpacked { order, result } => {
                     if let Some(waiting) = self.waiting().remove(&order) {
                         // Whoever asked may have gone; then the staging directory is the supervisor's to sweep.

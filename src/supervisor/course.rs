@@ -29,7 +29,7 @@ pub enum Event {
     LauncherEnded {
         number: u32,
     },
-    /// SIGTERM or SIGINT; the second one is impatient.
+    /// SIGTERM or SIGINT. The second one waits for no invocation, the third for nobody.
     StopAsked,
 }
 
@@ -50,6 +50,8 @@ pub enum Order {
     SayReady,
     /// Tell whoever started us that we are stopping, and the server that it should.
     Drain,
+    /// Tell the server to end what still runs, and to tell the callers so.
+    Cut,
     KillServer {
         why: KillReason,
     },
@@ -71,7 +73,7 @@ pub enum KillReason {
     DrainedTooLong,
     /// The server is gone, and it has not followed.
     Lingered,
-    /// A second signal.
+    /// A third signal, or a second one while no server can be told.
     Impatient,
 }
 
@@ -88,6 +90,8 @@ pub struct Rules {
     pub launchers: u32,
     /// From SIGTERM to the server's end.
     pub drain: Duration,
+    /// The same from the second one.
+    pub cut: Duration,
 }
 
 /// A server opens its database and its doors in well under a second; a cold disk gets its time.
@@ -134,9 +138,10 @@ enum Phase {
         ready: bool,
         doomed: bool,
     },
-    /// The server was told to let running invocations finish; `None`: it has been killed.
+    /// The server was told to let running invocations finish, or to cut them; `None`: it has been killed.
     Draining {
         until: Option<Instant>,
+        cut: bool,
     },
     /// The server is gone; launchers that run are cleaning up.
     Clearing {
@@ -251,7 +256,7 @@ impl Course {
                 }
                 self.start_rested(now)
             }
-            Phase::Draining { until } if due(until) => {
+            Phase::Draining { until, .. } if due(until) => {
                 *until = None;
                 self.server_talks = false;
                 vec![Order::KillServer { why: KillReason::DrainedTooLong }]
@@ -276,7 +281,7 @@ impl Course {
             Phase::Serving { doomed: true, .. } => rested.min(),
             Phase::Serving { since, ready: false, .. } => rested.chain([since + READY_WITHIN]).min(),
             Phase::Serving { heard, .. } => rested.chain([heard + SILENCE]).min(),
-            Phase::Draining { until } => rested.chain(until).min(),
+            Phase::Draining { until, .. } => rested.chain(until).min(),
             Phase::Clearing { until, .. } => until,
             Phase::Finished => None,
         }
@@ -326,10 +331,14 @@ impl Course {
         match &mut self.phase {
             Phase::Resting { .. } => self.finish(Finish::Stopped),
             Phase::Serving { .. } => {
-                self.phase = Phase::Draining { until: Some(now + self.rules.drain) };
+                self.phase = Phase::Draining { until: Some(now + self.rules.drain), cut: false };
                 vec![Order::Drain]
             }
-            Phase::Draining { until } => {
+            Phase::Draining { until: Some(until), cut } if !*cut && self.server_talks => {
+                (*until, *cut) = ((*until).min(now + self.rules.cut), true);
+                vec![Order::Cut]
+            }
+            Phase::Draining { until, .. } => {
                 *until = None;
                 self.server_talks = false;
                 let why = KillReason::Impatient;

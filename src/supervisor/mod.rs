@@ -5,6 +5,7 @@
 //! HTTP nor JSON nor SQL, and no byte of a caller's or a function's.
 //!
 //! ```text
+//! block      signals, which wait for the loop of [`watch`]
 //! take       the doors that systemd passes, if it does                           [`given`]
 //! check      root, kernel, user and groups; or the cure is printed               [`check`]
 //! lock       run_dir, state_dir, the range of ids: one instance each             [`locks`]
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::stat::{Mode, umask};
 use tracing::info;
 
@@ -46,7 +48,7 @@ use self::given::Given;
 use self::locks::Locks;
 use self::notify::Notify;
 use self::unpacking::Unpacking;
-use self::watch::{Ended, Watch};
+use self::watch::{Ended, Watch, block_signals};
 use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
 use crate::kill_point;
@@ -78,6 +80,8 @@ pub fn run(config_path: Option<&Path>) -> anyhow::Result<()> {
 }
 
 fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Result<()> {
+    // Before anything is made that somebody would have to remove, and before a reload could be asked for: SIGHUP's default is death.
+    let signals = block_signals().context("block signals")?;
     let given = Given::take()?;
     // Of all processes that come from this one. Whoever starts us may have one that hides from the server what launchers make for
     // it (a unit's UMask=0077 and containers' cgroups); what nobody may see has a mode of its own that says so.
@@ -106,7 +110,7 @@ fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Resu
     let (run_dir, own_doors) = (config.run_dir.clone(), doors.own.clone());
     info!(instance = config.instance, run_dir = %run_dir.display(), pid = std::process::id(), "supervisor started");
 
-    let ended = watch(Settings { path: config_path.map(Path::to_owned), config }, &ids, doors, places, notify)?;
+    let ended = watch(signals, Settings { path: config_path.map(Path::to_owned), config }, &ids, doors, places, notify)?;
     premises::clear_run_dir(&run_dir, &own_doors)?;
     locks.remove()?;
     // Somebody else's file in it keeps it.
@@ -132,6 +136,7 @@ pub fn is_for_people(error: &anyhow::Error) -> bool {
 }
 
 fn watch(
+    signals: SignalFd,
     settings: Settings,
     ids: &check::Identities,
     doors: premises::Doors,
@@ -139,11 +144,11 @@ fn watch(
     notify: &mut Notify,
 ) -> anyhow::Result<Ended> {
     let config = &settings.config;
-    let course = Course::new(Rules { launchers: config.launchers, drain: drain(config) }, Instant::now());
+    let course = Course::new(Rules { launchers: config.launchers, drain: drain(config), cut: DRAIN_MARGIN }, Instant::now());
     let children = Children::new(config, ids).context("prepare to start children")?;
     let unpacking = Unpacking::new(places.staging.clone(), config.first_id + config.id_count - unpacking::IDS);
     let run_dir = config.run_dir.clone();
-    let mut watch = Watch::new(course, children, doors, places, unpacking, settings, notify)?;
+    let mut watch = Watch::new(signals, course, children, doors, places, unpacking, settings, notify);
     let ended = watch.run()?;
     groups::step_back(&run_dir, &watch.places.hierarchies);
     Ok(ended)

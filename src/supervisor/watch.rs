@@ -76,9 +76,17 @@ struct Server {
     socket: Option<OwnedFd>,
 }
 
+/// Blocks the signals that the loop reads: from here on they wait for it, and neither end nor interrupt anything. Children get an
+/// empty mask ([`super::spawn`]).
+pub fn block_signals() -> io::Result<SignalFd> {
+    let mask = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
 impl<'a> Watch<'a> {
-    /// Blocks the signals that the loop reads; so before it they are not lost, and none interrupts it.
     pub fn new(
+        signals: SignalFd,
         course: Course,
         children: Children,
         doors: Doors,
@@ -86,14 +94,8 @@ impl<'a> Watch<'a> {
         unpacking: Unpacking,
         settings: Settings,
         notify: &'a mut Notify,
-    ) -> io::Result<Self> {
-        let mut mask = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            mask.add(signal);
-        }
-        mask.thread_block()?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             course,
             children,
             doors,
@@ -108,7 +110,7 @@ impl<'a> Watch<'a> {
             clean: true,
             announced: false,
             hung_up: false,
-        })
+        }
     }
 
     pub fn run(&mut self) -> io::Result<Ended> {
@@ -354,6 +356,11 @@ impl<'a> Watch<'a> {
                     let within = self.settings.config.drain_s;
                     self.notify.stopping(&format!("draining: up to {within} s for running invocations"));
                     self.tell(&ToServer::Drain, &[]);
+                    None
+                }
+                Order::Cut => {
+                    self.notify.stopping("asked to stop twice: what still runs is cut");
+                    self.tell(&ToServer::Cut, &[]);
                     None
                 }
                 Order::KillServer { why } => {

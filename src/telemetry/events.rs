@@ -14,6 +14,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::bucket::Bucket;
 use super::fields;
 use super::journald::{Entry, Journald, Priority};
 
@@ -39,11 +40,6 @@ struct Bounds {
     told: Option<Instant>,
 }
 
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
-}
-
 impl Events {
     pub fn new(journal: Journald) -> Self {
         Self { journal, bounds: Mutex::default() }
@@ -66,7 +62,7 @@ impl Events {
             left_out + untaken
         );
         let mut entry = Entry::new(fields::IDENTIFIER, Priority::Warning, message.as_bytes());
-        entry.put("KILN_MISSING", (left_out + untaken).to_string().as_bytes());
+        entry.put(fields::MISSING, (left_out + untaken).to_string().as_bytes());
         if self.journal.offer(&entry).is_err() {
             let mut bounds = self.lock();
             bounds.left_out += left_out;
@@ -101,15 +97,8 @@ struct Missing {
 impl Bounds {
     /// Whether an event of this place may be written, and what is to be said before it.
     fn take(&mut self, place: &'static str, now: Instant) -> (bool, Option<Missing>) {
-        let bucket = self.places.entry(place).or_insert(Bucket { tokens: AT_ONCE, filled: now });
-        let since = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        *bucket = Bucket { tokens: (bucket.tokens + since * A_SECOND).min(AT_ONCE), filled: now };
-        let passes = bucket.tokens >= 1.0;
-        if passes {
-            bucket.tokens -= 1.0;
-        } else {
-            self.left_out += 1;
-        }
+        let passes = self.places.entry(place).or_insert_with(|| Bucket::full(AT_ONCE, A_SECOND, now)).take(1.0, now);
+        self.left_out += u64::from(!passes);
         let due = passes
             && self.left_out + self.untaken > 0
             && self.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL);

@@ -18,6 +18,8 @@ pub const CONTAINER: &str = "KILN_CONTAINER";
 pub const CAUSE: &str = "KILN_CAUSE";
 /// Whose line: `function` (what it printed), `platform` (START, END, REPORT, …), `notice` (Kiln's own: lines are missing).
 pub const STREAM: &str = "KILN_STREAM";
+/// How many lines or events are not here.
+pub const MISSING: &str = "KILN_MISSING";
 
 /// Whose lines they are to `journalctl -t`.
 pub const IDENTIFIER: &str = "kilnd";

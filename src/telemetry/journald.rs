@@ -120,6 +120,7 @@ fn is_stream(variable: &str, device: u64, inode: u64) -> bool {
 
 #[cfg(test)]
 pub mod tests {
+    use std::collections::BTreeMap;
     use std::fs::File;
     use std::io::Read;
     use std::os::fd::RawFd;
@@ -236,14 +237,16 @@ pub mod tests {
         }
 
         /// What waits, in order; each entry's fields as texts.
-        pub fn entries(&self) -> Vec<std::collections::BTreeMap<String, String>> {
+        pub fn entries(&self) -> Vec<BTreeMap<String, String>> {
+            std::iter::from_fn(|| self.next()).collect()
+        }
+
+        /// The first of them.
+        pub fn next(&self) -> Option<BTreeMap<String, String>> {
             let mut bytes = vec![0; 1 << 20];
-            let mut found = Vec::new();
-            while let Ok(length) = self.listening.recv(&mut bytes) {
-                let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
-                found.push(fields(&bytes[..length]).into_iter().map(|(name, value)| (name, text(value))).collect());
-            }
-            found
+            let length = self.listening.recv(&mut bytes).ok()?;
+            let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+            Some(fields(&bytes[..length]).into_iter().map(|(name, value)| (name, text(value))).collect())
         }
     }
 }

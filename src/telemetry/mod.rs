@@ -3,8 +3,9 @@
 //! A word, for every process with a log (unpack, which reads hostile bytes, has none). Blocks nobody: an event that the journal
 //! cannot take at this moment is dropped, counted and told later. A text to stderr may block, as every program's does.
 //!
-//! [`fields`] the names · [`journald`] the journal's native protocol · `events` what an event becomes there
+//! [`fields`] the names · [`bucket`] so much a second and no more · [`journald`] the journal's native protocol · `events` what an event becomes there
 
+pub mod bucket;
 mod events;
 pub mod fields;
 pub mod journald;

@@ -44,6 +44,8 @@ pub enum ToServer {
     },
     /// Take no new callers, let running invocations finish within the limit, then exit 0.
     Drain,
+    /// The drain's limit is now.
+    Cut,
 }
 
 /// How `unpack` ended.

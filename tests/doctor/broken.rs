@@ -33,6 +33,7 @@ fn installed() -> Systemd {
     let units =
         [("kilnd.service", &*service), ("kilnd.socket", active), ("kilnd-control.socket", active), ("kiln.slice", active)];
     Systemd {
+        version: Some(257),
         service: "kilnd.service".into(),
         sockets: ["kilnd.socket".into(), "kilnd-control.socket".into()],
         units: units.into_iter().map(|(name, text)| (name.to_owned(), unit(text))).collect(),
@@ -250,6 +251,10 @@ const ROWS: &[Row] = &[
     (|w| w.config.invoke_group = "others".into(), "invoke-group", State::Broken, "\"others\"", "groupadd --system others"),
     (|w| w.host.users.push(Account { name: "eve".into(), id: 1_879_120_000 }), "ids", State::Broken, "the user eve (1879120000)", "set first_id = 1879179264"),
     (|w| w.write("etc/subgid", "bob:1879100000:70000\n"), "ids", State::Broken, "/etc/subgid promises bob", "take that line out of /etc/subgid"),
+    (|w| w.write("etc/kiln/b.toml", "instance = 'b'\nrun_dir = '/run/b'\n"), "ids", State::Warn, "those of /etc/kiln/b.toml", "set first_id = 1879179264"),
+    (|w| { w.write("etc/kiln/b.toml", "instance = 'b'\nrun_dir = '/run/b'\nfirst_id = 1879179264\n"); w.write("etc/subuid", "bob:1879113728:1\n") },
+        "ids", State::Broken, "/etc/subuid promises bob", "set first_id = 1879244800"),
+    (|w| w.host.systemd.as_mut().unwrap().version = Some(249), "systemd", State::Broken, "249, and Kiln's units are for 252", "Ubuntu 24.04"),
     (|w| w.write("run/lock/kiln-ids.lock", "other 1879179263 4096 /run/other /srv\n"), "ids", State::Broken, "instance \"other\"", "set first_id = "),
     (|w| w.runs("other", "/run/other", "/var/lib/kiln"), "instances", State::Broken, "state_dir is also that of the instance \"other\" of Kiln, which runs in /run/other", "set state_dir in"),
     (|w| w.runs("default", "/run/other", "/srv"), "instances", State::Broken, "instance is also that", "set instance in"),
@@ -389,7 +394,8 @@ fn a_host_without_units_or_without_systemd_has_no_finding_against_it() {
     if !root() {
         return;
     }
-    for systemd in [None, Some(Systemd { service: "kilnd.service".into(), ..Systemd::default() })] {
+    // An old one, too: there is no unit that it could misread.
+    for systemd in [None, Some(Systemd { service: "kilnd.service".into(), version: Some(249), ..Systemd::default() })] {
         let mut world = World::well();
         world.host.systemd = systemd;
         let findings = world.findings();

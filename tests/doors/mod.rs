@@ -349,6 +349,7 @@ pub fn snapshot() -> Snapshot {
         charged_mib: 36,
         used_mib: 36,
         peak_mib: 40,
+        cpu_ms: Some(1200),
         invocations: 2,
         container: Some("3-17".into()),
         leaving: None,

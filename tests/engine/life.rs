@@ -62,6 +62,29 @@ fn sigterm_ends_what_runs_past_the_limit_and_tells_its_caller() {
 }
 
 #[test]
+fn a_second_sigterm_cuts_at_once_and_tells_the_callers() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start_with(Options { config: "drain_s = 600".into(), ..Options::default() });
+    instance.create_probe("endless", json!({ "Timeout": 900 }));
+    let api = instance.api();
+    let caller = thread::spawn(move || {
+        api.try_request("POST", "/2015-03-31/functions/endless/invocations", &[], br#"{"do":"sleep","ms":600000}"#)
+    });
+    eventually("it runs", || instance.busy() == 1);
+    host::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGTERM);
+    eventually("it drains", || instance.control().request("GET", "/v1/status", &[], b"").json()["draining"] == true);
+    host::signal(instance.supervisor_pid(), nix::sys::signal::Signal::SIGTERM);
+    assert!(instance.wait().success(), "{}", instance.log());
+    let answer = caller.join().unwrap().expect("an answer, and no closed connection");
+    assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, Some("Unhandled")), "{}", answer.text());
+    assert_eq!(answer.json()["errorType"], "Sandbox.Stopped");
+    assert!(!instance.log().contains("killed"), "nobody had to be: {}", instance.log());
+    assert_eq!(cgroups(&format!("kiln-{}-", instance.name)), Vec::<String>::new());
+}
+
+#[test]
 fn people_on_duty_see_a_drain_to_its_end() {
     if !host::ready() {
         return;

@@ -15,6 +15,7 @@ mod hands;
 mod layers;
 mod life;
 mod limits;
+mod looking;
 mod processes;
 mod roles;
 mod runtimes;

@@ -332,7 +332,7 @@ fn a_watchdog_that_is_for_another_process_is_not_fed() {
 }
 
 #[test]
-fn a_second_sigterm_waits_for_nobody() {
+fn a_second_sigterm_waits_for_no_invocation_and_a_third_for_nobody() {
     if !ready() {
         return;
     }
@@ -345,6 +345,9 @@ fn a_second_sigterm_waits_for_nobody() {
     instance.signal(Signal::SIGTERM);
     let stopping = instance.await_word("STOPPING=1");
     assert!(stopping.contains("up to 600 s"), "{stopping}");
+    instance.signal(Signal::SIGTERM);
+    let stopping = instance.await_word("STOPPING=1");
+    assert!(stopping.contains("what still runs is cut"), "{stopping}");
     instance.signal(Signal::SIGTERM);
     assert_eq!(instance.wait().code(), Some(0), "{}", instance.log());
     assert_eq!(in_run_dir(&instance), ["control.sock", "kiln.sock"]);

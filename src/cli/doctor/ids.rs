@@ -1,10 +1,11 @@
 //! The host ids of containers and unpacks: nobody else may have one of them, now or by a promise of /etc/subuid.
 
 use std::ops::Range;
+use std::path::Path;
 
-use super::finding::{Finding, broken, ok};
+use super::finding::{Finding, broken, ok, warn};
 use super::host::Host;
-use crate::config::Config;
+use crate::config::{self, Config, reading};
 use crate::runtime::OWNER;
 
 /// Ranges that we propose begin at multiples of this.
@@ -19,8 +20,8 @@ struct Neighbour {
 }
 
 pub fn checks(host: &Host, config: &Config) -> Vec<Finding> {
-    let neighbours = neighbours(host, config);
-    vec![range(config, &neighbours, owner(host, config)), of_owner(&neighbours, owner(host, config))]
+    let (neighbours, planned) = (neighbours(host, config), planned(host, config));
+    vec![range(config, &neighbours, &planned, owner(host, config)), of_owner(&neighbours, owner(host, config))]
 }
 
 /// R, as recorded by the builder of the trees.
@@ -29,11 +30,11 @@ pub fn owner(host: &Host, config: &Config) -> u32 {
     recorded.and_then(|text| text.trim().parse().ok()).unwrap_or(OWNER)
 }
 
-fn range(config: &Config, neighbours: &[Neighbour], owner: u32) -> Finding {
+fn range(config: &Config, neighbours: &[Neighbour], planned: &[Neighbour], owner: u32) -> Finding {
     let ours = u64::from(config.first_id)..u64::from(config.first_id) + u64::from(config.id_count);
     let shown = format!("{} to {}", ours.start, ours.end.saturating_sub(1));
     let key = "first_id";
-    let free = || match free(u64::from(config.id_count), neighbours, owner) {
+    let free = || match free(u64::from(config.id_count), neighbours.iter().chain(planned), owner) {
         Some(first) => format!("set first_id = {first} in the configuration, which is free"),
         None => "set first_id in the configuration to a free range".into(),
     };
@@ -41,13 +42,14 @@ fn range(config: &Config, neighbours: &[Neighbour], owner: u32) -> Finding {
         let found = format!("{shown} contain {owner}, the owner of all trees, as whom nobody may run");
         return broken("ids", found, free()).about(key);
     }
-    match neighbours.iter().find(|other| overlap(&other.ids, &ours)) {
+    if let Some(other) = neighbours.iter().find(|other| overlap(&other.ids, &ours)) {
+        let or = other.instead.map(|instead| format!("; or {instead}")).unwrap_or_default();
+        let found = format!("{shown} overlap with {}", other.who);
+        return broken("ids", found, free() + &or).about(key);
+    }
+    match planned.iter().find(|other| overlap(&other.ids, &ours)) {
         None => ok("ids", format!("{shown} are nobody else's")).about(key),
-        Some(other) => {
-            let or = other.instead.map(|instead| format!("; or {instead}")).unwrap_or_default();
-            let found = format!("{shown} overlap with {}", other.who);
-            broken("ids", found, free() + &or).about(key)
-        }
+        Some(other) => warn("ids", format!("{shown} overlap with {}: only one of the two can run", other.who), free()).about(key),
     }
 }
 
@@ -97,6 +99,23 @@ fn neighbours(host: &Host, config: &Config) -> Vec<Neighbour> {
     found
 }
 
+/// What other configurations of this host are for, whether or not anybody runs by them now.
+fn planned(host: &Host, config: &Config) -> Vec<Neighbour> {
+    let Some(directory) = Path::new(config::DEFAULT_PATH).parent() else { return Vec::new() };
+    let files = std::fs::read_dir(host.path(directory)).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let other = |file: std::ffi::OsString| {
+        let path = directory.join(file);
+        path.extension().filter(|extension| *extension == "toml")?;
+        // As far as it is right: of what is not, the default.
+        let (other, _) = reading::read(&host.text(&path).ok()?);
+        let first = u64::from(other.first_id);
+        let ids = first..first + u64::from(other.id_count);
+        let is_another = other.instance != config.instance && other.run_dir != config.run_dir;
+        is_another.then(|| Neighbour { who: format!("those of {}", path.display()), ids, instead: None })
+    };
+    files.filter_map(other).collect()
+}
+
 fn number(field: Option<&str>) -> Option<u64> {
     field?.parse().ok()
 }
@@ -106,7 +125,8 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
 }
 
 /// The first range above the owner of the trees that nobody has a part of.
-fn free(count: u64, neighbours: &[Neighbour], owner: u32) -> Option<u64> {
+fn free<'a>(count: u64, neighbours: impl Iterator<Item = &'a Neighbour>, owner: u32) -> Option<u64> {
+    let neighbours: Vec<&Neighbour> = neighbours.collect();
     let first = (u64::from(owner) / STEP + 1) * STEP;
     let end = u64::from(i32::MAX as u32) - count;
     let is_free = |first: &u64| !neighbours.iter().any(|other| overlap(&other.ids, &(*first..*first + count)));

@@ -11,6 +11,8 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,NRestarts,Uni
 /// A host with systemd as its first process, and what it says of the units of one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Systemd {
+    /// `None`: it does not say.
+    pub version: Option<u32>,
     /// Of the instance; others are those of its doors.
     pub service: String,
     pub sockets: [String; 2],
@@ -49,6 +51,7 @@ impl Systemd {
         }
         let at = if instance == "default" { String::new() } else { format!("@{instance}") };
         let mut systemd = Self {
+            version: version(),
             service: running.map_or_else(|| format!("kilnd{at}.service"), str::to_owned),
             sockets: [format!("kilnd{at}.socket"), format!("kilnd-control{at}.socket")],
             units: BTreeMap::new(),
@@ -92,6 +95,17 @@ impl Systemd {
     }
 }
 
+fn version() -> Option<u32> {
+    let answer = Command::new("systemctl").arg("--version").env("LC_ALL", "C").stdin(Stdio::null()).output().ok()?;
+    version_in(&String::from_utf8_lossy(&answer.stdout))
+}
+
+/// `systemd 252 (252.39-1~deb12u1)` and more.
+fn version_in(text: &str) -> Option<u32> {
+    let number = text.strip_prefix("systemd ")?;
+    number[..number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len())].parse().ok()
+}
+
 /// `systemctl show` of many: lines of `Name=value`, an empty line between units.
 fn units(text: &str) -> impl Iterator<Item = (String, Unit)> {
     text.split("\n\n").filter_map(|block| {
@@ -118,6 +132,13 @@ mod tests {
         assert_eq!(systemd.service().get("Delegate"), "yes");
         assert_eq!(systemd.memory_limit(), Some((1 << 20, "MemoryMax= of kiln.slice".into())));
         assert!(!systemd.unit("kilnd.socket").is_installed());
+    }
+
+    #[test]
+    fn its_version_is_the_first_number_it_says() {
+        assert_eq!(version_in("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n"), Some(252));
+        assert_eq!(version_in("systemd 257.8-1\n"), Some(257));
+        assert_eq!((version_in(""), version_in("systemd v\n"), version_in("busybox 1\n")), (None, None, None));
     }
 
     #[test]

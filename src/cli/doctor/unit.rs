@@ -5,8 +5,30 @@ use super::host::Host;
 use super::systemd::{Systemd, Unit};
 use crate::wire::launcher::CgroupLayout;
 
+/// What the units are written for.
+const OLDEST: u32 = 252;
+
 pub fn checks(host: &Host) -> Vec<Finding> {
     let Some(systemd) = &host.systemd else { return vec![ok("unit", "this host has no systemd")] };
+    let mut findings = vec![version(host, systemd)];
+    findings.extend(of_units(host, systemd));
+    findings
+}
+
+fn version(host: &Host, systemd: &Systemd) -> Finding {
+    let by_hand = host.kilnd.status.is_some() && !systemd.service().is_installed();
+    match systemd.version {
+        Some(version) if version < OLDEST && !by_hand => broken(
+            "systemd",
+            format!("{version}, and Kiln's units are for {OLDEST} and newer"),
+            "use Debian 12, Ubuntu 24.04 or a newer one; or do without the units: systemd-run --scope -p Delegate=yes kilnd",
+        ),
+        Some(version) => ok("systemd", version.to_string()),
+        None => ok("systemd", "of an unknown version"),
+    }
+}
+
+fn of_units(host: &Host, systemd: &Systemd) -> Vec<Finding> {
     let (name, unit) = (&systemd.service, systemd.service());
     if !unit.is_installed() {
         let by_hand = if host.kilnd.status.is_some() { "kilnd was started without a unit" } else { "scripts/install brings it" };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::server::environment::{self, Environment, Frozen};
 use crate::server::pool::{Ending, Facts, Pooled, Usage};
@@ -27,6 +28,10 @@ impl Facts for environment::Facts {
 
     fn measure(&self) -> Option<u64> {
         environment::Facts::measure(self)
+    }
+
+    fn cpu(&self) -> Option<Duration> {
+        environment::Facts::cpu(self)
     }
 
     fn peak(&self) -> u64 {

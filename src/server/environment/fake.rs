@@ -24,10 +24,11 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
+use super::cpu::Clock;
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
-use super::watch::{readable, set_nonblocking};
 use crate::invocation::ProcessEnd;
+use crate::server::readiness::{set_nonblocking, watched};
 use crate::server::runtime_api::client::{Response, read_response};
 use crate::sys::packet;
 use crate::wire::init;
@@ -146,6 +147,7 @@ impl Launcher for FakeLauncher {
             // No blocks are in use there.
             std::fs::File::open("/proc").unwrap().into(),
         )?;
+        let clock = Clock::open(std::fs::File::open(statistics.dir.path()).unwrap())?;
         let (tell_lost, lost) = watch::channel(None);
         self.0.lost.lock().unwrap().push(tell_lost.clone());
         let cgroup = Arc::new(Cgroup::new(CgroupLayout::Unified, kill, freeze, CpuFiles { quota, burst: Some(burst), weight }));
@@ -172,6 +174,7 @@ impl Launcher for FakeLauncher {
             end,
             cgroup,
             gauge,
+            clock: Some(clock),
             init,
             listener: listener.into(),
             log: log_read,
@@ -193,7 +196,7 @@ impl FakeLauncher {
         lost: watch::Sender<Option<Lost>>,
     ) {
         set_nonblocking(&control).unwrap();
-        let control = readable(control).unwrap();
+        let control = watched(control).unwrap();
         let number = inside.number;
         say(&control, init::RESTING, 0, 0, None);
         let (runtime_life, runtime) = self::life();
@@ -300,6 +303,7 @@ impl Statistics {
         let statistics = Self { dir: tempfile::tempdir().unwrap() };
         statistics.write("memory.stat", &format!("file {:020}\nshmem {:020}\n", 0, 0));
         statistics.write("memory.current", &format!("{:020}\n", 30 << 20));
+        statistics.write("cpu.stat", &format!("usage_usec {:020}\n", 0));
         statistics.write("memory.events", &format!("oom_kill {:020}\n", 0));
         statistics
     }

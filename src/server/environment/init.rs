@@ -17,7 +17,7 @@ use super::container::{Container, LaunchError, Launcher, Plan};
 use super::recipes::Recipes;
 use super::vars;
 use super::wall::Wall;
-use super::watch::{Control, Pulse, set_nonblocking, watch};
+use super::watch::{Control, Pulse, watch};
 use super::{Environment, Facts, Grow, Perform, Run};
 use crate::config::Config;
 use crate::function::Function;
@@ -26,6 +26,7 @@ use crate::runtime::{Recipe, WRAPPER_VAR};
 use crate::server::events::{Events, Subject};
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Origin, Output};
+use crate::server::readiness::set_nonblocking;
 use crate::server::runtime_api::{self, Desk, Init};
 use crate::wire::{MAX_MESSAGE, init};
 
@@ -144,7 +145,7 @@ impl<L: Launcher> Starter<L> {
         journal: Journal,
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, StartError> {
-        let Container { id, end, cgroup, gauge, init, listener, log, control, lost } = container;
+        let Container { id, end, cgroup, gauge, clock, init, listener, log, control, lost } = container;
         let desk = Arc::new(Desk::default());
         let output = Output::new(journal, log)?;
         let gauge = Arc::new(gauge);
@@ -170,6 +171,7 @@ impl<L: Launcher> Starter<L> {
                 by: OnceLock::new(),
                 ended: ended.clone(),
                 gauge: gauge.clone(),
+                clock,
                 cgroup: cgroup.clone(),
                 output: output.clone(),
             }),

@@ -16,7 +16,7 @@ impl Far {
         let (near, far) = packet::pair().unwrap();
         launchers.add(number, near).unwrap();
         set_nonblocking(&far).unwrap();
-        Self(readable(far).unwrap())
+        Self(watched(far).unwrap())
     }
 
     async fn hear(&self) -> (Order, Vec<OwnedFd>) {

@@ -12,13 +12,14 @@
 //!                   ended ◀── exit, timeout, memory, init or launcher gone: killed, never reused
 //! ```
 //!
-//! [`init`] START and the init phase · [`invoke`] one invocation · [`wall`] the inner memory wall · [`freeze`] the cgroup's
+//! [`init`] START and the init phase · [`invoke`] one invocation · [`wall`] the inner memory wall · [`cpu`] CPU time · [`freeze`] the cgroup's
 //! controls · [`watch`] how processes end · [`vars`] the runtime's variables · [`container`] what a launcher gives ·
 //! [`launchers`] the real launchers, behind the trait [`Launcher`].
 //!
 //! An environment is a value: dropping it kills the container and orders its end.
 
 mod container;
+mod cpu;
 mod freeze;
 mod init;
 mod invoke;
@@ -55,6 +56,7 @@ pub use wall::max_memory_used_mib;
 pub use watch::{Ended, Word, word};
 
 use container::End;
+use cpu::Clock;
 use freeze::Cgroup;
 use wall::{Gauge, Verdict, Wall};
 use watch::{Control, Pulse};
@@ -106,6 +108,7 @@ pub struct Facts {
     by: OnceLock<String>,
     ended: told::Receiver<Option<Ended>>,
     gauge: Arc<Gauge>,
+    clock: Option<Clock>,
     cgroup: Arc<Cgroup>,
     output: Arc<Output>,
 }
@@ -142,6 +145,11 @@ impl Facts {
         let used = self.gauge.used().ok()?;
         self.used.store(used, Ordering::Relaxed);
         Some(used)
+    }
+
+    /// The CPU time so far. Wakes nobody either.
+    pub fn cpu(&self) -> Option<Duration> {
+        self.clock.as_ref()?.used().ok()
     }
 }
 

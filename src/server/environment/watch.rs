@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::container::Lost;
 use crate::invocation::ProcessEnd;
+use crate::server::readiness::{set_nonblocking, watched};
 use crate::sys::packet::{self, Packet};
 use crate::wire::init;
 
@@ -54,7 +55,7 @@ pub struct Pulse {
 
 impl Pulse {
     pub fn new(init: OwnedFd) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { init: readable(init)?, runtime: OnceLock::new() }))
+        Ok(Arc::new(Self { init: watched(init)?, runtime: OnceLock::new() }))
     }
 
     /// Whether neither process has ended, at this very moment.
@@ -86,7 +87,7 @@ pub async fn watch(
             biased;
             word = control.word() => match word {
                 Ok(Some(Word::Started(runtime))) => {
-                    if let Some(runtime) = runtime.and_then(|fd| readable(fd).ok()) {
+                    if let Some(runtime) = runtime.and_then(|fd| watched(fd).ok()) {
                         let _ = pulse.runtime.set(runtime);
                     }
                 }
@@ -155,7 +156,7 @@ pub enum Word {
 impl Control {
     pub fn new(socket: OwnedFd) -> io::Result<Arc<Self>> {
         set_nonblocking(&socket)?;
-        Ok(Arc::new(Self(readable(socket)?)))
+        Ok(Arc::new(Self(watched(socket)?)))
     }
 
     /// START. It fits into an empty socket buffer.
@@ -207,20 +208,6 @@ fn process_end(status: i32) -> ProcessEnd {
 async fn wait(process: &AsyncFd<OwnedFd>) {
     // An error means that the reactor is gone, and with it everything.
     let _ = process.readable().await;
-}
-
-/// tokio's readiness of a descriptor that we own.
-#[allow(deprecated)] // AsyncFd::new is unsound for types whose descriptor can change, which OwnedFd's cannot; its
-// successor is unsafe. Until tokio has a safe constructor for OwnedFd.
-pub(super) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(fd)
-}
-
-pub(super) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }
 
 #[cfg(test)]

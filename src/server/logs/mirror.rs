@@ -6,12 +6,13 @@
 //!
 //! A thread of its own, because the journal may be slow or stopped: neither the event loop nor the functions' own logs wait
 //! for it. One function that prints without end costs the journal [`LINES`] and [`BYTES`] a second and no more; what was left out
-//! is counted, and told where it is missing. The platform's lines (a REPORT above all) are never left out for that.
+//! is counted, and told where it is missing. The platform's lines (a REPORT above all) are never left out for that. At the end
+//! the journal gets [`LAST`] for what waits, and then a word of how much it did not take.
 
 use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +23,7 @@ use super::{Kind, Lost, Origin, Piece};
 use crate::config::Mirrored;
 use crate::function::FunctionName;
 use crate::invocation::RequestId;
+use crate::telemetry::bucket::Bucket;
 use crate::telemetry::fields;
 use crate::telemetry::journald::{Entry, Journald, Priority};
 
@@ -33,15 +35,28 @@ const BYTES: f64 = 128.0 * 1024.0;
 const BURST: f64 = 10.0;
 /// How long the journal may take for one entry, before it counts as stopped: then nothing waits for it until it takes one.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For all that is left when the writer has ended. A journal that is slow, and not stopped, would hold up the server's end for
+/// hours; what it has not taken by then is dropped and counted.
+const LAST: Duration = Duration::from_secs(2);
 /// Between two looks for what is to be told of functions that print nothing more.
 const TELL: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// The writer's end; dropping it ends the thread when everything is written.
 pub struct Mirror {
-    queue: Arc<Queue>,
+    shared: Arc<Shared>,
     wanted: Wanted,
-    refused: Arc<Refused>,
+}
+
+/// Between the writer's thread and this one.
+#[derive(Default)]
+struct Shared {
+    queue: Queue,
+    /// What found no room in the queue, and whose the last of it was. Taken for each such piece, and by the thread in each round;
+    /// no other lock is taken inside.
+    refused: Mutex<HashMap<FunctionName, (Arc<Origin>, Lost)>>,
+    /// Since when nothing more comes.
+    closed: OnceLock<Instant>,
 }
 
 /// What of functions' logs the journal gets. A clone is another handle to it.
@@ -67,24 +82,30 @@ impl Wanted {
     }
 }
 
-/// What found no room in the queue. Taken for each such piece, and by the thread in each round; no other lock is taken inside.
-#[derive(Default)]
-struct Refused(Mutex<HashMap<FunctionName, (Arc<Origin>, Lost)>>);
+impl Shared {
+    fn refused(&self) -> MutexGuard<'_, HashMap<FunctionName, (Arc<Origin>, Lost)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-impl Refused {
-    fn lock(&self) -> MutexGuard<'_, HashMap<FunctionName, (Arc<Origin>, Lost)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn close(&self) {
+        // Only the mirror closes it, once.
+        let _ = self.closed.set(Instant::now());
+        self.queue.close();
+    }
+
+    /// Once it is closed: the rest of [`LAST`].
+    fn left(&self) -> Option<Duration> {
+        self.closed.get().map(|at| LAST.saturating_sub(at.elapsed()))
     }
 }
 
 impl Mirror {
     pub fn start(journal: Journald, wanted: Wanted) -> io::Result<(Self, JoinHandle<()>)> {
         journal.wait_at_most(PATIENCE)?;
-        let (queue, refused) = (Arc::<Queue>::default(), Arc::<Refused>::default());
-        let writer = Writer { journal, shares: HashMap::new(), stopped: false };
-        let (filled, told) = (queue.clone(), refused.clone());
-        let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run(&filled, &told))?;
-        Ok((Self { queue, wanted, refused }, thread))
+        let shared = Arc::<Shared>::default();
+        let writer = Writer::new(journal, shared.clone());
+        let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run())?;
+        Ok((Self { shared, wanted }, thread))
     }
 
     /// Never waits.
@@ -92,8 +113,8 @@ impl Mirror {
         let what = self.wanted.now();
         for piece in pieces {
             let wanted = what == Mirrored::Auto || what == Mirrored::Platform && piece.kind == Kind::Platform;
-            if wanted && !self.queue.push(&piece.piece()) {
-                let mut refused = self.refused.lock();
+            if wanted && !self.shared.queue.push(&piece.piece()) {
+                let mut refused = self.shared.refused();
                 let of = refused.entry(piece.origin.function.clone());
                 of.or_insert_with(|| (piece.origin.clone(), Lost::default())).1.add(Lost::of(&piece.lines));
             }
@@ -103,13 +124,14 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        self.queue.close();
+        self.shared.close();
     }
 }
 
 /// The thread.
 struct Writer {
     journal: Journald,
+    shared: Arc<Shared>,
     shares: HashMap<FunctionName, Share>,
     /// The journal did not take the last entry in time.
     stopped: bool,
@@ -117,9 +139,8 @@ struct Writer {
 
 /// What one function may still write, and what is missing of it.
 struct Share {
-    lines: f64,
-    bytes: f64,
-    filled: Instant,
+    lines: Bucket,
+    bytes: Bucket,
     /// More than it may write.
     excess: Lost,
     /// Not taken by the journal, or by the queue before it.
@@ -130,12 +151,17 @@ struct Share {
 }
 
 impl Writer {
-    fn run(mut self, queue: &Queue, refused: &Refused) {
+    fn new(journal: Journald, shared: Arc<Shared>) -> Self {
+        Self { journal, shared, shares: HashMap::new(), stopped: false }
+    }
+
+    fn run(mut self) {
         loop {
             let missing = self.shares.values().any(Share::is_missing_something);
-            let work = queue.take(if missing { TELL } else { IDLE });
+            let work = self.shared.queue.take(if missing { TELL } else { IDLE });
             let now = Instant::now();
-            for (function, (origin, lost)) in mem::take(&mut *refused.lock()) {
+            let refused = mem::take(&mut *self.shared.refused());
+            for (function, (origin, lost)) in refused {
                 share(&mut self.shares, &function, &origin, now).untaken.add(lost);
             }
             for waiting in &work.pieces {
@@ -145,10 +171,10 @@ impl Writer {
                 self.tell_all(now);
             }
             if work.closed {
-                return;
+                return self.last_word();
             }
             // Who has its whole share again needs no account.
-            self.shares.retain(|_, share| share.refill(now) || share.is_missing_something());
+            self.shares.retain(|_, share| !share.is_whole(now) || share.is_missing_something());
         }
     }
 
@@ -205,8 +231,36 @@ impl Writer {
         }
     }
 
-    /// Waits for a slow journal, and not for one that has stopped.
+    /// What the journal did not take to the very end: in kilnd's own name, and counted for all functions together.
+    fn last_word(&self) {
+        let mut lost = Lost::default();
+        for share in self.shares.values() {
+            lost.add(share.excess);
+            lost.add(share.untaken);
+        }
+        let Lost { lines, bytes } = lost;
+        if lines == 0 {
+            return;
+        }
+        let text = format!(
+            "at kilnd's end the journal did not take {lines} lines ({bytes} bytes) of functions in time: `kiln logs` has them"
+        );
+        let mut entry = Entry::new(fields::IDENTIFIER, Priority::Warning, text.as_bytes());
+        entry.put(fields::MISSING, lines.to_string().as_bytes());
+        let waited = self.journal.wait_at_most(PATIENCE).and_then(|()| self.journal.send(&entry));
+        if let Err(error) = waited {
+            warn!(%error, lines, bytes, "the journal did not take all lines of functions: they are in their own logs only");
+        }
+    }
+
+    /// Waits for a slow journal, and not for one that has stopped; at the end only so long.
     fn send(&mut self, entry: &Entry) -> bool {
+        if let Some(left) = self.shared.left() {
+            // In whole milliseconds, of which none would be without end.
+            if left < Duration::from_millis(1) || self.journal.wait_at_most(left.min(PATIENCE)).is_err() {
+                return false;
+            }
+        }
         let sent = if self.stopped { self.journal.offer(entry) } else { self.journal.send(entry) };
         if let (Err(error), false) = (&sent, self.stopped) {
             warn!(%error, "the journal takes no lines of functions: they are in their own logs only");
@@ -223,9 +277,8 @@ fn share<'a>(
     now: Instant,
 ) -> &'a mut Share {
     shares.entry(function.clone()).or_insert_with(|| Share {
-        lines: LINES * BURST,
-        bytes: BYTES * BURST,
-        filled: now,
+        lines: Bucket::full(LINES * BURST, LINES, now),
+        bytes: Bucket::full(BYTES * BURST, BYTES, now),
         excess: Lost::default(),
         untaken: Lost::default(),
         origin: origin.clone(),
@@ -236,22 +289,12 @@ fn share<'a>(
 impl Share {
     /// Whether a line of this length may be written now.
     fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        self.refill(now);
-        let may = self.lines >= 1.0 && self.bytes >= bytes as f64;
-        if may {
-            self.lines -= 1.0;
-            self.bytes -= bytes as f64;
-        }
-        may
+        // Both or none of them.
+        self.bytes.holds(bytes as f64, now) && self.lines.take(1.0, now) && self.bytes.take(bytes as f64, now)
     }
 
-    /// `false`: nothing of it is used.
-    fn refill(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.lines = (self.lines + since * LINES).min(LINES * BURST);
-        self.bytes = (self.bytes + since * BYTES).min(BYTES * BURST);
-        self.filled = now;
-        self.lines < LINES * BURST || self.bytes < BYTES * BURST
+    fn is_whole(&mut self, now: Instant) -> bool {
+        self.lines.is_full(now) && self.bytes.is_full(now)
     }
 
     fn is_missing_something(&self) -> bool {
@@ -299,7 +342,7 @@ mod tests {
     use crate::telemetry::journald::tests::Fake;
 
     fn writer(journal: Journald) -> Writer {
-        Writer { journal, shares: HashMap::new(), stopped: false }
+        Writer::new(journal, Arc::default())
     }
 
     fn piece<'a>(origin: &'a Arc<Origin>, kind: Kind, lines: &'a [u8]) -> Piece<'a> {
@@ -427,10 +470,46 @@ mod tests {
     fn what_found_no_room_in_the_queue_is_told() {
         let (fake, journal) = Fake::start();
         let (writer, origin) = (writer(journal), origin("f"));
-        let (queue, refused) = (Queue::default(), Refused::default());
-        refused.lock().insert(origin.function.clone(), (origin.clone(), Lost { lines: 3, bytes: 9 }));
-        queue.close();
-        writer.run(&queue, &refused);
+        writer.shared.refused().insert(origin.function.clone(), (origin.clone(), Lost { lines: 3, bytes: 9 }));
+        writer.shared.close();
+        writer.run();
         assert!(fake.entries()[0]["MESSAGE"].starts_with("KILN: 3 lines (9 bytes) are missing in the journal"));
+    }
+
+    /// Takes an entry only now and then, so that each is taken within the patience for one.
+    #[test]
+    fn a_journal_that_is_slow_holds_up_the_end_for_some_seconds_and_what_it_did_not_take_is_counted() {
+        const HANDED: usize = 5000;
+        const SLOWLY: Duration = Duration::from_millis(50);
+        let (fake, journal) = Fake::start();
+        let (mirror, thread) = Mirror::start(journal, Wanted::new(Mirrored::Auto)).unwrap();
+        let report = Waiting {
+            origin: origin("f"),
+            request: None,
+            kind: Kind::Platform,
+            time: SystemTime::UNIX_EPOCH,
+            lines: b"REPORT\n".to_vec(),
+        };
+        (0..HANDED).for_each(|_| mirror.hand(std::slice::from_ref(&report)));
+        let begin = Instant::now();
+        drop(mirror);
+        let mut seen = Vec::new();
+        while !thread.is_finished() {
+            thread::sleep(SLOWLY);
+            seen.extend(fake.next());
+        }
+        thread.join().unwrap();
+        // Its patience would last for all of them.
+        assert!(begin.elapsed() < SLOWLY * HANDED as u32 / 2, "{:?}", begin.elapsed());
+        seen.extend(fake.entries());
+        let last = seen.pop().unwrap();
+        let missing: usize = last["KILN_MISSING"].parse().unwrap();
+        let reports = seen.iter().filter(|entry| entry["MESSAGE"] == "REPORT").count();
+        // In the last moment one may be refused, and told before the next.
+        let told =
+            seen.iter().filter_map(|entry| entry["MESSAGE"].strip_prefix("KILN: ")?.split(' ').next()?.parse::<usize>().ok());
+        assert!(missing > 0 && reports > 0);
+        assert_eq!(reports + missing + told.sum::<usize>(), HANDED, "every line is there, or counted: {last:?}");
+        assert!(last["MESSAGE"].contains("did not take") && last["SYSLOG_IDENTIFIER"] == "kilnd", "{last:?}");
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::function::FunctionName;
 use crate::invocation::RequestId;
+use crate::telemetry::bucket::Bucket;
 
 pub use store::{LogStore, LogThread};
 
@@ -126,15 +127,14 @@ pub struct Journal {
 
 /// How much of the log an invocation may still fill.
 struct Allowance {
-    bytes: u64,
+    bytes: Bucket,
     of: u64,
-    refilled: Instant,
 }
 
 impl Journal {
     pub fn new(origin: Arc<Origin>, sink: Arc<dyn LogSink>) -> Self {
         let of = sink.allowance();
-        let allowance = Allowance { bytes: of, of, refilled: Instant::now() };
+        let allowance = Allowance::whole(of);
         Self { origin, sink, request: None, tail: None, start: None, allowance, lost: Lost::default(), too_much: false }
     }
 
@@ -156,7 +156,7 @@ impl Journal {
         self.tail = Some(Vec::new());
         self.start = Some((SystemTime::now(), line));
         let of = self.sink.allowance();
-        self.allowance = Allowance { bytes: of, of, refilled: Instant::now() };
+        self.allowance = Allowance::whole(of);
     }
 
     /// It did not begin after all.
@@ -253,31 +253,15 @@ impl Journal {
 }
 
 impl Allowance {
+    fn whole(of: u64) -> Self {
+        Self { bytes: Bucket::full(of as f64, (of / REFILL) as f64, Instant::now().into_std()), of }
+    }
+
     /// `weight` is at least `least`, and is asked for only where that much is left: who prints without end is not counted
     /// for ever.
     fn take(&mut self, least: u64, weight: impl FnOnce() -> u64) -> bool {
-        if !self.holds(least) {
-            return false;
-        }
-        let weight = weight();
-        let enough = self.holds(weight);
-        if enough {
-            self.bytes -= weight;
-        }
-        enough
-    }
-
-    fn holds(&mut self, bytes: u64) -> bool {
-        if bytes > self.bytes {
-            let now = Instant::now();
-            let micros = u64::try_from((now - self.refilled).as_micros()).unwrap_or(u64::MAX);
-            let refill = (self.of / REFILL).saturating_mul(micros) / 1_000_000;
-            if refill > 0 {
-                self.bytes = self.bytes.saturating_add(refill).min(self.of);
-                self.refilled = now;
-            }
-        }
-        bytes <= self.bytes
+        let now = Instant::now().into_std();
+        self.bytes.holds(least as f64, now) && self.bytes.take(weight() as f64, now)
     }
 }
 

@@ -39,6 +39,8 @@ pub trait Facts: Send + Sync {
     fn used(&self) -> u64;
     /// Looks now, and wakes nobody. `None`: it is gone.
     fn measure(&self) -> Option<u64>;
+    /// The CPU time that it has used so far, likewise. `None`: nobody counts it.
+    fn cpu(&self) -> Option<Duration>;
     /// The most so far.
     fn peak(&self) -> u64;
     /// Ends it at once, whoever it is on loan to; its holder notices. `by` is who wants so, for the function's log.
@@ -221,7 +223,7 @@ impl<E: Pooled> Pool<E> {
         self.look().0
     }
 
-    /// The same with every environment's memory as it is now, for people. Costs some twenty microseconds for each, so it
+    /// The same with every environment's memory and CPU time as they are now, for people. Costs some twenty microseconds for each, so it
     /// runs on a thread that may take them; past [`MEASURE`] the rest is told as last seen.
     pub fn measured(&self) -> Snapshot {
         let (mut snapshot, facts) = self.look();
@@ -230,10 +232,12 @@ impl<E: Pooled> Pool<E> {
             if std::time::Instant::now() >= until {
                 break;
             }
-            if let Some(used) = facts.and_then(|facts| facts.measure()) {
+            let Some(facts) = facts else { continue };
+            if let Some(used) = facts.measure() {
                 seen.used_mib = mib(used);
                 seen.peak_mib = seen.peak_mib.max(seen.used_mib);
             }
+            seen.cpu_ms = facts.cpu().map(|cpu| u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX));
         }
         snapshot
     }
@@ -297,6 +301,7 @@ fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
         charged_mib: slot.charge() >> 20,
         used_mib: facts.map_or(0, |facts| mib(facts.used())),
         peak_mib: facts.map_or(0, |facts| mib(facts.peak())),
+        cpu_ms: None,
         invocations: slot.loans,
         container: facts.map(|facts| facts.name().to_owned()),
         leaving: slot.leaving,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const RULES: Rules = Rules { launchers: 2, drain: Duration::from_secs(30) };
+const RULES: Rules = Rules { launchers: 2, drain: Duration::from_secs(30), cut: Duration::from_secs(12) };
 
 /// A course that serves, two launchers (1 and 2) running.
 fn serving(now: Instant) -> Course {
@@ -76,11 +76,34 @@ fn a_stop_drains_then_clears_then_sweeps() {
 }
 
 #[test]
-fn a_drain_ends_at_its_limit_or_at_a_second_signal() {
+fn a_drain_ends_at_its_limit_is_cut_at_a_second_signal_and_killed_at_a_third() {
+    let now = Instant::now();
+    let why = KillReason::DrainedTooLong;
+    let mut course = serving(now);
+    course.happened(Event::StopAsked, now);
+    assert_eq!(course.tick(now + RULES.drain), [Order::KillServer { why }]);
+
+    let mut course = serving(now);
+    course.happened(Event::StopAsked, now);
+    assert_eq!(course.happened(Event::StopAsked, now), [Order::Cut]);
+    assert_eq!(course.next_deadline(), Some(now + RULES.cut));
+    assert_eq!(course.tick(now + RULES.cut), [Order::KillServer { why }], "it did not tell its callers in time");
+
+    let mut course = serving(now);
+    course.happened(Event::StopAsked, now);
+    let late = now + RULES.drain - Duration::from_secs(1);
+    assert_eq!(course.happened(Event::StopAsked, late), [Order::Cut]);
+    assert_eq!(course.next_deadline(), Some(now + RULES.drain), "no signal makes it longer");
+    let why = KillReason::Impatient;
+    assert_eq!(course.happened(Event::StopAsked, late), [Order::KillServer { why }, Order::KillLaunchers { why }]);
+}
+
+#[test]
+fn a_second_signal_kills_when_the_server_cannot_be_told() {
     let now = Instant::now();
     let mut course = serving(now);
     course.happened(Event::StopAsked, now);
-    assert_eq!(course.tick(now + RULES.drain), [Order::KillServer { why: KillReason::DrainedTooLong }]);
+    course.happened(Event::ServerHungUp, now);
     let why = KillReason::Impatient;
     assert_eq!(course.happened(Event::StopAsked, now), [Order::KillServer { why }, Order::KillLaunchers { why }]);
 }
