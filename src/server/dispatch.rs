@@ -362,6 +362,10 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         self.0.pool.snapshot()
     }

@@ -74,7 +74,7 @@ use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::database::Database;
 use crate::function::FunctionName;
-use crate::invocation::{Answer, Invocation, Refusal};
+use crate::invocation::{Answer, Invocation, Refusal, RequestId, Throttle};
 use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
@@ -397,6 +397,12 @@ impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
 
     fn function_changed(&self, name: &FunctionName) {
         Dispatch::function_changed(self, name);
+    }
+
+    fn no_room_for_payload(&self, function: &FunctionName, request: RequestId, waited: Duration, mib: u64) {
+        let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        let throttled = What::Throttled { reason: Throttle::Memory, waited_us, in_use: mib, limit: mib };
+        self.events().emit(&Subject::function(function), Some(request), throttled);
     }
 }
 
