@@ -7,6 +7,7 @@
 //! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
+//! GET /v1/logs                      the logs of all functions, or of some, in order of time
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! POST /v1/functions/{name}/drain   its environments end: idle ones now, the others with their invocation
@@ -190,7 +191,8 @@ impl Door for Control {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
-            (_, "/v1/pool" | "/v1/status" | "/v1/usage") => not_allowed("GET"),
+            (&Method::GET, "/v1/logs") => self.logs.show_several(head.uri.query().unwrap_or_default()),
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/logs") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }
