@@ -1,6 +1,12 @@
 //! The `kiln` command as people and scripts meet it: what it prints where, and its exit codes.
 
 mod doors;
+#[allow(dead_code)] // serves several test programs; each uses its part
+mod eyes;
+#[path = "cli/seat.rs"]
+mod seat;
+#[path = "cli/watching.rs"]
+mod watching;
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -9,8 +15,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use doors::{House, snapshot};
+use doors::{House, ended_environment, snapshot};
 use kiln::function::FunctionName;
+use kiln::invocation::Throttle;
+use kiln::server::events::{Cold, Detail, Retire, Subject, What};
 use kiln::server::logs::{Kind, LogSink, Origin, Piece};
 use kiln::server::pool::SeenState;
 use kiln::wire::supervisor::{Unpacked, ZipRefusal};
@@ -181,7 +189,7 @@ fn a_pool_is_a_table_for_people_and_json_for_programs() {
     *house.fakes.snapshot.lock().unwrap() = snapshot();
     let (out, _) = ended(&kiln(house.run_dir(), &["pool"]), 0);
     let heading: Vec<&str> = out.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "INVOCATIONS", "CONTAINER"]);
+    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"]);
     assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
     let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
     let pool: Value = serde_json::from_str(&out).unwrap();
@@ -271,6 +279,65 @@ fn the_names_of_json_are_those_that_the_verbs_help_promises() {
         let missing: Vec<&String> = printed.iter().filter(|name| !documented.contains(&name.as_str())).collect();
         assert!(missing.is_empty(), "kiln {} --help does not tell {missing:?}", words[0]);
     }
+}
+
+/// One of each kind.
+fn everything() -> Vec<What> {
+    let text = || "text".to_owned();
+    let retired = Detail { cause: Some(text()), text: Some(text()), by: Some(text()), needed_by: None };
+    vec![
+        What::Starting { why: Cold::First },
+        What::Starting { why: Cold::Retired(Retire::Idle) },
+        What::Ready { build_us: 1, init_us: 1 },
+        What::InitFailed { cause: text(), text: text(), again: true, init_us: 1, peak_mib: 1 },
+        What::Invoked { cold: true, waited_us: 5000 },
+        What::TakenBack,
+        What::Frozen,
+        What::Thawed,
+        What::Ended { duration_us: 1, billed_ms: 100, max_memory_mib: 1, init_us: None, cold: true, cause: None },
+        What::Throttled { reason: Throttle::Memory, waited_us: 1, in_use: 1, limit: 1 },
+        What::Retired { why: Retire::Failed, detail: retired, age_s: 1.0, invocations: 1, peak_mib: 1 },
+        What::LauncherStarted { launcher: 1 },
+        What::LauncherLost { launcher: 1 },
+        What::Draining,
+    ]
+}
+
+#[test]
+fn events_and_the_history_are_lines_for_people_and_objects_for_programs_with_the_names_of_the_help() {
+    let house = House::open();
+    let run = house.run_dir();
+    ended_environment(&house);
+    let events = house.fakes.events.lock().unwrap().clone().unwrap();
+    let of = Subject::environment(&FunctionName::parse("hello").unwrap(), "3-17");
+    for what in everything() {
+        events.emit(&of, None, what);
+    }
+    let told = |words: &[&str]| ended(&kiln(run, words), 0).0;
+    let lines = told(&["events"]);
+    assert_eq!(lines.lines().count(), everything().len(), "{lines}");
+    assert!(lines.contains("  hello         3-17   starting     cold: the last one ended: idle too long\n"), "{lines}");
+    assert!(!lines.contains('\x1b'), "colours into a pipe");
+    let mut objects: Vec<Value> =
+        told(&["events", "--json"]).lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!(objects.len(), everything().len());
+    assert_eq!(told(&["events", "--json", "--kind", "frozen", "--kind", "thawed", "-n", "1"]).lines().count(), 1);
+    assert_eq!(told(&["events", "--function", "other"]), "");
+    ended(&kiln(run, &["events", "--kind", "nothing"]), 2);
+    ended(&kiln(run, &["events", "--since", "yesterday"]), 2);
+    let lines = told(&["history"]);
+    assert!(lines.contains("Sandbox.Timedout (Task timed out after 3.00 seconds)") && !lines.contains("3-18"), "{lines}");
+    assert!(told(&["history", "--container", "3-18"]).contains("lives"));
+    assert_eq!(told(&["history", "--function", "other"]), "no such environment has ended, as far as is kept\n");
+    objects.push(serde_json::from_str(&told(&["history", "--json"])).unwrap());
+    let (help, more) = (told(&["events", "--help"]), told(&["history", "--help"]));
+    let json = |help: &str| help.split("With --json:").nth(1).unwrap().split("Exit codes:").next().unwrap().to_owned();
+    let documented = json(&help) + &json(&more);
+    let documented: Vec<&str> = documented.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let mut printed = Vec::new();
+    objects.iter().for_each(|object| names(object, &mut printed));
+    let missing: Vec<&String> = printed.iter().filter(|name| !documented.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "the help does not tell {missing:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
         // Above `pool`, which lends whatever implements its trait and could pool umbrellas.
         ("environment", 30),
         ("pool", 20),
-        ("runtime_api", 10), ("logs", 10), ("relay", 10), ("supervisor_link", 10), ("warming", 10),
+        ("runtime_api", 10), ("logs", 10), ("events", 10), ("relay", 10), ("supervisor_link", 10), ("warming", 10),
         ("http", 5), ("readiness", 5),
     ]),
     ("launcher", &[

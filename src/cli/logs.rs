@@ -153,7 +153,7 @@ async fn copy(mut stream: Stream, shown: &Shown, place: &mut Place) -> Result<En
 }
 
 /// `false`: nobody reads it, who had what they wanted.
-fn print(text: &[u8]) -> Result<bool, Failure> {
+pub(super) fn print(text: &[u8]) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
@@ -163,7 +163,7 @@ fn print(text: &[u8]) -> Result<bool, Failure> {
 }
 
 /// Whether the other end of our stdout is open, as far as that can be known without writing.
-fn has_reader() -> bool {
+pub(super) fn has_reader() -> bool {
     let stdout = io::stdout();
     let mut looked = [PollFd::new(std::os::fd::AsFd::as_fd(&stdout), PollFlags::empty())];
     let closed = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
@@ -218,7 +218,7 @@ fn begin(logs: &Logs) -> Result<String, Failure> {
 }
 
 /// `90s`, `10m`, `2h`, `3d` ago, or a time of RFC 3339.
-fn since_ms(text: &str, now: Timestamp) -> Result<i64, Failure> {
+pub(super) fn since_ms(text: &str, now: Timestamp) -> Result<i64, Failure> {
     let unit = |text: &str| match text {
         "s" => Some(1),
         "m" => Some(60),

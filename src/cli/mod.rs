@@ -12,8 +12,10 @@ mod config;
 mod container;
 pub mod doctor;
 mod drain;
+mod events;
 mod failure;
 mod function;
+mod history;
 mod invoke;
 mod layer;
 mod logs;
@@ -22,9 +24,9 @@ mod output;
 mod package;
 mod pool;
 mod runtime;
+mod top;
 mod usage;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
@@ -65,7 +67,8 @@ pub fn run() -> ExitCode {
 /// `run_asked`: `--run` was among the words.
 async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
     let (run, as_json) = (arguments.run, arguments.json);
-    let client = Client::new(run.as_deref().unwrap_or(Path::new(DEFAULT_RUN_DIR)));
+    let run_dir = run.clone().unwrap_or_else(|| DEFAULT_RUN_DIR.into());
+    let client = Client::new(&run_dir);
     match arguments.command {
         Command::Completions { shell } => completions::execute(shell),
         Command::Config(command) => config::execute(command, as_json),
@@ -74,13 +77,16 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
             let run = run.filter(|_| config.is_none() || run_asked);
             doctor::execute(config.as_deref(), run.as_deref(), as_json).await
         }
+        Command::Events(asked) => events::execute(&client, asked, as_json).await,
         Command::Function(command) => function::execute(&client, command, as_json).await,
+        Command::History(asked) => history::execute(&client, asked, as_json).await,
         Command::Invoke(command) => invoke::execute(&client, command, as_json).await,
         Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Logs(command) => logs::execute(&client, command, as_json).await,
         Command::Man(asked) => man::execute(&asked),
         Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
         Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
+        Command::Top(arguments) => top::execute(&client, &run_dir.display().to_string(), arguments, as_json).await,
         Command::Usage(asked) => usage::execute(&client, asked, as_json).await,
     }
 }

@@ -10,12 +10,16 @@ use super::failure::Failure;
 
 /// Results. A reader that has closed its end (`kiln … | head`) has what it wanted.
 pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+    write(bytes).map(drop)
+}
+
+/// The same for who has more to come. `false`: nobody reads it any more.
+pub fn write(bytes: &[u8]) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Failed(format!("the result cannot be written to stdout: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Failed(format!("the result cannot be written to stdout: {error}"))),
     }
 }
 
@@ -76,7 +80,13 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 /// How wide the terminal is that stdout is; `None` into a pipe or a file, where lines stay whole.
 pub fn terminal_width() -> Option<usize> {
-    rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0)
+    terminal_size().map(|(columns, _)| columns)
+}
+
+/// Columns and rows, likewise.
+pub fn terminal_size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
 }
 
 /// What a terminal may be given: text and tabs. Everything that could command it, or turn text round, is spelled out.

@@ -1,9 +1,12 @@
-//! `kiln pool`: who is warm, who works, and what bounds them.
+//! `kiln pool`: who is warm, who works, and what bounds them; with `--watch` ([`watch`]) again and again.
 //!
 //! MEMORY is what the function uses at this moment (frozen ones are read, not woken) of what it may, /tmp not counted; PEAK
-//! is the most that was seen, as REPORT's Max Memory Used tells it.
+//! is the most that was seen, as REPORT's Max Memory Used tells it; CPU is the time that its processes have had so far.
+
+mod watch;
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::Method;
@@ -14,45 +17,67 @@ use super::client::{Client, Reply, Socket};
 use super::failure::Failure;
 use super::output;
 
-/// What the operators' door says, as far as tables show it.
-#[derive(Deserialize)]
+/// What the operators' door says, as far as tables and [`super::top`] show it.
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Pool {
-    budget_mib: u64,
-    charged_mib: u64,
-    in_flight: u64,
-    concurrency: u64,
-    starting: u64,
-    waiting: u64,
-    reserves: Vec<Reserve>,
+    pub budget_mib: u64,
+    pub charged_mib: u64,
+    pub in_flight: u64,
+    pub concurrency: u64,
+    pub starting: u64,
+    pub parallel_starts: u64,
+    pub waiting: u64,
+    /// Functions whose last init failed.
+    pub failing: u64,
+    /// Since kilnd's start, by reason.
+    pub refused: BTreeMap<String, u64>,
+    pub reserves: Vec<Reserve>,
     pub environments: Vec<Environment>,
+    /// What each function did since kilnd's start.
+    pub functions: Option<Vec<Counts>>,
 }
 
-#[derive(Deserialize)]
-struct Reserve {
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reserve {
     function: String,
     reserved: u64,
     in_flight: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Environment {
     pub function: String,
-    version: String,
+    pub version: String,
     pub state: String,
-    age_s: f64,
-    idle_s: Option<f64>,
-    memory_mib: u64,
-    used_mib: u64,
-    peak_mib: u64,
-    invocations: u64,
+    pub age_s: f64,
+    pub idle_s: Option<f64>,
+    pub memory_mib: u64,
+    pub used_mib: u64,
+    pub peak_mib: u64,
+    /// Of all its time; none where nobody counts.
+    pub cpu_ms: Option<u64>,
+    pub invocations: u64,
     pub container: Option<String>,
     /// Why it ends when its invocation does.
     pub leaving: Option<String>,
 }
 
-const HEADINGS: &[&str] = &["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "INVOCATIONS", "CONTAINER"];
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Counts {
+    pub function: String,
+    pub invocations: u64,
+    pub errors: u64,
+    pub throttles: u64,
+    pub cold_starts: u64,
+    pub duration_ms: f64,
+}
+
+const HEADINGS: &[&str] = &["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"];
 
 pub async fn execute(client: &Client, arguments: Arguments, as_json: bool) -> Result<(), Failure> {
+    if let Some(seconds) = arguments.watch {
+        return watch::execute(client, arguments.sort, seconds, as_json).await;
+    }
     let reply = client.request(Socket::Control, Method::GET, "/v1/pool", &[], "").await?;
     if as_json {
         return output::print_json(&reply.json()?);
@@ -84,6 +109,7 @@ pub fn sort(environments: &mut [Environment], by: Sort) {
         Sort::Function => {}
         Sort::Memory => environments.sort_by_key(|environment| Reverse(environment.used_mib)),
         Sort::Peak => environments.sort_by_key(|environment| Reverse(environment.peak_mib)),
+        Sort::Cpu => environments.sort_by_key(|environment| Reverse(environment.cpu_ms)),
         Sort::Age => environments.sort_by_key(|environment| Reverse(millis(environment.age_s))),
         Sort::Idle => environments.sort_by_key(|environment| Reverse(environment.idle_s.map(millis))),
         Sort::Invocations => environments.sort_by_key(|environment| Reverse(environment.invocations)),
@@ -126,6 +152,7 @@ pub fn table(environments: &[Environment]) -> String {
             environment.idle_s.map_or_else(|| "-".into(), time),
             format!("{}/{} MB", environment.used_mib, environment.memory_mib),
             format!("{} MB", environment.peak_mib),
+            environment.cpu_ms.map_or_else(|| "-".into(), |ms| format!("{:.1}s", ms as f64 / 1e3)),
             environment.invocations.to_string(),
             environment.container.clone().unwrap_or_else(|| "-".into()),
         ]
@@ -147,6 +174,7 @@ mod tests {
             memory_mib: 128,
             used_mib,
             peak_mib: 40,
+            cpu_ms: Some(1234),
             invocations: 2,
             container: Some("3-17".into()),
             leaving: None,
@@ -174,16 +202,14 @@ mod tests {
         let mut pool = Pool {
             budget_mib: 3200,
             charged_mib: 36,
-            in_flight: 0,
             concurrency: 1000,
-            starting: 0,
-            waiting: 0,
             reserves: vec![Reserve { function: "hello".into(), reserved: 5, in_flight: 1 }],
             environments: vec![environment("hello", "idle", 36)],
+            ..Pool::default()
         };
         let text = shown(&pool);
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(cells, ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "40", "MB", "2", "3-17"]);
+        assert_eq!(cells, ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "40", "MB", "1.2s", "2", "3-17"]);
         assert!(text.ends_with("\nhello: 1 of its 5 reserved"), "{text}");
         let summary =
             "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB in use; 0 of 1000 invocations running, 0 starting, 0 waiting\n";

@@ -69,6 +69,31 @@ const STEPS: &[&str] = &[
     -- Reserved concurrency. Beside the functions: it is no part of what an environment is made from.
     CREATE TABLE reserves (function TEXT PRIMARY KEY, reserved INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- One row for each execution environment (crate::meter::history). Those without an end live, or did when their server died.
+    CREATE TABLE environments (
+        id          INTEGER PRIMARY KEY,
+        function    TEXT NOT NULL,
+        version     TEXT NOT NULL,
+        container   TEXT,              -- NULL where none could be built
+        request     TEXT,              -- for which it was started
+        cold        TEXT NOT NULL,     -- why no other could serve that
+        started_ms  INTEGER NOT NULL,  -- since 1970, UTC
+        build_us    INTEGER,
+        init_us     INTEGER,
+        ended_ms    INTEGER,
+        why         TEXT,
+        cause       TEXT,
+        text        TEXT,
+        by          TEXT,
+        needed_by   TEXT,
+        invocations INTEGER,
+        peak_mib    INTEGER
+    ) STRICT;
+    CREATE INDEX environments_by_function ON environments (function);
+    CREATE INDEX environments_by_container ON environments (container);
+    CREATE INDEX environments_by_end ON environments (ended_ms);
+",
 ];
 
 /// Refuses a database that is not ours or that a newer Kiln has written. Changes nothing.

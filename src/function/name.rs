@@ -1,13 +1,14 @@
 //! Function names.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A function's bare name: 1 to 64 of `[a-zA-Z0-9-_]`. ARNs and qualifiers are taken apart at the door.
+/// A function's bare name: 1 to 64 of `[a-zA-Z0-9-_]`. ARNs and qualifiers are taken apart at the door. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct FunctionName(String);
+pub struct FunctionName(Arc<str>);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAName {
@@ -24,7 +25,7 @@ impl FunctionName {
         match text.len() {
             0 => Err(NotAName::Empty),
             _ if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') => Err(NotAName::Characters),
-            1..=64 => Ok(Self(text.to_owned())),
+            1..=64 => Ok(Self(text.into())),
             _ => Err(NotAName::TooLong),
         }
     }
@@ -49,7 +50,7 @@ impl TryFrom<String> for FunctionName {
 
 impl From<FunctionName> for String {
     fn from(name: FunctionName) -> String {
-        name.0
+        name.0.as_ref().to_owned()
     }
 }
 

@@ -1,7 +1,8 @@
-//! The books: one durable row for each invocation.
+//! The books: one durable row for each invocation, and one for each execution environment ([`history`]).
 //!
 //! A word of the server. The row is written before the REPORT line, and both are made from the same [`Row`].
 
+pub mod history;
 pub mod month;
 pub mod sqlite;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, params};
 use tokio::sync::watch;
 
-use super::{Meter, MeterError, Row};
+use super::{Meter, MeterError, Row, history};
 use crate::database::{Database, DatabaseError};
 
 /// See the module docs. Cheap to clone. Rows that wait together share one commit ([`crate::database`]).
@@ -31,7 +31,12 @@ impl SqliteMeter {
     pub async fn retain(self: Arc<Self>, mut age: watch::Receiver<Duration>) {
         loop {
             let age_now = *age.borrow_and_update();
-            if let Err(error) = self.remove_older(SystemTime::now().checked_sub(age_now).unwrap_or(UNIX_EPOCH)).await {
+            let than = SystemTime::now().checked_sub(age_now).unwrap_or(UNIX_EPOCH);
+            let removed = async {
+                self.remove_older(than).await?;
+                self.remove_older_environments(than).await
+            };
+            if let Err(error) = removed.await {
                 tracing::warn!(%error, "old rows could not be removed from the books");
             }
             let changed = async {
@@ -56,6 +61,16 @@ impl SqliteMeter {
             tokio::time::sleep(PAUSE).await;
         }
     }
+
+    /// The same of environments that ended before `than`.
+    async fn remove_older_environments(&self, than: SystemTime) -> Result<(), DatabaseError> {
+        let than = millis(than);
+        let work = move |db: &Connection| history::remove_batch(db, than, BATCH);
+        while self.0.write("remove old rows from the history", work, |_| ()).await? > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
 }
 
 /// Rows are written as invocations end, so old ones are first: no index is needed to find them, and an insert has none more to
@@ -65,7 +80,7 @@ fn remove_batch(db: &Connection, than_ms: i64) -> rusqlite::Result<usize> {
         .execute(params![than_ms, BATCH])
 }
 
-fn millis(time: SystemTime) -> i64 {
+pub(super) fn millis(time: SystemTime) -> i64 {
     i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 

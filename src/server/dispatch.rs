@@ -8,6 +8,7 @@ mod budget;
 mod ends;
 mod pooled;
 mod remembered;
+mod starting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, warn};
 
 use self::remembered::Remembered;
+use self::starting::Starting;
 use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::function::{Function, FunctionName, Profile};
@@ -27,6 +29,7 @@ use crate::registry::Functions;
 use crate::server::environment::{
     Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
+use crate::server::events::{Cold, Events, Retire, Subject, What};
 use crate::server::logs::{Journal, LogSink, lines};
 use crate::server::pool::{Dismissed, Drained, Lease, Limits, NoTurn, Permit, Pool, Snapshot, Turn, Want};
 
@@ -45,6 +48,7 @@ struct Parts<F, M, L> {
     pool: Pool<Environment>,
     remembered: Remembered,
     logs: Arc<dyn LogSink>,
+    events: Events,
     in_force: InForce,
     profile: Profile,
     stopping: AtomicBool,
@@ -62,10 +66,17 @@ impl<F, M, L> Clone for Dispatch<F, M, L> {
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
-    pub fn new(in_force: impl Into<InForce>, functions: Arc<F>, meter: Arc<M>, launchers: L, logs: Arc<dyn LogSink>) -> Self {
+    pub fn new(
+        in_force: impl Into<InForce>,
+        functions: Arc<F>,
+        meter: Arc<M>,
+        launchers: L,
+        logs: Arc<dyn LogSink>,
+        events: Events,
+    ) -> Self {
         let in_force = in_force.into();
         let config = &*in_force.now();
-        let pool = Pool::new(limits(config));
+        let pool = Pool::new(limits(config), events.clone());
         let (cut, told) = watch::channel(None);
         for (function, reserve) in functions.reserves() {
             pool.reserve(&function, Some(reserve as usize));
@@ -74,10 +85,11 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         Self(Arc::new(Parts {
             functions,
             meter,
-            starter: Starter::new(config, launchers, logs.clone(), told),
+            starter: Starter::new(config, launchers, logs.clone(), told, events.clone()),
             pool,
             remembered: Remembered::default(),
             logs,
+            events,
             profile: config.profile,
             in_force,
             stopping: AtomicBool::new(false),
@@ -112,21 +124,26 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             _ = cut.wait_for(Option::is_some) => Err(Refusal::Stopping),
             ready = self.ready(&invocation) => ready,
         };
-        let (function, warm, environment) = match ready {
+        let Ready { function, waited, warm, environment } = match ready {
             Ok(ready) => ready,
             Err(refusal) => return caller.hears(Err(refusal)),
         };
+        let (events, request) = (self.0.events.clone(), Some(invocation.request));
+        let invoked = What::Invoked { cold: !warm, waited_us: micros(waited) };
         let (mut lease, run) = match environment {
             Ok(ready) => ready,
-            Err(failed) => return self.never_started(&invocation, &function, failed, caller).await,
+            Err(failed) => return self.never_started(&invocation, &function, failed, waited, caller).await,
         };
+        let subject = lease.subject().clone();
+        events.emit(&subject, request, invoked);
         let (environment, grow) = lease.parts();
         let outcome = match environment.invoke(&invocation, run, &grow).await {
             // It died idle, a moment before it could be noticed. Each time, one idle environment fewer is left.
             Invoked::NeverRead(_) if warm => {
                 environment.take_back();
                 drop(grow);
-                drop(lease);
+                events.emit(&subject, request, What::TakenBack);
+                lease.end(Retire::Died);
                 return Box::pin(self.run(invocation, caller)).await;
             }
             Invoked::NeverRead(outcome) | Invoked::Ended(outcome) => outcome,
@@ -152,20 +169,29 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         lease.output().platform(&lines::end(invocation.request));
         lease.output().platform(&lines::report(&row, cause));
         let log_tail = lease.output().end();
+        events.emit(&subject, request, ended(&row, !warm));
         crate::kill_point!("before-give-back");
-        self.give_back(lease, &function.name, &settled);
+        self.give_back(lease, &function.name, &outcome, &settled);
         caller.hears(Ok(Answer { outcome, log_tail }));
     }
 
-    /// Everything before the event can be handed over; whether the environment was warm.
-    async fn ready(&self, invocation: &Invocation) -> Result<(Arc<Function>, bool, Readied), Refusal> {
-        let (function, found) = self.turn(invocation).await?;
+    /// Everything before the event can be handed over.
+    async fn ready(&self, invocation: &Invocation) -> Result<Ready, Refusal> {
+        let began = Instant::now();
+        let (function, found) = self.turn(invocation).await.inspect_err(|refusal| {
+            if let Refusal::Throttled(reason) = *refusal {
+                let (in_use, limit) = self.0.pool.shortage(&invocation.function, reason);
+                let throttled = What::Throttled { reason, waited_us: micros(began.elapsed()), in_use, limit };
+                self.0.events.emit(&Subject::function(&invocation.function), Some(invocation.request), throttled);
+            }
+        })?;
+        let waited = began.elapsed();
         let warm = matches!(found, Ok(Turn::Warm(_)));
         let environment = match found {
             Ok(turn) => self.environment(&function, invocation.request, turn).await,
             Err(failed) => Err(failed),
         };
-        Ok((function, warm, environment))
+        Ok(Ready { function, waited, warm, environment })
     }
 
     /// Waits for a turn; if the function changes meanwhile, for one of its new self.
@@ -206,24 +232,30 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Turn::Warm(lease) => return Ok((lease, Run::begin(request, limit))),
             Turn::Cold(permit) => permit,
         };
+        let starting = Starting::begin(&self.0.events, function, request, permit.why());
         let first = match self.start(function, &permit, None).await {
             Ok(environment) => {
+                starting.ready(&environment);
                 self.0.remembered.forget(function);
                 return Ok((permit.install(environment), Run::begin(request, limit)));
             }
             Err(failure) => failure,
         };
+        starting.failed(&first, true);
         ends::init_failed(&first.origin, request, &first.cause);
         // It may take as long as the function's timeout: others must be able to start meanwhile.
         permit.start_is_over();
         let run = Run::begin(request, limit);
+        let starting = Starting::begin(&self.0.events, function, request, Cold::Again);
         match self.start(function, &permit, Some(run)).await {
             Ok(mut environment) => {
+                starting.ready(&environment);
                 self.0.remembered.forget(function);
                 environment.init_was_inside();
                 Ok((permit.install(environment), run))
             }
             Err(failure) => {
+                starting.failed(&failure, false);
                 // Before the pool hears of it, which may send somebody to ask.
                 let current = self.0.functions.function(&function.name).map(|function| function.stamp);
                 if self.0.remembered.keep(function, &failure, current) {
@@ -245,8 +277,20 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     }
 
     /// Both inits failed, now or a moment ago: the invocation ends with the second one's error.
-    async fn never_started(&self, invocation: &Invocation, function: &Function, failed: NeverStarted, mut caller: Caller) {
+    async fn never_started(
+        &self,
+        invocation: &Invocation,
+        function: &Function,
+        failed: NeverStarted,
+        waited: Duration,
+        mut caller: Caller,
+    ) {
         let NeverStarted { failure, run, ago } = failed;
+        // A failure of before is another request's container's.
+        let container = failure.origin.container.as_deref().filter(|_| ago.is_none()).map(Into::into);
+        let (of, cold) = (Subject { container, ..Subject::function(&function.name) }, ago.is_none());
+        let request = Some(invocation.request);
+        self.0.events.emit(&of, request, What::Invoked { cold, waited_us: micros(waited) });
         ends::invocation_failed(&failure.origin, invocation.request, &failure.cause);
         let timed_out = failure.cause.report_type() == "Sandbox.Timedout" && ago.is_none();
         let took = if timed_out { run.limit } else { run.began.elapsed() };
@@ -267,6 +311,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.enter(&row).await;
         journal.platform(&lines::end(invocation.request));
         journal.platform(&lines::report(&row, outcome.cause()));
+        self.0.events.emit(&of, request, ended(&row, cold));
         caller.hears(Ok(Answer { outcome, log_tail: journal.end() }));
     }
 
@@ -303,11 +348,15 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
-    fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, settled: &Settled) {
+    fn give_back(&self, lease: Lease<Environment>, name: &FunctionName, outcome: &Outcome, settled: &Settled) {
         let current = self.0.functions.function(name).map(|function| function.stamp);
         match settled.reusable {
             Some(usage) if !self.0.stopping.load(Ordering::SeqCst) => lease.give_back(usage.into(), current),
-            _ => drop(lease),
+            Some(_) => lease.end(Retire::Stopping),
+            None if is_cut(outcome) || settled.trouble.as_ref().is_some_and(|cause| matches!(cause, Cause::Cut(_))) => {
+                lease.end(Retire::Stopping)
+            }
+            None => drop(lease),
         }
     }
 
@@ -318,6 +367,11 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
     /// With every environment's memory as it is now. For a thread that may block.
     pub fn measured(&self) -> Snapshot {
         self.0.pool.measured()
+    }
+
+    /// How many invocations have not ended, as it changes.
+    pub fn running(&self) -> watch::Receiver<usize> {
+        self.0.running.subscribe()
     }
 
     /// Rows that are missing in the books since the start.
@@ -334,17 +388,17 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         self.0.pool.reserve(name, self.0.functions.reserved(name).map(|reserve| reserve as usize));
     }
 
-    /// Ends all environments of a function: idle ones now, the others when their invocation ends. `None`: there is neither
+    /// Ends all environments of a function, as `by` wants: idle ones now, the others when their invocation ends. `None`: there is neither
     /// such a function nor an environment of one.
-    pub fn drain_function(&self, name: &FunctionName) -> Option<Drained> {
-        let drained = self.0.pool.drain(name);
+    pub fn drain_function(&self, name: &FunctionName, by: &str) -> Option<Drained> {
+        let drained = self.0.pool.drain(name, by);
         let known = self.0.functions.function(name).is_some() || drained.ended + drained.leaving > 0;
         known.then_some(drained)
     }
 
-    /// Ends one environment when it is idle. `None`: there is none in this container.
-    pub fn recycle_container(&self, container: &str) -> Option<Dismissed> {
-        self.0.pool.recycle(container)
+    /// Ends one environment when it is idle. `by`: who wants so. `None`: there is none in this container.
+    pub fn recycle_container(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.0.pool.recycle(container, by)
     }
 
     /// Ends one environment now, and the invocation that it runs. `by`: who wants so.
@@ -381,6 +435,15 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         warn!(running, waited_s = waited.as_secs(), "the drain is over: what still runs is cut");
         self.0.cut.send_replace(Some(waited));
     }
+}
+
+/// What an invocation has before its event is handed over.
+struct Ready {
+    function: Arc<Function>,
+    /// How long it waited for its turn.
+    waited: Duration,
+    warm: bool,
+    environment: Readied,
 }
 
 /// An environment that waits for the event, or why there is none.
@@ -456,6 +519,26 @@ fn reported<'a>(outcome: &'a Outcome, trouble: Option<&'a Cause>) -> Option<&'a 
         None | Some(Cause::Reported { .. }) => trouble.or(outcome.cause()),
         first => first,
     }
+}
+
+fn is_cut(outcome: &Outcome) -> bool {
+    matches!(outcome.cause(), Some(Cause::Cut(_)))
+}
+
+/// The row of the books, as an event.
+fn ended(row: &Row, cold: bool) -> What {
+    What::Ended {
+        duration_us: micros(row.duration),
+        billed_ms: u64::try_from(row.billed.as_millis()).unwrap_or(u64::MAX),
+        max_memory_mib: row.max_memory_used_mib,
+        init_us: row.init.map(micros),
+        cold,
+        cause: row.error_type.clone(),
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

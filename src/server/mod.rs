@@ -10,6 +10,7 @@
 //!   pool                who is warm, who is next, who must go
 //!   environment         one execution environment
 //!   runtime_api, logs   the function's door · its output
+//!   events              what happens, told as it happens
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
@@ -28,6 +29,7 @@ pub mod api;
 pub mod control;
 pub mod dispatch;
 pub mod environment;
+pub mod events;
 pub mod http;
 pub mod intake;
 pub mod logs;
@@ -52,9 +54,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Logs};
+use self::control::{Control, Environments, Happenings, Logs};
 use self::dispatch::Dispatch;
 use self::environment::{LaunchError, Launcher, Launchers};
+use self::events::{Events, Historian, Subject, What};
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
@@ -71,7 +74,7 @@ use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
 
@@ -85,6 +88,8 @@ const CONTROL: i32 = 7;
 /// For invocations that were cut to end, and their callers to be told of it; with [`LAST_WORDS`] less than the supervisor's own
 /// patience after the drain.
 const CUT_WITHIN: Duration = Duration::from_secs(6);
+/// So long without any invocation, and memory that none needs is given back.
+const CALM: Duration = Duration::from_secs(5);
 /// For telling people on duty that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -103,6 +108,8 @@ pub fn run() -> anyhow::Result<()> {
         control: take(CONTROL, "control.sock")?,
     };
     raise_descriptor_limit()?;
+    // A burst of payloads costs its memory while it lasts.
+    heap::give_back_large_pieces().context("set how memory is given back")?;
 
     let (database, thread) = Database::open(&config.database())?;
     let (logs, log_thread) = LogStore::open(&config)?;
@@ -123,10 +130,19 @@ struct Inherited {
 
 async fn serve(config: Config, inherited: Inherited, database: Database, logs: LogStore) -> anyhow::Result<()> {
     let registry = Arc::new(SqliteRegistry::open(database.clone()).await?);
+    let historian = Arc::new(Historian::open(database.clone()).await?);
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
-    let dispatch = Dispatch::new(in_force.clone(), registry.clone(), meter.clone(), launchers.clone(), Arc::new(logs.clone()));
+    let events = Events::new(vec![historian.clone()]);
+    let dispatch = Dispatch::new(
+        in_force.clone(),
+        registry.clone(),
+        meter.clone(),
+        launchers.clone(),
+        Arc::new(logs.clone()),
+        events.clone(),
+    );
     let link = SupervisorLink::new(inherited.supervisor).context("use the socket to the supervisor")?;
     let hands = HostHands { link: link.clone(), launchers: launchers.clone() };
     let room = Room::new(config.state_dir.clone(), config.code_budget_mib);
@@ -141,7 +157,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let reload =
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
-    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, stopping.clone());
+    let happenings = Happenings::new(events.clone(), ending.clone());
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -152,10 +169,12 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("heartbeat", heartbeat(link.clone()));
     background.spawn("recycling", dispatch.clone().recycle());
     background.spawn("the end of old books", meter.retain(age));
+    background.spawn("history", historian.clone().write());
+    background.spawn("memory for others", give_back_memory(dispatch.running()));
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload);
+    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -163,6 +182,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         let _ = told.wait_for(|stop| *stop).await;
         let within = in_force.now().drain();
         info!(limit_s = within.as_secs(), "draining");
+        events.emit(&Subject::NOBODY, None, What::Draining);
         // The doors first: whoever had come through one before it closed is served like everybody before.
         let (began, finished) = (Instant::now(), async {
             callers.all().await;
@@ -183,6 +203,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
                 warn!("not everybody could be told: what is left ends with the server");
             }
         }
+        historian.flush().await;
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };
@@ -201,12 +222,14 @@ async fn follow(
     cut: &watch::Sender<bool>,
     ready: &watch::Sender<bool>,
     reload: &Reload,
+    events: &Events,
 ) -> anyhow::Result<()> {
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
             Event::Launcher { number, socket } => {
                 launchers.add(number, socket).with_context(|| format!("use the socket to launcher {number}"))?;
                 info!(launcher = number, "launcher is there");
+                events.emit(&Subject::NOBODY, None, What::LauncherStarted { launcher: number });
                 if !ready.send_replace(true) {
                     link.send(&ToSupervisor::Ready, &[]).await.context("write to the supervisor")?;
                     info!("ready");
@@ -215,6 +238,7 @@ async fn follow(
             Event::LauncherGone { number } => {
                 warn!(launcher = number, "launcher is gone, and its containers with it");
                 launchers.gone(number);
+                events.emit(&Subject::NOBODY, None, What::LauncherLost { launcher: number });
             }
             Event::Reload { config, waiting } => {
                 reload.to(*config, waiting);
@@ -262,6 +286,27 @@ async fn heartbeat(link: Arc<SupervisorLink>) {
     }
 }
 
+/// What a storm has left of the heap, once it is over: when nothing has begun or ended for a while, and nothing runs.
+async fn give_back_memory(mut running: watch::Receiver<usize>) {
+    let mut looks = tokio::time::interval(CALM);
+    let mut stormy = false;
+    loop {
+        looks.tick().await;
+        // Looked at, not waited for: no request wakes this task.
+        match running.has_changed() {
+            Ok(true) => {
+                running.mark_unchanged();
+                stormy = true;
+            }
+            _ if stormy && *running.borrow() == 0 => {
+                heap::give_back_free_pages();
+                stormy = false;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Tasks with their names. Dropping them ends them.
 #[derive(Default)]
 struct Tasks {
@@ -304,12 +349,12 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
         Dispatch::measured(self)
     }
 
-    fn drain(&self, function: &FunctionName) -> Option<Drained> {
-        self.drain_function(function)
+    fn drain(&self, function: &FunctionName, by: &str) -> Option<Drained> {
+        self.drain_function(function, by)
     }
 
-    fn recycle(&self, container: &str) -> Option<Dismissed> {
-        self.recycle_container(container)
+    fn recycle(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.recycle_container(container, by)
     }
 
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {

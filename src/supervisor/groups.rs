@@ -157,7 +157,7 @@ fn check_unified(parent: &Path, host: Surroundings) -> Result<(), GroupsError> {
         return Err(GroupsError::Threaded { group: parent.to_owned(), kind: kind.to_owned() });
     }
     let available = read(&parent.join("cgroup.controllers"))?;
-    if let Some(controller) = Controller::UNIFIED.into_iter().find(|controller| !names(&available, *controller)) {
+    if let Some(controller) = Controller::ALL.into_iter().find(|controller| !names(&available, *controller)) {
         return Err(GroupsError::ControllerMissing { controller, group: parent.to_owned(), why: withheld(parent, controller) });
     }
     // Whoever comes later makes the last write of `step_aside` fail.
@@ -226,7 +226,7 @@ pub fn step_aside(hierarchies: &Hierarchies) -> Result<(), GroupsError> {
         return Err(GroupsError::Write { file: own, value: "mkdir".into(), source });
     }
     write(own.join("cgroup.procs"), "0")?;
-    let enable: Vec<String> = Controller::UNIFIED.iter().map(|controller| format!("+{controller}")).collect();
+    let enable: Vec<String> = Controller::ALL.iter().map(|controller| format!("+{controller}")).collect();
     write(parent.join("cgroup.subtree_control"), &enable.join(" ")).map_err(|error| match error {
         GroupsError::Write { source, .. } => {
             let why = match source.raw_os_error() {
@@ -265,7 +265,7 @@ pub fn step_back(run_dir: &Path, hierarchies: &Hierarchies) {
     // Another instance may have been started in the same group, and at the root everybody was: whoever takes the controllers
     // away takes the limits of all groups there, and the kernel lets us. Then it is theirs to clean.
     if hierarchies.layout() == CgroupLayout::Unified && is_alone(parent).unwrap_or(false) {
-        let disable: Vec<String> = Controller::UNIFIED.iter().map(|controller| format!("-{controller}")).collect();
+        let disable: Vec<String> = Controller::ALL.iter().map(|controller| format!("-{controller}")).collect();
         let _ = write(parent.join("cgroup.subtree_control"), &disable.join(" "))
             .and_then(|()| write(parent.join("cgroup.procs"), "0"))
             .map(|()| fs::remove_dir(parent.join(OWN_GROUP)));
@@ -327,8 +327,8 @@ mod tests {
         for kind in ["threaded", "domain threaded", "domain invalid"] {
             assert!(refusal("cgroup.type", &format!("{kind}\n"), PLAIN).contains(&format!("is {kind:?}")));
         }
-        for lacking in Controller::UNIFIED {
-            let rest = Controller::UNIFIED.map(Controller::name).join(" ").replace(lacking.name(), "io");
+        for lacking in Controller::ALL {
+            let rest = Controller::ALL.map(Controller::name).join(" ").replace(lacking.name(), "io");
             assert!(refusal("cgroup.controllers", &rest, PLAIN).contains(&format!("the controller {lacking} is not available")));
         }
     }

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)] // the invariant of lib.rs: here, and nowhere else
 
 pub mod descriptor;
+pub mod heap;
 pub mod interface;
 pub mod memfd;
 pub mod mount;
@@ -14,6 +15,7 @@ pub mod packet;
 pub mod peer;
 pub mod process;
 pub mod seccomp;
+pub mod socket;
 pub mod tree;
 
 // `bare` is kiln-init's alone (src/bin/kiln-init.rs includes it): system calls without a standard library.

@@ -134,7 +134,7 @@ pub enum Handle {
     Control,
     /// The mount of /tmp (O_PATH), for fstatfs.
     Tmp,
-    /// The container's cgroup2 directory (O_PATH).
+    /// The container's cgroup2 directory (O_PATH). Its `cpu.stat` counts CPU time in either layout.
     CgroupDir,
     /// Its `cgroup.kill`, open for writing.
     CgroupKill,
@@ -146,9 +146,8 @@ pub enum Handle {
     CpuBurst,
     /// v2: `cpu.weight`; v1: `cpu.shares`; open for writing.
     CpuWeight,
-    /// v1 only: directories (O_PATH) of the memory and cpuacct hierarchies. On unified hosts `CgroupDir` serves.
+    /// v1 only: the directory (O_PATH) in the memory hierarchy. On unified hosts `CgroupDir` serves.
     MemoryDir,
-    CpuacctDir,
 }
 
 /// What one CPU's worth of memory weighs, as `cpu.shares` (v1) and `cpu.weight` (v2) have it by default.

@@ -64,7 +64,7 @@ fn how() -> impl Strategy<Value = ProcessEnd> {
 
 fn report() -> impl Strategy<Value = Report> {
     let layout = prop_oneof![Just(CgroupLayout::Unified), Just(CgroupLayout::Split)];
-    let handle = prop_oneof![Just(Handle::InitPidfd), Just(Handle::Tmp), Just(Handle::CpuacctDir)];
+    let handle = prop_oneof![Just(Handle::InitPidfd), Just(Handle::Tmp), Just(Handle::MemoryDir)];
     let step = (".{0,20}", any::<u32>()).prop_map(|(step, micros)| StepTime { step, micros });
     let failure = (".{0,20}", ".{0,200}", any::<i32>()).prop_map(|(step, what, errno)| StepFailure { step, what, errno });
     prop_oneof![

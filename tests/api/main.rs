@@ -8,6 +8,7 @@ mod layers;
 mod managing;
 mod mistakes;
 mod on_duty;
+mod told;
 mod who;
 mod zips;
 

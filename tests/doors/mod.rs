@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -23,10 +23,12 @@ use kiln::config::Config;
 use kiln::database::Database;
 use kiln::function::{FunctionName, Profile};
 use kiln::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, Throttle};
+use kiln::meter::history::{Begun, Change, History, Over};
 use kiln::registry::sqlite::SqliteRegistry;
 use kiln::registry::{Functions, Promise};
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::{Control, Environments, Logs};
+use kiln::server::control::{Control, Environments, Happenings, Logs};
+use kiln::server::events::Events;
 use kiln::server::http;
 use kiln::server::intake::room::Room;
 use kiln::server::intake::{HandError, Hands, Intake};
@@ -62,6 +64,8 @@ pub struct Fakes {
     pub killed_by: Mutex<Vec<String>>,
     /// The house's own, to write into.
     pub logs: Mutex<Option<LogStore>>,
+    /// The house's own, to emit.
+    pub events: Mutex<Option<Events>>,
 }
 
 impl House {
@@ -145,6 +149,42 @@ impl Drop for House {
     }
 }
 
+/// One environment of `hello`, container 3-17, that ended, in the history.
+pub fn ended_environment(house: &House) {
+    let config = Config { state_dir: house.run_dir().join("state"), ..Config::default() };
+    let (database, thread) = Database::open(&config.database()).unwrap();
+    let some = |text: &str| Some(text.to_owned());
+    let begun = Begun {
+        id: 1,
+        function: "hello".into(),
+        version: "$LATEST".into(),
+        container: some("3-17"),
+        request: some("8f50ee1c-2f3d-4a4e-9f63-0d9c5c6a7b1e"),
+        cold: "busy".into(),
+        started: UNIX_EPOCH,
+        build_us: Some(1000),
+        init_us: Some(2000),
+    };
+    let over = Over {
+        id: 1,
+        ended: UNIX_EPOCH + Duration::from_secs(1),
+        why: "failed".into(),
+        cause: some("Sandbox.Timedout"),
+        text: some("Task timed out after 3.00 seconds"),
+        by: None,
+        needed_by: None,
+        invocations: 3,
+        peak_mib: 128,
+    };
+    let lives = Begun { id: 2, container: some("3-18"), ..begun.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (history, ..) = History::open(database).await.unwrap();
+        history.write(vec![Change::Begun(begun), Change::Over(over), Change::Begun(lives)]).await.unwrap();
+    });
+    thread.join();
+}
+
 pub struct Hold(Arc<Fakes>);
 
 impl Drop for Hold {
@@ -171,7 +211,10 @@ async fn serve(
     let (store, log_thread) = LogStore::open(config).unwrap();
     *theirs.logs.lock().unwrap() = Some(store.clone());
     let logs = Logs::new(store, move |name| functions.function(name).is_some(), stopping.clone());
-    let control = Control::new(config, seen, logs, stopping.clone());
+    let events = Events::default();
+    *theirs.events.lock().unwrap() = Some(events.clone());
+    let happenings = Happenings::new(events, stopping.clone());
+    let control = Control::new(config, seen, logs, happenings, stopping.clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.
@@ -237,7 +280,7 @@ impl Environments for Fakes {
         seen
     }
 
-    fn drain(&self, function: &FunctionName) -> Option<Drained> {
+    fn drain(&self, function: &FunctionName, _by: &str) -> Option<Drained> {
         let mut held = self.snapshot.lock().unwrap();
         let before = held.environments.len();
         let own = |environment: &Seen| environment.function == *function;
@@ -251,7 +294,7 @@ impl Environments for Fakes {
         Some(Drained { function: function.clone(), ended, leaving })
     }
 
-    fn recycle(&self, container: &str) -> Option<Dismissed> {
+    fn recycle(&self, container: &str, _by: &str) -> Option<Dismissed> {
         let mut held = self.snapshot.lock().unwrap();
         let at = held.environments.iter().position(|environment| environment.container.as_deref() == Some(container))?;
         let Seen { function, state, .. } = held.environments[at].clone();
@@ -306,6 +349,7 @@ pub fn snapshot() -> Snapshot {
         charged_mib: 36,
         used_mib: 36,
         peak_mib: 40,
+        cpu_ms: Some(1200),
         invocations: 2,
         container: Some("3-17".into()),
         leaving: None,

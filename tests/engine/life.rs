@@ -177,10 +177,12 @@ fn after_kill_of_server_launcher_or_init_invoking_works_again_by_itself() {
     for victim in ["init", "launcher", "server"] {
         instance.call("f", &json!({ "do": "echo" }));
         let victims = instance.processes(victim);
+        // A launcher takes its containers along.
+        let dying = [victims.clone(), if victim == "launcher" { instance.processes("init") } else { vec![] }].concat();
         victims.iter().copied().for_each(host::kill);
         // A signal is sent, not yet felt: until its victim is dead, an invocation may still begin with it, and dies with it (and
         // says so). From then on nobody may meet the dead.
-        eventually("the victims are dead", || victims.iter().all(|pid| process(*pid).is_none()));
+        eventually("the victims are dead", || dying.iter().all(|pid| process(*pid).is_none()));
         let answer = instance.invoke("f", &json!({ "do": "echo", "after": victim }));
         assert_eq!(answer.status, 200, "after the end of a {victim}: {}", answer.text());
         assert_eq!(answer.json()["after"], victim, "the caller waits for the repair and gets an answer");

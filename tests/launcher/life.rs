@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kiln::invocation::ProcessEnd;
 use kiln::wire::init::{EXEC_FAILED, EXITED, NO_BOOTSTRAP, STARTED};
-use kiln::wire::launcher::{CgroupLayout, Handle, Order, Report};
+use kiln::wire::launcher::{Handle, Order, Report};
 
 use crate::host::{Container, Host, privileged, processes_of, readable, until};
 
@@ -22,13 +22,8 @@ fn user(container: &Container) -> u32 {
 
 /// Microseconds of CPU that it has used.
 fn cpu_used(container: &Container) -> u64 {
-    match container.cgroups {
-        CgroupLayout::Split => container.read_cgroup(Handle::CpuacctDir, "cpuacct.usage").trim().parse::<u64>().unwrap() / 1000,
-        CgroupLayout::Unified => {
-            let text = container.read_cgroup(Handle::CgroupDir, "cpu.stat");
-            text.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap().parse().unwrap()
-        }
-    }
+    let text = container.read_cgroup(Handle::CgroupDir, "cpu.stat");
+    text.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap().parse().unwrap()
 }
 
 #[test]

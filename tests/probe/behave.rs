@@ -16,7 +16,7 @@ use std::{env, process, thread};
 use serde_json::{Value, json};
 
 use crate::client::{Invocation, RuntimeApi};
-use crate::{TICKS, heavy, hostile, tell};
+use crate::{TICKS, heavy, hostile, marked, tell};
 
 /// What lives as long as the runtime process: a function's globals.
 pub struct Function {
@@ -99,6 +99,16 @@ impl Function {
                 let steps = event["steps"].as_array().cloned().unwrap_or_default();
                 return Answer::Json(steps.iter().map(|step| self.step(api, invocation, step)).collect());
             }
+            "marked" => {
+                let began = marked::begin(&self.start);
+                let steps = event["steps"].as_array().cloned().unwrap_or_default();
+                let done: Value = steps.iter().map(|step| self.step(api, invocation, step)).collect();
+                let seen = marked::end(event, began, &self.start, self.invocations, done);
+                return match event["fail"].as_bool() {
+                    Some(true) => Answer::Error { kind: "Load.Error".into(), message: seen.to_string() },
+                    _ => Answer::Json(seen),
+                };
+            }
             "report" => self.last_report.clone(),
             "tell" => tell::everything(),
             "syscalls" => syscalls_in_a_process_of_its_own(),
@@ -146,10 +156,15 @@ impl Function {
             "exit" => exit(value(0) as i32),
             "signal" => heavy::die_by(value(9) as i32),
             "print" | "log" => told(print(event)),
+            "print_ms" => told(print_for(Duration::from_millis(value(100)))),
             "daemon" => told(heavy::daemon().map(|pid| json!({ "pid": pid }))),
             "threads" => heavy::threads(value(1) as usize),
             "processes" => heavy::processes(value(1) as usize),
-            "fds" => self.open_descriptors(value(1)),
+            "fds" => {
+                self.open.clear();
+                self.open_descriptors(value(1))
+            }
+            "leak_fds" => self.open_descriptors(value(1)),
             "listen" => self.listen(event),
             "connect" => connect(text(event, "connect", text(event, "to", "127.0.0.1:9001"))),
             "read" => {
@@ -175,9 +190,8 @@ impl Function {
         }
     }
 
-    /// Kept open, as a leak would; zero closes them.
+    /// Kept open, as a leak would.
     fn open_descriptors(&mut self, count: u64) -> Value {
-        self.open.clear();
         for _ in 0..count {
             match File::open("/dev/null") {
                 Ok(file) => self.open.push(file),
@@ -277,6 +291,18 @@ fn print(event: &Value) -> io::Result<Value> {
     }
     io::stdout().flush()?;
     Ok(json!({ "printed": times }))
+}
+
+/// Without end, for so long.
+fn print_for(time: Duration) -> io::Result<Value> {
+    let (line, end) = ("probe: on and on and on\n".repeat(40), Instant::now() + time);
+    let mut printed = 0;
+    while Instant::now() < end {
+        io::stdout().write_all(line.as_bytes())?;
+        printed += line.len();
+    }
+    io::stdout().flush()?;
+    Ok(json!({ "printed_bytes": printed }))
 }
 
 fn connect(to: &str) -> Value {

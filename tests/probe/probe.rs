@@ -8,6 +8,7 @@
 //! probe.rs      which of the three, and how init goes (PROBE_INIT)
 //! client.rs     Runtime API over one TCP connection, kept alive
 //! behave.rs     one event → one behaviour → its answer; heavy.rs: those that take memory, processes, time
+//! marked.rs     who serves this invocation, and what it finds of those before it
 //! hostile.rs    HTTP as no client should speak it
 //! tell.rs       ids, capabilities, namespaces, mounts, descriptors …; places.rs: what can be written
 //! syscalls.rs   every number of the three entries
@@ -20,6 +21,7 @@ mod behave;
 mod client;
 mod heavy;
 mod hostile;
+mod marked;
 mod places;
 mod syscalls;
 mod tell;

@@ -7,7 +7,7 @@ const LIST_HELP: &str = help!(
   kiln container list --function hello
   kiln container list --quiet                    (ids only)",
     json: "  containers: a list of { function, version, state, age_s, idle_s, memory_mib, charged_mib, used_mib (now), peak_mib,
-  invocations, container, leaving (null, or why it ends after its invocation) }"
+  cpu_ms, invocations, container, leaving (null, or why it ends after its invocation) }"
 );
 
 const RECYCLE_HELP: &str = help!(

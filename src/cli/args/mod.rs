@@ -1,6 +1,7 @@
 //! The command line, and the help that it prints; verbs with verbs of their own have a file each.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -19,17 +20,21 @@ macro_rules! help {
 
 // After the macro, which they use.
 mod container;
+mod events;
 mod function;
 mod layer;
 mod logs;
 mod runtime;
+mod top;
 mod usage;
 
 pub use self::container::{ContainerCommand, Containers, ListContainers};
+pub use self::events::{Events, History};
 pub use self::function::{Code, Concurrency, Create, Drain, FunctionCommand, Reuse, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
 pub use self::logs::Logs;
 pub use self::runtime::{AddRuntime, RuntimeCommand, WhichRuntimes};
+pub use self::top::Top;
 pub use self::usage::Usage;
 
 const HELP: &str = help!(
@@ -90,13 +95,16 @@ const MAN_HELP: &str = help!(
 const POOL_HELP: &str = help!(
     "  kiln pool
   kiln pool --sort memory
+  kiln pool --watch                                (every 2 s, in place, until Ctrl-C)
+  kiln pool --watch 10 --json >> pool.jsonl        (a snapshot per line)
   kiln pool --json | jq '.environments[] | select(.state == \"busy\") | .function'",
     json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
   failing (functions whose last init failed), reserves: a list of { function, reserved, in_flight },
   since kilnd's start: retired (environments by reason: idle, age, memory, tmp, updated, deleted, once, drained, recycled,
   killed, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
   told_again (invocations whose function's init had just failed); environments: a list of { function, version, state, age_s,
-  idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, invocations, container, leaving (why it ends soon, or null) }"
+  idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, cpu_ms (of all its time, or null), invocations, container,
+  leaving (why it ends soon, or null) }"
 );
 
 /// Run AWS Lambda functions on this host.
@@ -131,9 +139,15 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Show what happens: starts and their reasons, invocations, refusals, ends
+    #[command(after_help = events::EVENTS_HELP)]
+    Events(Events),
     /// Create, show, change and delete functions
     #[command(subcommand)]
     Function(FunctionCommand),
+    /// Show which execution environments have ended, and why
+    #[command(after_help = events::HISTORY_HELP)]
+    History(History),
     /// Run a function and print what it returns
     #[command(after_help = INVOKE_HELP)]
     Invoke(Invoke),
@@ -152,6 +166,9 @@ pub enum Command {
     /// Show, build and check the runtimes that functions run in
     #[command(subcommand)]
     Runtime(RuntimeCommand),
+    /// Watch functions and their environments, live: rates, memory, CPU
+    #[command(after_help = top::TOP_HELP)]
+    Top(Top),
     /// Show a month's bill: requests, GB-seconds and what they cost
     #[command(after_help = usage::USAGE_HELP)]
     Usage(Usage),
@@ -209,6 +226,15 @@ pub struct Pool {
     /// What the order is by
     #[arg(long, value_enum, default_value_t = Sort::Function)]
     pub sort: Sort,
+    /// Again and again, every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = false, default_missing_value = "2", value_parser = seconds)]
+    pub watch: Option<Duration>,
+}
+
+/// How often somebody looks: half a second to a minute. More often it would cost kilnd more than it tells.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.5..=60.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "from 0.5 to 60 seconds".into())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -216,6 +242,7 @@ pub enum Sort {
     Function,
     Memory,
     Peak,
+    Cpu,
     Age,
     Idle,
     Invocations,

@@ -70,7 +70,7 @@ fn texts(host: &Host) -> (String, String) {
 }
 
 fn split(host: &Host, found: &Hierarchies, shown: String) -> Vec<Finding> {
-    let mut findings = vec![ok("cgroups", shown), ok("controllers", "memory, cpu, cpuacct and pids, in v1")];
+    let mut findings = vec![ok("cgroups", shown), ok("controllers", "memory, cpu and pids, in v1")];
     for group in found.of(Controller::Cpu).ancestors() {
         let number = |file: &str| host.text(group.join(file)).ok()?.trim().parse::<i64>().ok();
         if let (Some(quota @ 0..), Some(period)) = (number("cpu.cfs_quota_us"), number("cpu.cfs_period_us")) {
@@ -207,7 +207,7 @@ fn unified(host: &Host, own: &Path, mounts: &str) -> Vec<Finding> {
     let controllers = |group: &Path, file: &str| host.text(group.join(file)).unwrap_or_default();
     let lacking = |text: &str| -> Vec<&'static str> {
         let has = |name: &str| text.split_whitespace().any(|found| found == name);
-        Controller::UNIFIED.iter().map(|controller| controller.name()).filter(|name| !has(name)).collect()
+        Controller::ALL.iter().map(|controller| controller.name()).filter(|name| !has(name)).collect()
     };
 
     let top = root(mounts);

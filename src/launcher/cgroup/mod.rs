@@ -2,8 +2,8 @@
 //!
 //! Only this room makes them, below the parents that [`crate::hierarchy`] names, and only it removes them (the supervisor's sweep
 //! does for a launcher that was killed). cgroup2 is always there: birth, freeze, kill and events go
-//! through it on every host. On hybrid and version 1 hosts the version 1 hierarchies give limits and statistics, and
-//! the child joins them itself.
+//! through it on every host, and it counts CPU time. On hybrid and version 1 hosts the version 1 hierarchies give limits and
+//! statistics of memory, and the child joins them itself.
 //!
 //! A group that was killed is never used again: after one write to `cgroup.kill`, newer kernels kill every later child that is
 //! born into it by CLONE_INTO_CGROUP.
@@ -136,7 +136,6 @@ impl Groups {
         }
         if self.layout() == CgroupLayout::Split {
             handles.push((Handle::MemoryDir, open_path(self.of(Controller::Memory))?));
-            handles.push((Handle::CpuacctDir, open_path(self.of(Controller::Cpuacct))?));
         }
         Ok(handles)
     }
@@ -217,9 +216,9 @@ mod tests {
             CgroupLayout::Unified => Vec::new(),
             CgroupLayout::Split => vec![
                 (Controller::Memory, parent("memory")),
-                (Controller::Cpu, parent("cpu,cpuacct")),
-                (Controller::Cpuacct, parent("cpu,cpuacct")),
-                (Controller::Pids, parent("pids")),
+                // Some host's pids controller is mounted together with another.
+                (Controller::Cpu, parent("cpu,pids")),
+                (Controller::Pids, parent("cpu,pids")),
             ],
         };
         let parents = Hierarchies { unified: parent("unified"), v1 };
@@ -274,7 +273,7 @@ mod tests {
     fn controllers_mounted_together_have_one_group() {
         let (_root, parents) = host(CgroupLayout::Split);
         let groups = Groups::create(&parents, "kiln-test-1-3").unwrap();
-        assert_eq!(groups.directories().len(), 4);
+        assert_eq!(groups.directories().len(), 3);
         assert_eq!(groups.remove().unwrap(), Removed::All);
         assert!(groups.directories().iter().all(|group| !group.exists()));
     }
@@ -283,7 +282,7 @@ mod tests {
     fn a_group_that_cannot_be_made_leaves_none_behind() {
         let (_root, parents) = host(CgroupLayout::Split);
         fs::create_dir(parents.unified.join("kiln-test-1-4")).unwrap();
-        // The last of the four exists already, as if another launcher had our number.
+        // The last of the three exists already, as if another launcher had our number.
         let error = Groups::create(&parents, "kiln-test-1-4").unwrap_err();
         assert!(matches!(error, CgroupError::Create { .. }), "{error}");
         assert!(!parents.of(Controller::Memory).join("kiln-test-1-4").exists());

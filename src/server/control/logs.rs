@@ -96,7 +96,7 @@ impl Logs {
         };
         let cursor = reader.position();
         let follow = Follow { function, reader, end, written, stop: self.stop.clone(), _permit: permit };
-        let mut response = lines(Reading::One(follow));
+        let mut response = lines(follow);
         if let Ok(cursor) = HeaderValue::from_str(&cursor.to_string()) {
             response.headers_mut().insert("x-kiln-cursor", cursor);
         }
@@ -125,7 +125,7 @@ impl Logs {
         let (now, written) = (record::millis(SystemTime::now()), self.store.written());
         let merge = self.store.merge(whose, asked.query);
         let reading = Several { merge, follow: asked.follow, over: false, written, stop: self.stop.clone(), _permit: permit };
-        let mut response = lines(Reading::Several(reading));
+        let mut response = lines(reading);
         response.headers_mut().insert("x-kiln-time-ms", HeaderValue::from(now));
         response
     }
@@ -147,8 +147,8 @@ fn too_many() -> Reply {
     message(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
-fn lines(reading: Reading) -> Reply {
-    let mut response = Response::new(Either::Right(Lines::new(reading)));
+fn lines(pieces: impl Pieces) -> Reply {
+    let mut response = Response::new(Either::Right(Lines::new(pieces)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
     response
 }
@@ -215,23 +215,7 @@ pub(super) fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A reading under way.
-enum Reading {
-    One(Follow),
-    Several(Several),
-}
-
-impl Reading {
-    /// The next lines, and itself for those after them. `None`: there are no more.
-    async fn step(self) -> io::Result<Option<(Bytes, Self)>> {
-        Ok(match self {
-            Self::One(follow) => follow.step().await?.map(|(lines, follow)| (lines, Self::One(follow))),
-            Self::Several(several) => several.step().await?.map(|(lines, several)| (lines, Self::Several(several))),
-        })
-    }
-}
-
-/// Of one function.
+/// A reading of one function's log under way.
 struct Follow {
     function: FunctionName,
     reader: Reader,
@@ -280,7 +264,7 @@ impl Follow {
     }
 }
 
-/// Of several.
+/// A reading of several functions' logs under way.
 struct Several {
     merge: Merge,
     follow: bool,
@@ -341,14 +325,40 @@ fn gap(function: &FunctionName, at: Position) -> Vec<u8> {
     shown(function, notice.to_string().as_bytes(), at)
 }
 
-type Step = Pin<Box<dyn Future<Output = io::Result<Option<(Bytes, Reading)>>> + Send>>;
+/// Pieces of an answer, one after the other.
+pub(super) trait Pieces: Send + Sized + 'static {
+    /// The next piece, and itself for those after it. `None`: there are no more.
+    fn step(self) -> impl Future<Output = io::Result<Option<(Bytes, Self)>>> + Send;
+}
+
+impl Pieces for Follow {
+    async fn step(self) -> io::Result<Option<(Bytes, Self)>> {
+        Self::step(self).await
+    }
+}
+
+impl Pieces for Several {
+    async fn step(self) -> io::Result<Option<(Bytes, Self)>> {
+        Self::step(self).await
+    }
+}
+
+type Step = Pin<Box<dyn Future<Output = io::Result<Option<(Bytes, Next)>>> + Send>>;
+struct Next(Box<dyn FnOnce() -> Step + Send>);
+
+fn step(pieces: impl Pieces) -> Step {
+    Box::pin(async move {
+        let next = |pieces| Next(Box::new(move || step(pieces)));
+        Ok(pieces.step().await?.map(|(piece, rest)| (piece, next(rest))))
+    })
+}
 
 /// The body of an answer: pieces as they are read.
 pub struct Lines(Option<Step>);
 
 impl Lines {
-    fn new(reading: Reading) -> Self {
-        Self(Some(Box::pin(reading.step())))
+    pub(super) fn new(pieces: impl Pieces) -> Self {
+        Self(Some(step(pieces)))
     }
 }
 
@@ -360,8 +370,8 @@ impl Body for Lines {
         let Some(step) = &mut self.0 else { return Poll::Ready(None) };
         let Poll::Ready(done) = step.as_mut().poll(cx) else { return Poll::Pending };
         Poll::Ready(match done {
-            Ok(Some((lines, reading))) => {
-                self.0 = Some(Box::pin(reading.step()));
+            Ok(Some((lines, next))) => {
+                self.0 = Some((next.0)());
                 Some(Ok(Frame::data(lines)))
             }
             Ok(None) => {

@@ -8,6 +8,8 @@
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/logs                      the logs of all functions, or of some, in order of time
+//! GET /v1/events                    what happens, a JSON object on each line ([`events`])
+//! GET /v1/history                   environments that have ended, and why ([`history`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! POST /v1/functions/{name}/drain   its environments end: idle ones now, the others with their invocation
@@ -17,6 +19,8 @@
 //!
 //! Whoever ends something is named in kilnd's log, by the kernel's word.
 
+mod events;
+mod history;
 mod logs;
 mod usage;
 
@@ -40,10 +44,13 @@ use super::pool::{Dismissed, Drained, Snapshot};
 use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::function::FunctionName;
+use crate::meter::history::Past;
 use crate::meter::month::Books;
 
 use logs::decoded;
 
+pub use events::Happenings;
+use history::HistoryDoor;
 pub use logs::Logs;
 use usage::UsageDoor;
 
@@ -57,6 +64,8 @@ pub struct Control {
     /// Held while somebody looks, so that people who look every second wait for each other and not the invocations for them.
     looking: Mutex<()>,
     logs: Logs,
+    happenings: Happenings,
+    history: HistoryDoor,
     usage: UsageDoor,
 }
 
@@ -65,11 +74,12 @@ pub trait Environments: Send + Sync + 'static {
     /// With every environment's memory as it is now. Blocks for some milliseconds.
     fn measured(&self) -> Snapshot;
 
-    /// Ends a function's environments: idle ones now, the others when their invocation ends. `None`: there is no such function.
-    fn drain(&self, function: &FunctionName) -> Option<Drained>;
+    /// Ends a function's environments: idle ones now, the others when their invocation ends. `by` is told with each end. `None`:
+    /// there is no such function.
+    fn drain(&self, function: &FunctionName, by: &str) -> Option<Drained>;
 
     /// Ends one environment: now if it is idle, else when its invocation ends. `None`: there is no such container.
-    fn recycle(&self, container: &str) -> Option<Dismissed>;
+    fn recycle(&self, container: &str, by: &str) -> Option<Dismissed>;
 
     /// Ends one environment, and its invocation, now. `by` is told in the function's log.
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;
@@ -93,10 +103,18 @@ struct Status<'a> {
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
 
 impl Control {
-    pub fn new(in_force: impl Into<InForce>, environments: Arc<dyn Environments>, logs: Logs, draining: Stop) -> Self {
+    pub fn new(
+        in_force: impl Into<InForce>,
+        environments: Arc<dyn Environments>,
+        logs: Logs,
+        happenings: Happenings,
+        draining: Stop,
+    ) -> Self {
         let in_force = in_force.into();
         let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
-        Self { in_force, started: Instant::now(), draining, environments, looking: Mutex::default(), logs, usage }
+        let history = HistoryDoor::new(Past::new(in_force.now().database()));
+        let (started, looking) = (Instant::now(), Mutex::default());
+        Self { in_force, started, draining, environments, looking, logs, happenings, history, usage }
     }
 
     fn status(&self) -> Value {
@@ -123,7 +141,8 @@ impl Control {
     }
 
     fn drain(&self, uid: u32, name: &str) -> Reply {
-        match FunctionName::parse(name).ok().and_then(|function| self.environments.drain(&function)) {
+        let by = format!("uid {uid} (kiln function drain)");
+        match FunctionName::parse(name).ok().and_then(|function| self.environments.drain(&function, &by)) {
             Some(Drained { function, ended, leaving }) => {
                 info!(uid, %function, ended, leaving, "audit: a function was drained by hand");
                 reply(StatusCode::OK, json!(Drained { function, ended, leaving }))
@@ -133,7 +152,7 @@ impl Control {
     }
 
     fn recycle(&self, uid: u32, container: &str) -> Reply {
-        match self.environments.recycle(container) {
+        match self.environments.recycle(container, &format!("uid {uid} (kiln container recycle)")) {
             Some(dismissed) => {
                 let Dismissed { function, ended, .. } = &dismissed;
                 info!(uid, container, %function, ended, "audit: a container was recycled by hand");
@@ -192,7 +211,9 @@ impl Door for Control {
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
             (&Method::GET, "/v1/logs") => self.logs.show_several(head.uri.query().unwrap_or_default()),
-            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/logs") => not_allowed("GET"),
+            (&Method::GET, "/v1/events") => self.happenings.show(head.uri.query().unwrap_or_default()),
+            (&Method::GET, "/v1/history") => self.history.show(head.uri.query().unwrap_or_default()).await,
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/events" | "/v1/history" | "/v1/logs") => not_allowed("GET"),
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

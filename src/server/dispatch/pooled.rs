@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::server::environment::{self, Environment, Frozen};
-use crate::server::pool::{Facts, Pooled, Usage};
+use crate::server::pool::{Ending, Facts, Pooled, Usage};
 
 impl Pooled for Environment {
     fn is_alive(&self) -> bool {
@@ -29,12 +30,29 @@ impl Facts for environment::Facts {
         environment::Facts::measure(self)
     }
 
+    fn cpu(&self) -> Option<Duration> {
+        environment::Facts::cpu(self)
+    }
+
     fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
 
     fn kill(&self, by: &str) {
         environment::Facts::kill(self, by);
+    }
+
+    fn unwanted(&self, by: &str) {
+        environment::Facts::unwanted(self, by);
+    }
+
+    fn ending(&self) -> Ending {
+        let cause = self.cause();
+        Ending {
+            cause: cause.as_ref().map(|cause| cause.report_type().to_owned()),
+            text: cause.map(|cause| cause.text()),
+            by: self.unwanted_by().map(str::to_owned),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod again;
 mod causes;
 mod life;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -16,6 +17,7 @@ use crate::invocation::{RequestId, Throttle};
 use crate::meter::MeterError;
 use crate::runtime::RuntimeName;
 use crate::server::environment::fake::{FakeLauncher, Inside, Word};
+use crate::server::events::tests::Rules;
 use crate::server::logs::tests::Kept;
 use crate::server::pool::SeenState;
 
@@ -58,6 +60,7 @@ struct House {
     books: Arc<Books>,
     launcher: FakeLauncher,
     kept: Arc<Kept>,
+    rules: Arc<Rules>,
     _runtimes: tempfile::TempDir,
 }
 
@@ -82,8 +85,10 @@ impl House {
         let config = Config { runtimes_dir: runtimes.path().to_owned(), ..config };
         let (registry, books, launcher) = (Arc::new(Registry::default()), Arc::new(Books::default()), FakeLauncher::new(script));
         let kept = Arc::<Kept>::default();
-        let dispatch = Dispatch::new(&config, registry.clone(), books.clone(), launcher.clone(), kept.clone());
-        let house = Self { dispatch, registry, books, launcher, kept, _runtimes: runtimes };
+        let rules = Arc::<Rules>::default();
+        let events = Events::new(vec![rules.clone()]);
+        let dispatch = Dispatch::new(&config, registry.clone(), books.clone(), launcher.clone(), kept.clone(), events);
+        let house = Self { dispatch, registry, books, launcher, kept, rules, _runtimes: runtimes };
         house.store(1);
         house
     }
@@ -148,6 +153,23 @@ impl House {
     async fn settled(&self) {
         let mut running = self.dispatch.0.running.subscribe();
         running.wait_for(|running| *running == 0).await.unwrap();
+    }
+}
+
+/// Whatever a test did: what has begun and not ended, by its events, is what there still is.
+impl Drop for House {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let told = self.rules.now();
+        let there = self.dispatch.snapshot().environments.into_iter().filter_map(|seen| seen.container);
+        assert_eq!(told.ready, there.map(Into::into).collect(), "{:#?}", told.seen);
+        let running = *self.dispatch.0.running.borrow();
+        assert!(told.running.len() <= running, "{:?} of {running} are said to run: {:#?}", told.running, told.seen);
+        let rows = self.books.rows.lock().unwrap().len();
+        let ended = told.seen.iter().filter(|event| event.what.name() == "ended").count();
+        assert!(rows == ended || self.books.full.load(Ordering::SeqCst), "{rows} rows, {ended} ended: {:#?}", told.seen);
     }
 }
 

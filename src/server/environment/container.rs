@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::cpu::Clock;
 use super::freeze::Cgroup;
 use super::wall::Gauge;
 use crate::code::Digest;
@@ -65,6 +66,8 @@ pub struct Container {
     pub end: End,
     pub cgroup: Arc<Cgroup>,
     pub gauge: Gauge,
+    /// None where the kernel does not count.
+    pub clock: Option<Clock>,
     pub init: OwnedFd,
     pub listener: OwnedFd,
     pub log: OwnedFd,

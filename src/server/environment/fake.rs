@@ -24,6 +24,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
+use super::cpu::Clock;
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
 use crate::invocation::ProcessEnd;
@@ -146,6 +147,7 @@ impl Launcher for FakeLauncher {
             // No blocks are in use there.
             std::fs::File::open("/proc").unwrap().into(),
         )?;
+        let clock = Clock::open(std::fs::File::open(statistics.dir.path()).unwrap())?;
         let (tell_lost, lost) = watch::channel(None);
         self.0.lost.lock().unwrap().push(tell_lost.clone());
         let cgroup = Arc::new(Cgroup::new(CgroupLayout::Unified, kill, freeze, CpuFiles { quota, burst: Some(burst), weight }));
@@ -172,6 +174,7 @@ impl Launcher for FakeLauncher {
             end,
             cgroup,
             gauge,
+            clock: Some(clock),
             init,
             listener: listener.into(),
             log: log_read,
@@ -258,7 +261,8 @@ impl Inside {
     pub async fn next_and_die(&mut self) {
         let connection = self.connection.as_mut().expect("it has called before");
         connection.write_all(b"GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        connection.readable().await.unwrap();
+        // Past tokio's memory of what was readable before; and what it peeks at stays unread.
+        connection.peek(&mut [0]).await.unwrap();
         self.connection = None;
     }
 
@@ -299,6 +303,7 @@ impl Statistics {
         let statistics = Self { dir: tempfile::tempdir().unwrap() };
         statistics.write("memory.stat", &format!("file {:020}\nshmem {:020}\n", 0, 0));
         statistics.write("memory.current", &format!("{:020}\n", 30 << 20));
+        statistics.write("cpu.stat", &format!("usage_usec {:020}\n", 0));
         statistics.write("memory.events", &format!("oom_kill {:020}\n", 0));
         statistics
     }

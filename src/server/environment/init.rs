@@ -2,8 +2,8 @@
 //!
 //! It runs at the launcher's CPU speed (at least one CPU); after it, the function gets what its memory buys.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::function::Function;
 use crate::invocation::Cause;
 use crate::runtime::{Recipe, WRAPPER_VAR};
+use crate::server::events::{Events, Subject};
 use crate::server::logs::lines::{self, Phase};
 use crate::server::logs::{Journal, LogSink, Origin, Output};
 use crate::server::readiness::set_nonblocking;
@@ -41,6 +42,7 @@ pub struct Starter<L> {
     region: String,
     sink: Arc<dyn LogSink>,
     cut: watch::Receiver<Option<Duration>>,
+    events: Events,
 }
 
 /// An init that failed. What was built is gone.
@@ -60,9 +62,15 @@ pub struct InitFailure {
 
 impl<L: Launcher> Starter<L> {
     /// Once `cut` holds how long a drain has waited, everything that runs is ended for that.
-    pub fn new(config: &Config, launcher: L, sink: Arc<dyn LogSink>, cut: watch::Receiver<Option<Duration>>) -> Self {
+    pub fn new(
+        config: &Config,
+        launcher: L,
+        sink: Arc<dyn LogSink>,
+        cut: watch::Receiver<Option<Duration>>,
+        events: Events,
+    ) -> Self {
         let recipes = Arc::new(Recipes::new(config.runtimes_dir.clone()));
-        Self { launcher, recipes, region: config.region.clone(), sink, cut }
+        Self { launcher, recipes, region: config.region.clone(), sink, cut, events }
     }
 
     /// Builds a container and initialises it: within [`INIT_LIMIT`] from when it is built, or, `inside` of an invocation,
@@ -99,6 +107,7 @@ impl<L: Launcher> Starter<L> {
         let mut environment = self.assemble(function, &candidates, container, journal, died).map_err(our_fault)?;
         let message = self.start_message(function, &recipe, &candidates, &stream).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
+        environment.build = built - began;
         crate::kill_point!("init-running");
 
         let desk = environment.desk.clone();
@@ -136,7 +145,7 @@ impl<L: Launcher> Starter<L> {
         journal: Journal,
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, StartError> {
-        let Container { id, end, cgroup, gauge, init, listener, log, control, lost } = container;
+        let Container { id, end, cgroup, gauge, clock, init, listener, log, control, lost } = container;
         let desk = Arc::new(Desk::default());
         let output = Output::new(journal, log)?;
         let gauge = Arc::new(gauge);
@@ -150,13 +159,19 @@ impl<L: Launcher> Starter<L> {
         tasks.spawn(runtime_api::serve(listener, desk.clone()));
         tasks.spawn(output.clone().read());
         tasks.spawn(watch(control.clone(), pulse.clone(), lost, told, died));
+        let container = id.to_string();
+        let subject = Arc::new(Subject::environment(&function.name, &container));
         Ok(Environment {
             _end: end,
             facts: Arc::new(Facts {
-                container: id.to_string(),
+                container,
                 used: AtomicU64::default(),
                 peak: AtomicU64::default(),
+                unfit: OnceLock::new(),
+                by: OnceLock::new(),
+                ended: ended.clone(),
                 gauge: gauge.clone(),
+                clock,
                 cgroup: cgroup.clone(),
                 output: output.clone(),
             }),
@@ -169,8 +184,12 @@ impl<L: Launcher> Starter<L> {
             pulse,
             ended,
             cut: self.cut.clone(),
+            build: Duration::ZERO,
             init: Duration::ZERO,
             reported_init: false,
+            frozen: false,
+            events: self.events.clone(),
+            subject,
             _tasks: tasks,
         })
     }

@@ -1,17 +1,22 @@
 //! One invocation in one environment: the event in, the answer out, and back to rest.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::{Environment, Grow, Perform};
 use crate::invocation::{Cause, FunctionFailure, Invocation, Outcome, RequestId};
+use crate::server::events::What;
 use crate::server::logs::lines;
 use crate::server::runtime_api::{AfterWrite, Event, Reply};
+
+/// Within so long the connections of a killed runtime are over.
+const CONNECTION_ENDS: Duration = Duration::from_secs(1);
 
 /// The time of one invocation.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +73,15 @@ impl Environment {
     pub async fn invoke(&mut self, invocation: &Invocation, run: Run, grow: Grow<'_>) -> Invoked {
         self.output.begin(invocation.request, lines::start(invocation.request, "$LATEST"));
         let cgroup = self.cgroup.clone();
+        let was_frozen = std::mem::take(&mut self.frozen);
+        let (events, subject, request) = (self.events.clone(), self.subject.clone(), invocation.request);
         // The event first: it is in the socket when the runtime runs again.
         let thaw = AfterWrite::new(move || {
             crate::kill_point!("before-thaw");
             cgroup.thaw();
+            if was_frozen {
+                events.emit(&subject, Some(request), What::Thawed);
+            }
         });
         let desk = self.desk.clone();
         if let Err(error) = desk.deliver(event(invocation, run), thaw) {
@@ -88,7 +98,8 @@ impl Environment {
             Perform::Done(Reply::InvalidMode) => failed(Cause::InvalidResponseMode, invocation),
             Perform::Trouble(cause) => {
                 self.kill();
-                if desk.never_read() && self.ended.borrow().is_some() {
+                // Who told of the end may have been faster than the runtime's own: its connection says what it has read.
+                if self.ended.borrow().is_some() && timeout(CONNECTION_ENDS, desk.never_read()).await.unwrap_or(false) {
                     return Invoked::NeverRead(failed(cause, invocation));
                 }
                 failed(cause, invocation)
@@ -113,6 +124,9 @@ impl Environment {
                 Perform::Trouble(cause) => (Some(cause), false),
             },
         };
+        if let (Some(cause), false) = (&trouble, reusable) {
+            self.unfit(cause.clone());
+        }
         let took = match trouble {
             Some(Cause::Timeout(limit)) => limit,
             _ => run.began.elapsed(),
@@ -126,23 +140,44 @@ impl Environment {
         for cause in [outcome.cause(), trouble.as_ref()].into_iter().flatten() {
             self.output.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }
-        Settled { took, trouble, reusable: if reusable { self.rest(grow) } else { None } }
+        Settled { took, trouble, reusable: if reusable { self.rest(invocation.request, grow) } else { None } }
+    }
+
+    /// It will serve nobody any more, and that is why.
+    fn unfit(&self, cause: Cause) {
+        let _ = self.facts.unfit.set(cause);
+        self.facts.peak.store(self.wall.peak(), Ordering::Relaxed);
     }
 
     /// The last look at the wall, then the freeze. `None`: not fit to be used again.
-    fn rest(&mut self, grow: Grow<'_>) -> Option<Frozen> {
-        let unfit = |error: &io::Error| {
+    fn rest(&mut self, request: RequestId, grow: Grow<'_>) -> Option<Frozen> {
+        let rested = self.try_to_rest(grow).unwrap_or_else(|error| {
             let origin = self.output.origin();
             warn!(function = %origin.function, container = origin.container, %error, "an environment could not be rested");
-        };
-        let (sample, verdict) = self.wall.sample().inspect_err(unfit).ok()?;
-        self.facts.used.store(sample.used, std::sync::atomic::Ordering::Relaxed);
-        if self.judge(verdict, grow).is_some() {
-            return None;
+            Err(Cause::Sandbox { text: format!("it could not be rested: {error}") })
+        });
+        match rested {
+            Ok(frozen) => {
+                self.frozen = true;
+                self.events.emit(&self.subject, Some(request), What::Frozen);
+                Some(frozen)
+            }
+            Err(cause) => {
+                self.unfit(cause);
+                None
+            }
+        }
+    }
+
+    fn try_to_rest(&mut self, grow: Grow<'_>) -> io::Result<Result<Frozen, Cause>> {
+        let (sample, verdict) = self.wall.sample()?;
+        self.facts.used.store(sample.used, Ordering::Relaxed);
+        if let Some(cause) = self.judge(verdict, grow) {
+            return Ok(Err(cause));
         }
         crate::kill_point!("before-freeze");
-        self.cgroup.freeze().inspect_err(unfit).ok()?;
-        Some(Frozen { memory: sample.current, tmp: sample.tmp })
+        self.cgroup.freeze()?;
+        Ok(Ok(Frozen { memory: sample.current, tmp: sample.tmp }))
     }
 }
 

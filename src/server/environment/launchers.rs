@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
+use super::cpu::Clock;
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
 use crate::code::Digest;
@@ -172,14 +173,17 @@ impl Launchers {
                 burst: take(Handle::CpuBurst, "").ok(),
                 weight: take(Handle::CpuWeight, "no CPU weight")?,
             };
+            let group = take(Handle::CgroupDir, "no cgroup")?;
+            // Nobody's life depends on it.
+            let clock = Clock::open(&group).ok();
             let memory = match layout {
-                CgroupLayout::Unified => take(Handle::CgroupDir, "no cgroup")?,
+                CgroupLayout::Unified => group,
                 CgroupLayout::Split => take(Handle::MemoryDir, "no memory cgroup")?,
             };
             let gauge = Gauge::open(layout, memory, take(Handle::Tmp, "no /tmp")?)?;
-            Ok::<_, LaunchError>((Arc::new(Cgroup::new(layout, kill, freeze, cpu)), gauge))
+            Ok::<_, LaunchError>((Arc::new(Cgroup::new(layout, kill, freeze, cpu)), gauge, clock))
         })();
-        let (cgroup, gauge) = parts.inspect_err(|_| self.clear(link, id))?;
+        let (cgroup, gauge, clock) = parts.inspect_err(|_| self.clear(link, id))?;
         // From here on, dropping `end` is what clears the container away.
         let (launchers, its_link) = (self.clone(), link.clone());
         let end = End::new(cgroup.clone(), move || launchers.clear(&its_link, id));
@@ -189,6 +193,7 @@ impl Launchers {
             end,
             cgroup,
             gauge,
+            clock,
             init: take(Handle::InitPidfd, "no pidfd")?,
             listener: take(Handle::Listener, "no listener")?,
             log: take(Handle::Log, "no log pipe")?,

@@ -12,13 +12,14 @@
 //!                   ended ◀── exit, timeout, memory, init or launcher gone: killed, never reused
 //! ```
 //!
-//! [`init`] START and the init phase · [`invoke`] one invocation · [`wall`] the inner memory wall · [`freeze`] the cgroup's
+//! [`init`] START and the init phase · [`invoke`] one invocation · [`wall`] the inner memory wall · [`cpu`] CPU time · [`freeze`] the cgroup's
 //! controls · [`watch`] how processes end · [`vars`] the runtime's variables · [`container`] what a launcher gives ·
 //! [`launchers`] the real launchers, behind the trait [`Launcher`].
 //!
 //! An environment is a value: dropping it kills the container and orders its end.
 
 mod container;
+mod cpu;
 mod freeze;
 mod init;
 mod invoke;
@@ -33,8 +34,8 @@ pub(super) mod fake;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -43,6 +44,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use crate::invocation::{Cause, ProcessEnd};
+use crate::server::events::{Events, Subject};
 use crate::server::logs::{Output, lines};
 use crate::server::runtime_api::Desk;
 
@@ -54,6 +56,7 @@ pub use wall::max_memory_used_mib;
 pub use watch::{Ended, Word, word};
 
 use container::End;
+use cpu::Clock;
 use freeze::Cgroup;
 use wall::{Gauge, Verdict, Wall};
 use watch::{Control, Pulse};
@@ -81,9 +84,13 @@ pub struct Environment {
     ended: told::Receiver<Option<Ended>>,
     /// The drain is over, so long it was.
     cut: told::Receiver<Option<Duration>>,
-    /// How long the init phase took, for the first REPORT.
+    /// How long the container's build took, and the init phase, for the first REPORT.
+    build: Duration,
     init: Duration,
     reported_init: bool,
+    frozen: bool,
+    events: Events,
+    subject: Arc<Subject>,
     /// Runtime API, log reader and watcher; they end with the environment.
     _tasks: JoinSet<()>,
 }
@@ -95,7 +102,13 @@ pub struct Facts {
     /// Bytes in use when last looked at, and the most so far.
     pub used: AtomicU64,
     pub peak: AtomicU64,
+    /// What made it unfit for another invocation.
+    unfit: OnceLock<Cause>,
+    /// Who wanted it to end.
+    by: OnceLock<String>,
+    ended: told::Receiver<Option<Ended>>,
     gauge: Arc<Gauge>,
+    clock: Option<Clock>,
     cgroup: Arc<Cgroup>,
     output: Arc<Output>,
 }
@@ -108,11 +121,35 @@ impl Facts {
         self.cgroup.kill();
     }
 
+    /// Somebody wants it to end; the first is remembered.
+    pub fn unwanted(&self, by: &str) {
+        let _ = self.by.set(by.to_owned());
+    }
+
+    pub fn unwanted_by(&self) -> Option<&str> {
+        self.by.get().map(String::as_str)
+    }
+
+    /// What ended it, or made it unfit, as far as that is known.
+    pub fn cause(&self) -> Option<Cause> {
+        let noticed = || match *self.ended.borrow() {
+            Some(Ended::Runtime(end)) => Some(Cause::Exit(end)),
+            Some(Ended::Launcher) => Some(lost()),
+            _ => None,
+        };
+        self.unfit.get().cloned().or_else(noticed)
+    }
+
     /// Looks at the memory now. Wakes nobody: reading the cgroup's files thaws nothing. `None`: the container is gone.
     pub fn measure(&self) -> Option<u64> {
         let used = self.gauge.used().ok()?;
         self.used.store(used, Ordering::Relaxed);
         Some(used)
+    }
+
+    /// The CPU time so far. Wakes nobody either.
+    pub fn cpu(&self) -> Option<Duration> {
+        self.clock.as_ref()?.used().ok()
     }
 }
 
@@ -139,6 +176,16 @@ impl Environment {
     /// The most memory it has used, in bytes.
     pub fn peak(&self) -> u64 {
         self.wall.peak()
+    }
+
+    /// How long its container's build took, and its init phase.
+    pub fn started_within(&self) -> (Duration, Duration) {
+        (self.build, self.init)
+    }
+
+    /// What its events are about.
+    pub fn subject(&self) -> &Arc<Subject> {
+        &self.subject
     }
 
     /// How long its init phase took; told once, and not at all if it ran inside of an invocation.
@@ -233,9 +280,13 @@ impl Environment {
             Some(Ended::Broken { errno }) => {
                 Cause::Sandbox { text: format!("kiln-init failed: {}", std::io::Error::from_raw_os_error(errno)) }
             }
-            Some(Ended::Launcher) => Cause::Sandbox { text: "the launcher of the container died".into() },
+            Some(Ended::Launcher) => lost(),
             // The watcher cannot end without a word; if it did, nobody watches.
             None => Cause::Sandbox { text: "the environment is not watched any more".into() },
         }
     }
+}
+
+fn lost() -> Cause {
+    Cause::Sandbox { text: "the launcher of the container died".into() }
 }

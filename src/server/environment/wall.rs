@@ -176,13 +176,13 @@ impl Gauge {
     }
 }
 
-fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+pub(super) fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     let length = file.read_at(buffer, 0)?;
     std::str::from_utf8(&buffer[..length]).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// `name 123`, a line.
-fn row(text: &str, name: &str) -> Option<u64> {
+pub(super) fn row(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -35,9 +35,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
 
+use super::ends::Ends;
 use super::failing::Failing;
 use super::policy::{self, Limits};
-use super::slot::{Order, Retire, Slot, SlotId, State, TMP_STEP, Ticket, Usage, Want};
+use super::slot::{Gone, Order, Retire, Slot, SlotId, State, TMP_STEP, Ticket, Usage, Want};
 use super::waiting::Waiting;
 use crate::function::{FunctionName, Reuse, Stamp};
 use crate::invocation::Throttle;
@@ -56,6 +57,9 @@ pub struct Core {
     claim: Option<(FunctionName, Instant)>,
     /// Nobody may before.
     next_claim: Option<Instant>,
+    ends: Ends,
+    /// Since [`Self::take_gone`].
+    gone: Vec<Gone>,
     tally: Tally,
     next: u64,
 }
@@ -79,6 +83,8 @@ impl Core {
             failing: Failing::default(),
             claim: None,
             next_claim: None,
+            ends: Ends::default(),
+            gone: Vec::new(),
             tally: Tally::default(),
             next: 0,
         }
@@ -213,6 +219,11 @@ impl Core {
             Some(reserve) => self.reserves.insert(function.clone(), reserve),
             None => self.reserves.remove(function),
         };
+        // What is not there is not short, also for those who are not looked at now, as another one's claim holds them up.
+        if reserve.is_none() {
+            let of_reserve = self.waiting.of_mut(function).iter_mut().filter(|waiter| waiter.short == Throttle::Reserved);
+            of_reserve.for_each(|waiter| waiter.short = Throttle::Starts);
+        }
         let mut orders = Vec::new();
         self.shed(&mut orders);
         self.serve(now, &mut orders);
@@ -282,6 +293,26 @@ impl Core {
             self.retire(slot, Retire::Stopping, &mut orders);
         }
         orders
+    }
+
+    /// The slots that have ended since this was asked the last time, in their order. To be asked after each call.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// How much is in use of what was short for a request of the function, and how much there is: MiB of memory, starts or
+    /// requests at once, requests in its queue.
+    pub fn shortage(&self, function: &FunctionName, short: Throttle) -> (u64, u64) {
+        let (in_use, limit) = match short {
+            Throttle::Memory => return (self.charged() >> 20, self.limits.budget >> 20),
+            Throttle::Starts => (self.starting(), self.limits.starts),
+            Throttle::Concurrency | Throttle::Reserved => {
+                let (in_flight, most, _) = self.share(function);
+                (in_flight, most)
+            }
+            Throttle::Queue => (self.waiting.of(function).len(), self.limits.waiters),
+        };
+        (in_use as u64, limit as u64)
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&Slot> {
@@ -377,16 +408,17 @@ impl Core {
         if steps <= granted {
             return true;
         }
-        let room = self.make_room((steps - granted) * TMP_STEP, Some(id), orders);
+        let Some(function) = self.slots.get(&id).map(|slot| slot.function.clone()) else { return true };
+        let room = self.make_room((steps - granted) * TMP_STEP, Some(id), &function, orders);
         if let (true, Some(slot)) = (room, self.slots.get_mut(&id)) {
             slot.tmp_steps = steps;
         }
         room
     }
 
-    /// Evicts idle slots, least recently used first and never `keep`, until so many bytes are free.
+    /// Evicts idle slots, least recently used first and never `keep`, until so many bytes are free, which `function` needs.
     /// Evicts none if all of them together would not be enough.
-    fn make_room(&mut self, bytes: u64, keep: Option<SlotId>, orders: &mut Vec<Order>) -> bool {
+    fn make_room(&mut self, bytes: u64, keep: Option<SlotId>, function: &FunctionName, orders: &mut Vec<Order>) -> bool {
         let charged = self.charged();
         let Some(mut missing) = (charged + bytes).checked_sub(self.limits.budget).filter(|missing| *missing > 0) else {
             return true;
@@ -398,6 +430,7 @@ impl Core {
         }
         for (id, _, charge) in victims {
             self.retire(id, Retire::Memory, orders);
+            self.gone.iter_mut().filter(|gone| gone.id == id).for_each(|gone| gone.needed_by = Some(function.clone()));
             missing = missing.saturating_sub(charge);
             if missing == 0 {
                 break;
@@ -479,7 +512,10 @@ impl Core {
     fn end(&mut self, id: SlotId, why: Retire) {
         if let Some(slot) = self.slots.remove(&id) {
             self.unlist(&slot.function, id);
-            *self.tally.retired.entry(slot.leaving.unwrap_or(why)).or_default() += 1;
+            let why = slot.leaving.unwrap_or(why);
+            *self.tally.retired.entry(why).or_default() += 1;
+            self.ends.ended(&slot.function, why);
+            self.gone.push(Gone { id, slot, why, needed_by: None });
         }
     }
 

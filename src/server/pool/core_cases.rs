@@ -390,3 +390,35 @@ fn the_queue_of_a_function_is_bounded() {
     let (ticket, orders) = core.request(want("a", 128, now), now);
     assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Queue }]);
 }
+
+#[test]
+fn who_wants_the_changed_function_does_not_wait_for_the_memory_that_the_old_one_would_need() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { budget: 512 * MIB, ..limits() });
+    let slot = start(&mut core, &want("a", 128, now), now);
+    core.started(slot, now);
+    let large = |n| Want { stamp: Stamp(n), ..want("a", 512, now) };
+    // Their claim is over, and nobody may make another for a while.
+    let (ticket, _) = core.request(large(2), now);
+    core.abandon(ticket, now);
+    assert_eq!(core.request(large(2), now).1, [], "it waits for the first one's end");
+    core.function_changed(&want("a", 128, now).function, Some(Stamp(3)), now);
+    start(&mut core, &Want { stamp: Stamp(3), ..want("a", 128, now) }, now);
+}
+
+#[test]
+fn who_waits_is_not_refused_for_a_reserve_that_has_gone_while_another_holds_it_up() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 10, budget: 512 << 20, ..limits() });
+    let reserved = want("reserved", 128, now);
+    core.reserve(&reserved.function, Some(1), now);
+    let slot = run(&mut core, &reserved, now);
+    core.answered(slot);
+    let until = now + CLAIM / 2;
+    let (late, orders) = core.request(Want { until, ..reserved.clone() }, now);
+    assert_eq!(orders, [], "it waits for the slot that has answered");
+    run(&mut core, &want("other", 256, now), now);
+    core.request(Want { until: now + secs(60), ..want("large", 512, now) }, now);
+    core.reserve(&reserved.function, None, now);
+    assert_eq!(core.tick(until), [Order::Refuse { ticket: late, why: Throttle::Starts }]);
+}

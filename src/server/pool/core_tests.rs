@@ -9,6 +9,7 @@ use super::cases::limits;
 use super::*;
 use crate::function::Memory;
 use crate::server::pool::policy::PLACE;
+use crate::server::pool::slot::Cold;
 
 const MIB: u64 = 1 << 20;
 const FUNCTIONS: usize = 3;
@@ -82,6 +83,9 @@ struct Shadow {
     failing: BTreeSet<FunctionName>,
     budget: u64,
     retired: u64,
+    /// What the core told of ends: each slot once, and whose they were.
+    gone: BTreeSet<SlotId>,
+    had: BTreeSet<FunctionName>,
     refused: u64,
     told_again: u64,
     /// Slots on loan, and whether their request is answered.
@@ -110,6 +114,8 @@ impl Shadow {
             failing: BTreeSet::new(),
             budget: limits().budget,
             retired: 0,
+            gone: BTreeSet::new(),
+            had: BTreeSet::new(),
             refused: 0,
             told_again: 0,
             busy: BTreeMap::new(),
@@ -190,6 +196,11 @@ impl Shadow {
 
     fn obey(&mut self, orders: Vec<Order>) {
         let mut dead = None;
+        for Gone { id, slot, why, needed_by } in self.core.take_gone() {
+            assert!(self.gone.insert(id), "it ended twice");
+            assert!(needed_by.is_none() || why == Retire::Memory, "{why} for {needed_by:?}");
+            self.had.insert(slot.function);
+        }
         for order in orders {
             match order {
                 Order::Lend { ticket, slot } => {
@@ -216,6 +227,7 @@ impl Shadow {
                     self.within_its_reserve(&want);
                     self.first_of_its_kind(ticket, &want);
                     self.in_its_turn(&want);
+                    self.cold_for_a_reason(slot, &want);
                     self.born.insert(slot, self.now);
                     assert!(self.starting.insert(slot, (want, self.now)).is_none());
                     assert!(self.places() <= limits().starts, "a storm");
@@ -268,6 +280,23 @@ impl Shadow {
         self.tmp.remove(&slot);
         self.leaving.remove(&slot);
         self.retired += 1;
+    }
+
+    /// Why it is started says nothing that is not so.
+    fn cold_for_a_reason(&self, slot: SlotId, want: &Want) {
+        let why = self.core.slot(slot).expect("it has just been started").why;
+        let of = |other: &Want| other.function == want.function;
+        let others = self.starting.values().any(|(other, _)| of(other))
+            || self.busy.values().any(|(other, _)| of(other))
+            || self.idle.iter().any(|(_, other)| of(other));
+        assert_eq!(why == Cold::Once, want.reuse == Reuse::Never);
+        match why {
+            Cold::First => assert!(!others && !self.had.contains(&want.function), "there was one before"),
+            Cold::Busy => assert!(others, "there is no other"),
+            Cold::Retired(_) => assert!(others || self.had.contains(&want.function), "none has ended"),
+            Cold::Once => {}
+            Cold::Again => panic!("not for the core to say"),
+        }
     }
 
     /// Whoever holds less, and could start, lacks the memory for it.
@@ -499,7 +528,8 @@ fn remove_nth<K: Copy + Ord, V>(map: &mut BTreeMap<K, V>, pick: usize) -> Option
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    // PROPTEST_CASES makes it a longer search.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(512), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_history_breaks_a_promise(steps in proptest::collection::vec(step(), 1..120)) {
@@ -516,6 +546,7 @@ proptest! {
         prop_assert_eq!(shadow.ended, shadow.requested);
         shadow.act(Step::Pass { ms: 60 });
         prop_assert_eq!((shadow.core.charged(), shadow.idle.len()), (0, 0));
+        prop_assert_eq!(shadow.gone.len() as u64, shadow.retired, "each end is told, once");
         let tally = shadow.core.tally();
         prop_assert_eq!((tally.retired.values().sum::<u64>(), tally.told_again), (shadow.retired, shadow.told_again));
         prop_assert_eq!(tally.refused.values().sum::<u64>(), shadow.refused, "each end has its reason");

@@ -16,10 +16,11 @@ use self::lease::Reserved;
 pub use self::lease::{Lease, Permit};
 use super::core::Core;
 use super::policy::Limits;
-use super::slot::{Order, Retire, Slot, SlotId, State, Ticket, Want};
+use super::slot::{Cold, Gone, Order, Retire, Slot, SlotId, State, Ticket, Want};
 use super::snapshot::{Dismissed, Drained, Reserve, Seen, SeenState, Snapshot};
 use crate::function::{FunctionName, Stamp};
 use crate::invocation::Throttle;
+use crate::server::events::{Detail, Events, Subject, What};
 
 /// How long people wait at most for the memory of all environments.
 const MEASURE: Duration = Duration::from_millis(500);
@@ -38,10 +39,24 @@ pub trait Facts: Send + Sync {
     fn used(&self) -> u64;
     /// Looks now, and wakes nobody. `None`: it is gone.
     fn measure(&self) -> Option<u64>;
+    /// The CPU time that it has used so far, likewise. `None`: nobody counts it.
+    fn cpu(&self) -> Option<Duration>;
     /// The most so far.
     fn peak(&self) -> u64;
     /// Ends it at once, whoever it is on loan to; its holder notices. `by` is who wants so, for the function's log.
     fn kill(&self, by: &str);
+    /// Somebody wants it to end, now or soon.
+    fn unwanted(&self, by: &str);
+    /// What is known of its end.
+    fn ending(&self) -> Ending;
+}
+
+/// What the pool does not know of an end, and passes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    pub cause: Option<String>,
+    pub text: Option<String>,
+    pub by: Option<String>,
 }
 
 pub struct Pool<E: Pooled>(Arc<Shared<E>>);
@@ -50,6 +65,7 @@ struct Shared<E: Pooled> {
     /// All slots. Taken for a few map operations by every call below; no other lock is taken inside, and no
     /// environment, lease or permit is dropped inside (their ends take it).
     inner: Mutex<Inner<E>>,
+    events: Events,
 }
 
 struct Inner<E: Pooled> {
@@ -95,9 +111,10 @@ impl<E: Pooled> Clone for Pool<E> {
 }
 
 impl<E: Pooled> Pool<E> {
-    pub fn new(limits: Limits) -> Self {
+    /// `events` hear of each end of what was installed.
+    pub fn new(limits: Limits, events: Events) -> Self {
         let inner = Inner { core: Core::new(limits), idle: HashMap::new(), facts: HashMap::new(), waiting: HashMap::new() };
-        Self(Arc::new(Shared { inner: Mutex::new(inner) }))
+        Self(Arc::new(Shared { inner: Mutex::new(inner), events }))
     }
 
     /// Waits for a turn, at most until `want.until`. Dropping the future leaves the queue.
@@ -136,7 +153,6 @@ impl<E: Pooled> Pool<E> {
             if !idle {
                 return (None, Vec::new());
             }
-            inner.facts.remove(&slot);
             (inner.idle.remove(&slot), inner.core.remove(slot, Retire::Died, now))
         });
         if let Some(ended) = ended {
@@ -145,8 +161,10 @@ impl<E: Pooled> Pool<E> {
     }
 
     /// Ends all environments of the function: idle ones now, the others when their invocation ends.
-    pub fn drain(&self, function: &FunctionName) -> Drained {
+    pub fn drain(&self, function: &FunctionName, by: &str) -> Drained {
         self.0.change(|inner, now| {
+            let own = inner.core.slots().filter(|(_, slot)| slot.function == *function);
+            own.filter_map(|(id, _)| inner.facts.get(&id)).for_each(|facts| facts.unwanted(by));
             let (leaving, orders) = inner.core.drain(function, now);
             let ended = orders.iter().filter(|order| matches!(order, Order::Retire { why: Retire::Drained, .. })).count();
             (Drained { function: function.clone(), ended, leaving }, orders)
@@ -154,23 +172,24 @@ impl<E: Pooled> Pool<E> {
     }
 
     /// Ends one environment: now if it is idle, else when its invocation ends. `None`: there is none of this name.
-    pub fn recycle(&self, container: &str) -> Option<Dismissed> {
-        self.dismiss(container, Retire::Recycled).map(|(dismissed, _)| dismissed)
+    pub fn recycle(&self, container: &str, by: &str) -> Option<Dismissed> {
+        self.dismiss(container, Retire::Recycled, by).map(|(dismissed, _)| dismissed)
     }
 
     /// Ends one environment now, and the invocation that it runs.
     pub fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
-        let (dismissed, facts) = self.dismiss(container, Retire::Killed)?;
+        let (dismissed, facts) = self.dismiss(container, Retire::Killed, by)?;
         facts.kill(by);
         Some(Dismissed { ended: true, ..dismissed })
     }
 
-    fn dismiss(&self, container: &str, why: Retire) -> Option<(Dismissed, Arc<dyn Facts>)> {
+    fn dismiss(&self, container: &str, why: Retire, by: &str) -> Option<(Dismissed, Arc<dyn Facts>)> {
         self.0.change(|inner, now| {
             let named = inner.facts.iter().find(|(_, facts)| facts.name() == container);
             let Some((id, facts)) = named.map(|(id, facts)| (*id, facts.clone())) else { return (None, Vec::new()) };
             let Some(slot) = inner.core.slot(id) else { return (None, Vec::new()) };
             let (function, (state, _)) = (slot.function.clone(), seen_state(slot, now));
+            facts.unwanted(by);
             let (ended, orders) = inner.core.dismiss(id, why, now);
             (Some((Dismissed { container: container.to_owned(), function, state, ended }, facts)), orders)
         })
@@ -194,12 +213,17 @@ impl<E: Pooled> Pool<E> {
         self.0.change(|inner, _| ((), inner.core.stop()));
     }
 
+    /// As [`Core::shortage`].
+    pub fn shortage(&self, function: &FunctionName, short: Throttle) -> (u64, u64) {
+        self.0.lock().core.shortage(function, short)
+    }
+
     /// What is known at this moment; quick.
     pub fn snapshot(&self) -> Snapshot {
         self.look().0
     }
 
-    /// The same with every environment's memory as it is now, for people. Costs some twenty microseconds for each, so it
+    /// The same with every environment's memory and CPU time as they are now, for people. Costs some twenty microseconds for each, so it
     /// runs on a thread that may take them; past [`MEASURE`] the rest is told as last seen.
     pub fn measured(&self) -> Snapshot {
         let (mut snapshot, facts) = self.look();
@@ -208,10 +232,12 @@ impl<E: Pooled> Pool<E> {
             if std::time::Instant::now() >= until {
                 break;
             }
-            if let Some(used) = facts.and_then(|facts| facts.measure()) {
+            let Some(facts) = facts else { continue };
+            if let Some(used) = facts.measure() {
                 seen.used_mib = mib(used);
                 seen.peak_mib = seen.peak_mib.max(seen.used_mib);
             }
+            seen.cpu_ms = facts.cpu().map(|cpu| u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX));
         }
         snapshot
     }
@@ -275,6 +301,7 @@ fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
         charged_mib: slot.charge() >> 20,
         used_mib: facts.map_or(0, |facts| mib(facts.used())),
         peak_mib: facts.map_or(0, |facts| mib(facts.peak())),
+        cpu_ms: None,
         invocations: slot.loans,
         container: facts.map(|facts| facts.name().to_owned()),
         leaving: slot.leaving,
@@ -298,7 +325,13 @@ impl<E: Pooled> Shared<E> {
         let mut inner = self.lock();
         let (result, orders) = decide(&mut inner, now);
         let effects = self.carry_out(&mut inner, orders, now);
+        // What was installed has facts; of the others nobody has heard.
+        let gone = inner.core.take_gone().into_iter();
+        let gone: Vec<_> = gone.filter_map(|gone| Some((inner.facts.remove(&gone.id)?, gone))).collect();
         drop(inner);
+        for (facts, gone) in gone {
+            self.told_gone(&*facts, gone, now);
+        }
         for effect in effects {
             match effect {
                 // The receiver may be gone: then the lease or permit in the message ends right here.
@@ -310,6 +343,19 @@ impl<E: Pooled> Shared<E> {
             }
         }
         result
+    }
+
+    fn told_gone(&self, facts: &dyn Facts, gone: Gone, now: Instant) {
+        let Gone { slot, why, needed_by, .. } = gone;
+        let Ending { cause, text, by } = facts.ending();
+        let retired = What::Retired {
+            why,
+            detail: Detail { cause, text, by, needed_by },
+            age_s: (now - slot.born).as_secs_f64(),
+            invocations: slot.loans,
+            peak_mib: mib(facts.peak()),
+        };
+        self.events.emit(&Subject::environment(&slot.function, facts.name()), None, retired);
     }
 
     fn carry_out(self: &Arc<Self>, inner: &mut Inner<E>, orders: Vec<Order>, now: Instant) -> Vec<Effect<E>> {
@@ -325,15 +371,15 @@ impl<E: Pooled> Shared<E> {
                         effects.push(Effect::Tell(waiter.turn, Ok(Turn::Warm(Lease { reserved, environment }))));
                     } else {
                         effects.extend(environment.map(|dead| Effect::End(dead, Retire::Died)));
-                        inner.facts.remove(&slot);
                         orders.extend(inner.core.replace(slot, ticket, waiter.want.clone(), now));
                         inner.waiting.insert(ticket, waiter);
                     }
                 }
                 Order::Start { ticket, slot } => {
                     let Some(waiter) = inner.waiting.remove(&ticket) else { continue };
+                    let why = inner.core.slot(slot).map_or(Cold::Busy, |slot| slot.why);
                     let reserved = Reserved { slot, pool: Some(self.clone()) };
-                    effects.push(Effect::Tell(waiter.turn, Ok(Turn::Cold(Permit(reserved)))));
+                    effects.push(Effect::Tell(waiter.turn, Ok(Turn::Cold(Permit { reserved, why }))));
                 }
                 Order::Refuse { ticket, why } => {
                     let waiter = inner.waiting.remove(&ticket);
@@ -344,7 +390,6 @@ impl<E: Pooled> Shared<E> {
                     effects.extend(waiter.map(|waiter| Effect::Tell(waiter.turn, Err(NoTurn::TellAgain))));
                 }
                 Order::Retire { slot, why } => {
-                    inner.facts.remove(&slot);
                     effects.extend(inner.idle.remove(&slot).map(|environment| Effect::End(environment, why)));
                 }
             }

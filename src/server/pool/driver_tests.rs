@@ -34,10 +34,17 @@ impl Facts for Red {
     fn measure(&self) -> Option<u64> {
         Some(50 << 20)
     }
+    fn cpu(&self) -> Option<Duration> {
+        Some(Duration::from_micros(1_234_567))
+    }
     fn peak(&self) -> u64 {
         0
     }
     fn kill(&self, _: &str) {}
+    fn unwanted(&self, _: &str) {}
+    fn ending(&self) -> Ending {
+        Ending::default()
+    }
 }
 
 impl Drop for Umbrella {
@@ -64,7 +71,7 @@ impl Shop {
             max_age: None,
             settle: Duration::from_millis(10),
         };
-        Self { pool: Pool::new(limits), whole: Arc::new(AtomicBool::new(true)), thrown_away: Arc::default() }
+        Self { pool: Pool::new(limits, Events::default()), whole: Arc::new(AtomicBool::new(true)), thrown_away: Arc::default() }
     }
 
     fn umbrella(&self) -> Umbrella {
@@ -224,10 +231,12 @@ async fn who_stops_waiting_leaves_the_queue() {
 }
 
 #[tokio::test]
-async fn who_measures_sees_the_memory_of_now_and_a_peak_that_is_no_less() {
+async fn who_measures_sees_memory_and_cpu_time_of_now_and_a_peak_that_is_no_less() {
     let shop = Shop::new();
     let lease = shop.lease().await;
     let memory = |snapshot: Snapshot| (snapshot.environments[0].used_mib, snapshot.environments[0].peak_mib);
     assert_eq!((memory(shop.pool.snapshot()), memory(shop.pool.measured())), ((0, 0), (50, 50)));
+    let cpu = |snapshot: Snapshot| snapshot.environments[0].cpu_ms;
+    assert_eq!((cpu(shop.pool.snapshot()), cpu(shop.pool.measured())), (None, Some(1234)));
     drop(lease);
 }

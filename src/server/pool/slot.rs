@@ -1,12 +1,11 @@
-//! The words of the pool: slots, what requests want, and every reason why a slot ends. They decide nothing.
+//! The words of the pool: slots, and what requests want. They decide nothing. The reasons for starts and ends are everybody's
+//! who hears of them, so they are [`crate::server::events`]'.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::function::{FunctionName, Memory, Reuse, Stamp};
 use crate::invocation::Throttle;
+pub use crate::server::events::{Cold, Retire};
 
 /// /tmp is charged in such steps, so that its growth rarely needs a decision.
 pub const TMP_STEP: u64 = 64 << 20;
@@ -36,46 +35,6 @@ pub struct Usage {
     pub now: u64,
     /// /tmp alone.
     pub tmp: u64,
-}
-
-/// Why a slot ends. Logs, metrics and people know these by their names in snake case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Retire {
-    /// Idle for longer than the load allows.
-    Idle,
-    /// Older than `max_age_s`.
-    Age,
-    /// Its memory was needed by others.
-    Memory,
-    /// The host had no memory left for its /tmp.
-    Tmp,
-    /// Its function has other code or another configuration now.
-    Updated,
-    /// Its function is gone.
-    Deleted,
-    /// Its function's environments serve one invocation each.
-    Once,
-    /// Its function was drained by hand.
-    Drained,
-    /// It was recycled by hand.
-    Recycled,
-    /// It was killed by hand.
-    Killed,
-    /// It died while idle.
-    Died,
-    /// Its init failed.
-    Init,
-    /// Its invocation ended so that it cannot be used again: timeout, crash, out of memory.
-    Failed,
-    /// kilnd stops.
-    Stopping,
-}
-
-impl fmt::Display for Retire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
 }
 
 /// What the driver has to do.
@@ -116,8 +75,20 @@ pub struct Slot {
     pub proved: bool,
     /// It ends when its invocation does.
     pub leaving: Option<Retire>,
+    /// Why it was started.
+    pub why: Cold,
     /// Granted steps of /tmp.
     pub(super) tmp_steps: u64,
+}
+
+/// A slot that has ended.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    pub id: SlotId,
+    pub slot: Slot,
+    pub why: Retire,
+    /// The function that its memory was needed for.
+    pub needed_by: Option<FunctionName>,
 }
 
 /// What is true of a slot; see the drawing in [`super::core`].
@@ -132,7 +103,7 @@ pub enum State {
 }
 
 impl Slot {
-    pub(super) fn reserved(want: &Want, now: Instant) -> Self {
+    pub(super) fn reserved(want: &Want, why: Cold, now: Instant) -> Self {
         Self {
             function: want.function.clone(),
             stamp: want.stamp,
@@ -143,6 +114,7 @@ impl Slot {
             loans: 0,
             proved: false,
             leaving: None,
+            why,
             tmp_steps: 0,
         }
     }

@@ -60,6 +60,8 @@ pub struct Seen {
     /// What the function used when last looked at, and the most so far.
     pub used_mib: u64,
     pub peak_mib: u64,
+    /// The CPU time that its processes have used so far; none where it was not looked at.
+    pub cpu_ms: Option<u64>,
     /// Invocations handed over so far, the running one included.
     pub invocations: u64,
     /// The container's id; none while it is being built.

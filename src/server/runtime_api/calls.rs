@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::desk::{AfterWrite, Desk, Reply, Turn};
+use super::desk::{AfterWrite, Desk, Handed, Reply, Turn};
 use super::session::{Answering, Illegal};
 use crate::invocation::{MAX_RESPONSE, RequestId};
 
@@ -69,10 +69,10 @@ fn answer_path(path: &str) -> Option<(&str, Answering)> {
 async fn next(desk: &Desk) -> Answer {
     let (event, then) = match desk.next() {
         Ok(Turn::Again(event)) => (event, None),
-        Ok(Turn::Wait(turn)) => match turn.await {
-            Ok((event, then)) => (event, Some(then)),
+        Ok(Turn::Wait(turn)) => match turn.await.ok().and_then(Handed::take) {
+            Some((event, then)) => (event, Some(then)),
             // The environment ends; its connections end with it.
-            Err(_) => {
+            None => {
                 let response = refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal Server Error");
                 return Answer { response, event: None };
             }

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -22,6 +23,7 @@ use tokio::time::{Sleep, sleep};
 use super::calls;
 use super::desk::{AfterWrite, Desk};
 use crate::invocation::RequestId;
+use crate::sys::socket;
 
 /// From a head's first byte to its last.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -31,7 +33,7 @@ const MAX_HEAD: usize = 2 << 20;
 pub(super) async fn serve(stream: TcpStream, desk: Arc<Desk>) -> Result<(), hyper::Error> {
     // Best effort: without it an answer may only come later.
     let _ = stream.set_nodelay(true);
-    serve_io(stream, desk).await
+    serve_watched(stream, sent_in_vain, desk).await
 }
 
 /// Over any stream: for tests that count writes, and for fuzzers.
@@ -39,10 +41,26 @@ pub async fn serve_io<S>(stream: S, desk: Arc<Desk>) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    serve_watched(stream, |_| false, desk).await
+}
+
+/// Of a connection whose other end is closed: whether that end has not read everything that was sent.
+///
+/// A TCP that is closed with bytes unread sends RST, not FIN; and what comes after its FIN it answers with RST, and never
+/// acknowledges. So whatever it has not acknowledged, nobody has read.
+fn sent_in_vain(stream: &TcpStream) -> bool {
+    matches!(stream.take_error(), Ok(Some(_)) | Err(_)) || socket::unacknowledged(stream.as_fd()).is_ok_and(|bytes| bytes > 0)
+}
+
+async fn serve_watched<S>(stream: S, in_vain: fn(&S) -> bool, desk: Arc<Desk>) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let watch = Arc::new(Watch::default());
-    let io = TokioIo::new(Watched { inner: stream, watch: watch.clone(), head: None, desk: desk.clone() });
+    let io = TokioIo::new(Watched { inner: stream, in_vain, watch: watch.clone(), head: None });
+    let (its_desk, its_watch) = (desk.clone(), watch.clone());
     let service = service_fn(move |request| {
-        let (desk, watch) = (desk.clone(), watch.clone());
+        let (desk, watch) = (its_desk.clone(), its_watch.clone());
         watch.serving();
         async move {
             let calls::Answer { response, event } = calls::answer(&desk, request).await;
@@ -50,12 +68,16 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    http1::Builder::new()
+    let end = http1::Builder::new()
         .header_read_timeout(None) // it would also cut a connection that only rests
         .max_buf_size(MAX_HEAD)
         .max_headers(256)
         .serve_connection(io, service)
-        .await
+        .await;
+    if let (Some(event), unread) = watch.change(|inner| (inner.event, inner.unread || inner.then.is_some())) {
+        desk.connection_over(event, unread);
+    }
+    end
 }
 
 /// What service and socket of one connection tell each other.
@@ -72,6 +94,8 @@ struct Watching {
     then: Option<AfterWrite>,
     /// The event that was last sent here.
     event: Option<RequestId>,
+    /// The other end was closed before it had read all.
+    unread: bool,
 }
 
 impl Watch {
@@ -93,30 +117,43 @@ impl Watch {
         drop(former);
     }
 
-    fn wrote(&self) {
-        let then = self.change(|inner| inner.then.take());
-        drop(then);
+    fn wrote(&self, outcome: &io::Result<usize>) {
+        self.met(outcome.as_ref().err());
+        if outcome.is_ok() {
+            let then = self.change(|inner| inner.then.take());
+            drop(then);
+        }
+    }
+
+    /// A reader meets ECONNRESET; who writes after it, EPIPE.
+    fn met(&self, error: Option<&io::Error>) {
+        if error.is_some_and(|error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) {
+            self.change(|inner| inner.unread = true);
+        }
     }
 }
 
 struct Watched<S> {
     inner: S,
+    /// See [`sent_in_vain`].
+    in_vain: fn(&S) -> bool,
     watch: Arc<Watch>,
     /// Runs from a head's first byte until the service has it.
     head: Option<Pin<Box<Sleep>>>,
-    desk: Arc<Desk>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.remaining();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if matches!(&read, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset) {
-            if let Some(event) = self.watch.change(|inner| inner.event) {
-                self.desk.reset_before_read(event);
-            }
-        }
         let some = buffer.remaining() < before;
+        match &read {
+            Poll::Ready(Err(error)) => self.watch.met(Some(error)),
+            Poll::Ready(Ok(())) if !some && before > 0 && (self.in_vain)(&self.inner) => {
+                self.watch.change(|inner| inner.unread = true)
+            }
+            _ => {}
+        }
         if self.watch.change(|inner| inner.serving) {
             self.head = None;
         } else if some && self.head.is_none() {
@@ -134,8 +171,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        if written.is_ready() {
-            self.watch.wrote();
+        if let Poll::Ready(outcome) = &written {
+            self.watch.wrote(outcome);
         }
         written
     }
@@ -158,8 +195,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, pieces);
-        if written.is_ready() {
-            self.watch.wrote();
+        if let Poll::Ready(outcome) = &written {
+            self.watch.wrote(outcome);
         }
         written
     }

@@ -2,7 +2,7 @@
 //!
 //! Between [`super::calls`] (what the runtime says) and `server::environment` (what is to be done).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -75,18 +75,51 @@ struct Inner {
     /// The event in progress, for a `next` that comes again.
     event: Option<Event>,
     /// The `next` that waits.
-    waiter: Option<oneshot::Sender<(Event, AfterWrite)>>,
+    waiter: Option<oneshot::Sender<Handed>>,
     init: Option<Init>,
     reply: Option<Reply>,
     /// The runtime asks for more, and has no event yet.
     asking: bool,
-    /// The runtime's end of the connection was closed with the event unread in it.
-    unread: bool,
+    way: Way,
+}
+
+/// How far the event in progress has come.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Way {
+    /// The connection that asked for it is gone; nobody has asked again.
+    #[default]
+    Unclaimed,
+    /// A connection has it.
+    Sent,
+    /// That connection is over, and the runtime had closed its end before it had read all.
+    Unread,
+    /// Over, and read as far as anybody can tell.
+    Read,
+}
+
+/// An event on its way to the call that waits for it. Dropped with that call, it tells the desk that nobody has it.
+pub struct Handed {
+    what: Option<(Event, AfterWrite)>,
+    desk: Arc<Desk>,
+}
+
+impl Handed {
+    pub fn take(mut self) -> Option<(Event, AfterWrite)> {
+        self.what.take()
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some((event, _)) = &self.what {
+            self.desk.over(event.request, Way::Unclaimed);
+        }
+    }
 }
 
 /// What a call of `next` gets.
 pub enum Turn {
-    Wait(oneshot::Receiver<(Event, AfterWrite)>),
+    Wait(oneshot::Receiver<Handed>),
     Again(Event),
 }
 
@@ -98,18 +131,18 @@ impl Desk {
     }
 
     /// Hands an event over. Legal only when the runtime asks for one.
-    pub fn deliver(&self, event: Event, then: AfterWrite) -> Result<(), Illegal> {
+    pub fn deliver(self: &Arc<Self>, event: Event, then: AfterWrite) -> Result<(), Illegal> {
         let mut inner = self.lock();
         inner.machine.event(event.request)?;
         inner.event = Some(event.clone());
         inner.reply = None;
         inner.asking = false;
-        inner.unread = false;
         let waiter = inner.waiter.take();
+        inner.way = if waiter.is_some() { Way::Sent } else { Way::Unclaimed };
         drop(inner);
         // If nobody waits (the connection is gone) then a later `next` gets the event, and `then` happens right here.
         if let Some(waiter) = waiter {
-            let _ = waiter.send((event, then));
+            let _ = waiter.send(Handed { what: Some((event, then)), desk: self.clone() });
         }
         Ok(())
     }
@@ -124,9 +157,10 @@ impl Desk {
         self.until(|inner| inner.asking.then_some(())).await
     }
 
-    /// Whether the runtime ended before it had read the event to its end.
-    pub fn never_read(&self) -> bool {
-        self.lock().unread
+    /// Whether the runtime ended before it had read the event to its end. Waits until the connection that has the event is
+    /// over, so only to be asked when the runtime is dead, or killed.
+    pub async fn never_read(&self) -> bool {
+        self.until(|inner| (inner.way != Way::Sent).then_some(inner.way != Way::Read)).await
     }
 
     async fn until<T>(&self, mut ready: impl FnMut(&mut Inner) -> Option<T>) -> T {
@@ -151,10 +185,13 @@ impl Desk {
         let deserted = inner.waiter.as_ref().is_some_and(oneshot::Sender::is_closed);
         let turn = if deserted { Ok(Next::Wait) } else { inner.machine.call_next() };
         match turn? {
-            Next::Again => match inner.event.clone() {
-                Some(event) => Ok(Turn::Again(event)),
-                None => Err(Illegal::RequestId),
-            },
+            Next::Again => {
+                inner.way = Way::Read;
+                match inner.event.clone() {
+                    Some(event) => Ok(Turn::Again(event)),
+                    None => Err(Illegal::RequestId),
+                }
+            }
             Next::Wait => {
                 let (waiter, turn) = oneshot::channel();
                 inner.waiter = Some(waiter);
@@ -176,13 +213,19 @@ impl Desk {
         self.lock().machine.answer(kind)
     }
 
-    /// The connection over which this event went was reset: its receiver closed it with bytes unread (a TCP that
-    /// has read everything ends with FIN).
-    pub fn reset_before_read(&self, request: RequestId) {
+    /// The connection over which this event went is over.
+    pub fn connection_over(&self, request: RequestId, unread: bool) {
+        self.over(request, if unread { Way::Unread } else { Way::Read });
+    }
+
+    fn over(&self, request: RequestId, way: Way) {
         let mut inner = self.lock();
-        let running = inner.machine.state() == State::Running;
-        if running && inner.event.as_ref().is_some_and(|event| event.request == request) {
-            inner.unread = true;
+        let ours = inner.event.as_ref().is_some_and(|event| event.request == request);
+        // The runtime may have asked again meanwhile, over another one, or answered without reading.
+        if ours && inner.way == Way::Sent {
+            inner.way = if inner.machine.state() == State::Running { way } else { Way::Read };
+            drop(inner);
+            self.changed.notify_one();
         }
     }
 

@@ -434,12 +434,29 @@ async fn an_event_that_was_never_read_is_told_from_one_that_was() {
         if reads {
             read_response(&mut runtime).await;
         }
+        // Whoever asks early waits for the end of the connection.
+        assert!(timeout(Duration::from_millis(1), door.desk.never_read()).await.is_err());
         drop(runtime);
+        assert_eq!(door.desk.never_read().await, !reads);
+    }
+}
+
+#[tokio::test]
+async fn an_event_for_a_runtime_that_has_hung_up_was_never_read() {
+    for noticed in [false, true] {
+        let door = Door::open().await;
+        let mut gone = door.connect().await;
+        gone.write_all(format!("GET {NEXT} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        door.desk.init().await;
+        drop(gone);
         // Desk, `serve` and the connection have it; the latter lets go when it has seen its end.
-        while Arc::strong_count(&door.desk) > 2 {
+        while noticed && Arc::strong_count(&door.desk) > 2 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(door.desk.never_read(), !reads);
+        door.desk.deliver(event(RequestId::new()), AfterWrite::new(|| ())).unwrap();
+        assert!(door.desk.never_read().await, "noticed: {noticed}");
+        assert_eq!(door.call("GET", NEXT, "", "").await, (200, "{\"an\":\"event\"}".into()));
+        assert!(!door.desk.never_read().await, "it has asked again, and had it");
     }
 }
 

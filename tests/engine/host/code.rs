@@ -46,6 +46,5 @@ pub fn probe_program() -> Vec<u8> {
 
 /// Examples are built beside the test programs: target/<profile>/examples.
 pub fn probe() -> PathBuf {
-    let kilnd = PathBuf::from(env!("CARGO_BIN_EXE_kilnd"));
-    kilnd.parent().expect("the profile's directory").join("examples/probe")
+    super::program("examples/probe")
 }

@@ -27,6 +27,14 @@ pub use client::{Answer, Api};
 #[allow(unused_imports)] // serves several test programs; each uses its part
 pub use eyes::{PATIENCE, eventually, slower};
 
+/// One of Kiln's own programs, as cargo has built it beside this one.
+pub fn program(name: &str) -> PathBuf {
+    // What is no test (scripts/load) is told nothing by cargo; like a test, it lies one directory below them.
+    let beside = || std::env::current_exe().ok()?.parent()?.parent().map(Path::to_owned);
+    let told = option_env!("CARGO_BIN_EXE_kilnd").and_then(|kilnd| Path::new(kilnd).parent()).map(Path::to_owned);
+    told.or_else(beside).expect("a directory of programs").join(name)
+}
+
 /// Runtimes as `scripts/build-runtimes` lays them out.
 pub fn runtimes_dir() -> PathBuf {
     std::env::var_os("KILN_TEST_RUNTIMES")
@@ -67,7 +75,7 @@ pub struct Options {
 }
 
 /// How many ids each test's instance gets. Real ranges are larger; the smallest allowed is 4096.
-const ID_COUNT: u32 = 4096;
+pub const ID_COUNT: u32 = 4096;
 
 impl Instance {
     /// Starts an instance with the usual settings and waits until it answers.
@@ -131,14 +139,14 @@ impl Instance {
     pub fn launch(&mut self) {
         // With the umask that the service's unit has.
         let mut command = scope::command("sh");
-        command.args(["-c", r#"umask 077; exec "$0" "$@""#, env!("CARGO_BIN_EXE_kilnd")]);
+        command.args(["-c", r#"umask 077; exec "$0" "$@""#]).arg(program("kilnd"));
         command.stdin(Stdio::null()).stdout(self.log_file());
         self.launch_command(command);
     }
 
     /// The same where socket units hold the doors ([`scope::door`]).
     pub fn launch_activated(&mut self, invoke: &UnixListener, control: &UnixListener) {
-        self.launch_command(scope::activated(env!("CARGO_BIN_EXE_kilnd"), &[("invoke", invoke), ("control", control)]));
+        self.launch_command(scope::activated(&program("kilnd"), &[("invoke", invoke), ("control", control)]));
     }
 
     fn log_file(&self) -> File {
@@ -316,7 +324,7 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// `kiln`'s exit code, stdout and stderr.
 pub fn kiln(instance: &Instance, words: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
+    let output = Command::new(program("kiln")).arg("--run").arg(instance.run_dir()).args(words).output();
     let output = output.expect("run kiln");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))

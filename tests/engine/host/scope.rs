@@ -3,6 +3,7 @@
 //! On hybrid and v1 hosts Kiln makes its groups below whatever group the test runs in. On a unified host a group has
 //! processes or children with limits, never both, so there systemd lends a scope.
 
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -28,7 +29,7 @@ pub fn command(program: &str) -> Command {
 }
 
 /// `program`, started as systemd starts a service whose socket units hold its doors: from descriptor 3 on, by name.
-pub fn activated(program: &str, doors: &[(&str, &UnixListener)]) -> Command {
+pub fn activated(program: impl AsRef<OsStr>, doors: &[(&str, &UnixListener)]) -> Command {
     let mut command = command("sh");
     let names: Vec<&str> = doors.iter().map(|(name, _)| *name).collect();
     let own = |door: &UnixListener| Stdio::from(OwnedFd::from(door.try_clone().expect("duplicate a door")));
@@ -43,7 +44,7 @@ pub fn activated(program: &str, doors: &[(&str, &UnixListener)]) -> Command {
     }
     // The variables name the process that they are for, so only that process can set them.
     let script = format!("exec {ends} </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$@\"");
-    command.args(["-c", &script, "sh", program]);
+    command.args(["-c", &script, "sh"]).arg(program);
     command.env("LISTEN_FDS", doors.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
     command
 }

@@ -18,7 +18,7 @@ impl Snapshot {
     pub fn of(instance: &super::Instance) -> Self {
         let mut found = BTreeSet::new();
         let ids = instance.first_id..instance.first_id + 4096;
-        let ours = Path::new(env!("CARGO_BIN_EXE_kilnd")).parent().expect("target directory").display().to_string();
+        let ours = super::program("kilnd").parent().expect("target directory").display().to_string();
         for process in processes() {
             let program = process.exe.strip_prefix(&format!("{ours}/")).unwrap_or_default().to_owned();
             let bears_mark = ids.contains(&process.uid) || program.starts_with("kilnd") || program.starts_with("kiln-init");

@@ -128,7 +128,7 @@ async fn a_killed_container_ends_its_invocation_as_lambda_words_it_and_the_log_s
 async fn a_recycled_container_ends_after_its_invocation_and_an_idle_one_at_once() {
     let house = House::new(slow);
     let (body, _) = meanwhile(&house, |container| {
-        let recycled = house.dispatch.recycle_container(container).unwrap();
+        let recycled = house.dispatch.recycle_container(container, "uid 7").unwrap();
         assert!(!recycled.ended && recycled.state == SeenState::Busy);
         assert_eq!(house.dispatch.snapshot().environments[0].leaving, Some(Retire::Recycled));
     })
@@ -136,22 +136,22 @@ async fn a_recycled_container_ends_after_its_invocation_and_an_idle_one_at_once(
     assert_eq!((body.as_str(), house.dispatch.snapshot().environments.len()), ("1", 0));
     assert_eq!(house.tail().await.0, "2");
     let idle = house.dispatch.snapshot().environments[0].container.clone().unwrap();
-    assert!(house.dispatch.recycle_container(&idle).unwrap().ended);
+    assert!(house.dispatch.recycle_container(&idle, "uid 7").unwrap().ended);
     assert_eq!(house.tail().await.0, "3");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drained_function_goes_on_in_new_environments() {
     let house = House::new(slow);
-    assert_eq!(house.dispatch.drain_function(&FunctionName::parse("nobody").unwrap()), None);
+    assert_eq!(house.dispatch.drain_function(&FunctionName::parse("nobody").unwrap(), "uid 7"), None);
     let (body, _) = meanwhile(&house, |_| {
-        let drained = house.dispatch.drain_function(&name()).unwrap();
+        let drained = house.dispatch.drain_function(&name(), "uid 7").unwrap();
         assert_eq!((drained.ended, drained.leaving), (0, 1));
     })
     .await;
     assert_eq!((body.as_str(), house.dispatch.snapshot().environments.len()), ("1", 0));
     assert_eq!(house.tail().await.0, "2");
-    assert_eq!(house.dispatch.drain_function(&name()).unwrap().ended, 1);
+    assert_eq!(house.dispatch.drain_function(&name(), "uid 7").unwrap().ended, 1);
 }
 
 /// On a host with few places for starts.

@@ -9,7 +9,7 @@ use crate::function::{FunctionName, Reuse};
 use crate::invocation::Throttle;
 use crate::server::pool::failing::Trial;
 use crate::server::pool::policy::{self, CLAIM, NO_CLAIM, PLACE};
-use crate::server::pool::slot::{Order, Slot, SlotId, State, Ticket, Want};
+use crate::server::pool::slot::{Cold, Order, Retire, Slot, SlotId, State, Ticket, Want};
 use crate::server::pool::waiting::Waiter;
 
 impl Core {
@@ -57,6 +57,7 @@ impl Core {
 
     /// Serves the first who waits for the function. An error: what it lacks; `Ok(false)`: nobody wants to start now.
     fn serve_first_of(&mut self, function: &FunctionName, now: Instant, orders: &mut Vec<Order>) -> Result<bool, Throttle> {
+        // Of whom wants the same; who came before or after a change of the function may need more memory, or less.
         let mut lacks = None;
         for at in 0..self.waiting.of(function).len() {
             let Some(waiter) = self.waiting.of(function).get(at) else { break };
@@ -74,8 +75,8 @@ impl Core {
                 continue;
             }
             let start = match lacks {
-                None => self.start(&want, now, orders),
-                Some(missing) => Err(missing),
+                Some((stamp, missing)) if stamp == want.stamp => Err(missing),
+                _ => self.start(&want, now, orders),
             };
             match start {
                 Ok(Some(slot)) => {
@@ -97,12 +98,12 @@ impl Core {
                     return Ok(true);
                 }
                 Err(missing) => {
-                    lacks = Some(missing);
+                    lacks = Some((want.stamp, missing));
                     self.waiting.of_mut(function)[at].short = missing;
                 }
             }
         }
-        lacks.map_or(Ok(false), Err)
+        lacks.map_or(Ok(false), |(_, missing)| Err(missing))
     }
 
     /// It is served: what it held others up for is over.
@@ -135,7 +136,7 @@ impl Core {
         let id = idle.iter().rev().copied().find(|id| self.slots.get(id).is_some_and(|slot| slot.stamp == want.stamp))?;
         let slot = self.slots.get(&id)?;
         let more = slot.loan_charge() - slot.charge();
-        if !self.make_room(more, Some(id), orders) {
+        if !self.make_room(more, Some(id), &want.function, orders) {
             return None;
         }
         self.unlist(&want.function, id);
@@ -172,11 +173,33 @@ impl Core {
         if places >= self.limits.starts || own().any(late) {
             return Err(Throttle::Starts);
         }
-        if !self.make_room(want.memory.bytes(), None, orders) {
+        if !self.make_room(want.memory.bytes(), None, &want.function, orders) {
             return Err(Throttle::Memory);
         }
+        // After room was made: an own idle one, with much in /tmp, may have been too dear to thaw, and have gone for it.
+        let why = self.why_cold(want);
         let id = SlotId(self.number());
-        self.slots.insert(id, Slot::reserved(want, now));
+        self.slots.insert(id, Slot::reserved(want, why, now));
         Ok(Some(id))
+    }
+
+    /// Why no slot of the function can serve this.
+    fn why_cold(&self, want: &Want) -> Cold {
+        if want.reuse == Reuse::Never {
+            return Cold::Once;
+        }
+        let own = || self.slots.values().filter(|slot| slot.function == want.function);
+        let current = || own().filter(|slot| slot.stamp == want.stamp);
+        if current().any(|slot| slot.leaving.is_none() && !slot.is_idle()) {
+            Cold::Busy
+        } else if current().any(Slot::is_idle) {
+            Cold::Retired(Retire::Memory)
+        } else if let Some(why) = current().find_map(|slot| slot.leaving) {
+            Cold::Retired(why)
+        } else if own().next().is_some() {
+            Cold::Retired(Retire::Updated)
+        } else {
+            self.ends.last(&want.function).map_or(Cold::First, Cold::Retired)
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Pooled, Shared, Turn};
 use crate::function::Stamp;
-use crate::server::pool::slot::{Retire, SlotId, Usage};
+use crate::server::pool::slot::{Cold, Retire, SlotId, Usage};
 
 /// An environment on loan to one request.
 ///
@@ -22,7 +22,10 @@ pub struct Lease<E: Pooled> {
 /// The right to build one environment: memory and a start are reserved. Dropping it frees both.
 #[must_use]
 #[derive(Debug)]
-pub struct Permit<E: Pooled>(pub(super) Reserved<E>);
+pub struct Permit<E: Pooled> {
+    pub(super) reserved: Reserved<E>,
+    pub(super) why: Cold,
+}
 
 /// A slot of the core that ends with this value.
 pub(super) struct Reserved<E: Pooled> {
@@ -36,7 +39,7 @@ impl<E: Pooled> Turn<E> {
     pub fn unused(self, current: Option<Stamp>) {
         let reserved = match &self {
             Self::Warm(lease) => &lease.reserved,
-            Self::Cold(permit) => &permit.0,
+            Self::Cold(permit) => &permit.reserved,
         };
         if let Some(pool) = &reserved.pool {
             let why = if current.is_some() { Retire::Updated } else { Retire::Deleted };
@@ -48,41 +51,46 @@ impl<E: Pooled> Turn<E> {
 impl<E: Pooled> Permit<E> {
     /// For [`Pool::died`].
     pub fn slot(&self) -> SlotId {
-        self.0.slot
+        self.reserved.slot
+    }
+
+    /// Why nothing warm was there.
+    pub fn why(&self) -> Cold {
+        self.why
     }
 
     /// The environment uses so many bytes of /tmp. `false`: the budget has no room for them.
     pub fn grow(&self, tmp: u64) -> bool {
-        self.0.grow(tmp)
+        self.reserved.grow(tmp)
     }
 
     /// It goes on inside of its request's own time, which nobody else has to wait for: the start is over,
     /// the memory stays reserved.
     pub fn start_is_over(&self) {
-        if let Some(pool) = &self.0.pool {
-            pool.change(|inner, now| ((), inner.core.start_is_over(self.0.slot, now)));
+        if let Some(pool) = &self.reserved.pool {
+            pool.change(|inner, now| ((), inner.core.start_is_over(self.reserved.slot, now)));
         }
     }
 
     /// Its init has failed for good, by the function's own fault: it is not tried again without end. `current` is the
     /// function's stamp now.
     pub fn failed(mut self, current: Option<Stamp>) {
-        if let Some(pool) = self.0.pool.take() {
-            pool.change(|inner, now| ((), inner.core.init_failed(self.0.slot, current, now)));
+        if let Some(pool) = self.reserved.pool.take() {
+            pool.change(|inner, now| ((), inner.core.init_failed(self.reserved.slot, current, now)));
         }
     }
 
     /// It is ready; it is lent to the request that it was built for.
     pub fn install(self, environment: E) -> Lease<E> {
-        let slot = self.0.slot;
-        if let Some(pool) = &self.0.pool {
+        let slot = self.reserved.slot;
+        if let Some(pool) = &self.reserved.pool {
             let facts = environment.facts();
             pool.change(|inner, now| {
                 inner.facts.insert(slot, facts);
                 ((), inner.core.started(slot, now))
             });
         }
-        Lease { reserved: self.0, environment: Some(environment) }
+        Lease { reserved: self.reserved, environment: Some(environment) }
     }
 }
 
@@ -106,7 +114,9 @@ impl<E: Pooled> Lease<E> {
 
     /// It is clean and frozen. It goes back unless it is dead or its function has changed (`current`).
     pub fn give_back(mut self, usage: Usage, current: Option<Stamp>) {
-        let Some(environment) = self.environment.take_if(|environment| environment.is_alive()) else { return };
+        let Some(environment) = self.environment.take_if(|environment| environment.is_alive()) else {
+            return self.end(Retire::Died);
+        };
         let Some(pool) = self.reserved.pool.take() else { return };
         let slot = self.reserved.slot;
         pool.change(|inner, now| {
@@ -114,6 +124,17 @@ impl<E: Pooled> Lease<E> {
             inner.idle.insert(slot, environment);
             ((), inner.core.give_back(slot, usage, current, now))
         });
+    }
+}
+
+impl<E: Pooled> Lease<E> {
+    /// It is not given back, for this reason.
+    pub fn end(mut self, why: Retire) {
+        // The kill comes before the slot's memory counts as free.
+        drop(self.environment.take());
+        if let Some(pool) = self.reserved.pool.take() {
+            pool.change(|inner, now| ((), inner.core.remove(self.reserved.slot, why, now)));
+        }
     }
 }
 
@@ -152,7 +173,7 @@ impl<E: Pooled> Drop for Reserved<E> {
         if let Some(pool) = self.pool.take() {
             pool.change(|inner, now| {
                 // What was installed has facts.
-                let why = if inner.facts.remove(&self.slot).is_some() { Retire::Failed } else { Retire::Init };
+                let why = if inner.facts.contains_key(&self.slot) { Retire::Failed } else { Retire::Init };
                 ((), inner.core.remove(self.slot, why, now))
             });
         }

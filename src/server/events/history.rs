@@ -1,0 +1,265 @@
+//! Keeps the history: makes rows of events ([`crate::meter::history`]), and has them written, behind everybody's back.
+//!
+//! Seeing an event costs a few map operations, and for those of invocations nothing. What is seen is written as soon as what was
+//! seen before is: what waits together shares one commit. Where the disk is full, rows are lost, and counted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::{Cold, Event, Observer, What};
+use crate::database::{Database, DatabaseError};
+use crate::invocation::RequestId;
+use crate::meter::history::{Begun, Change, History, Over};
+
+/// Changes that wait at most. A thousand environments may begin or end at once.
+const MOST: usize = 10_000;
+
+pub struct Historian {
+    history: History,
+    /// Taken for some map operations; no other lock is taken inside.
+    notes: Mutex<Notes>,
+    more: Notify,
+    /// Held while changes are written, so that they are in their order.
+    writing: tokio::sync::Mutex<()>,
+}
+
+struct Notes {
+    /// Starts under way, by the request that they are for.
+    starting: HashMap<RequestId, (SystemTime, Cold)>,
+    /// Rows of environments that live.
+    living: HashMap<Arc<str>, i64>,
+    next: i64,
+    changes: Vec<Change>,
+    lost: u64,
+}
+
+impl Historian {
+    /// What lived when a server before this one died, ends now in the history.
+    pub async fn open(database: Database) -> Result<Self, DatabaseError> {
+        let (history, left, next) = History::open(database).await?;
+        if left > 0 {
+            info!(environments = left, "ended with the kilnd before this one: they are closed in the history");
+        }
+        let notes = Notes { starting: HashMap::new(), living: HashMap::new(), next, changes: Vec::new(), lost: 0 };
+        let (more, writing) = (Notify::new(), tokio::sync::Mutex::default());
+        Ok(Self { history, notes: Mutex::new(notes), more, writing })
+    }
+
+    /// Writes what was seen, as long as it lives. A task of the server's.
+    pub async fn write(self: Arc<Self>) {
+        loop {
+            self.more.notified().await;
+            self.flush().await;
+        }
+    }
+
+    /// What was seen before is written when this returns.
+    pub async fn flush(&self) {
+        let _one = self.writing.lock().await;
+        let changes = std::mem::take(&mut self.notes().changes);
+        if changes.is_empty() {
+            return;
+        }
+        let count = changes.len() as u64;
+        if let Err(error) = self.history.write(changes).await {
+            let lost = {
+                let mut notes = self.notes();
+                notes.lost += count;
+                notes.lost
+            };
+            warn!(%error, lost, "starts and ends of environments are missing in the history");
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Historian {
+    fn see(&self, event: &Event) {
+        if event.what.is_frequent() {
+            return;
+        }
+        let mut notes = self.notes();
+        let before = notes.changes.len();
+        notes.see(event);
+        let changed = notes.changes.len() > before;
+        drop(notes);
+        if changed {
+            self.more.notify_one();
+        }
+    }
+}
+
+impl Notes {
+    fn see(&mut self, event: &Event) {
+        match &event.what {
+            What::Starting { why } => {
+                if let Some(request) = event.request {
+                    self.starting.insert(request, (event.at, *why));
+                }
+            }
+            What::Ready { build_us, init_us } => {
+                let id = self.begin(event, Some(*build_us), Some(*init_us));
+                if let (Some(id), Some(container)) = (id, &event.container) {
+                    self.living.insert(container.clone(), id);
+                }
+            }
+            What::InitFailed { cause, text, init_us, peak_mib, .. } => {
+                let Some(id) = self.begin(event, None, Some(*init_us)) else { return };
+                self.changes.push(Change::Over(Over {
+                    id,
+                    ended: event.at,
+                    why: "init".into(),
+                    cause: Some(cause.clone()),
+                    text: Some(text.clone()),
+                    by: None,
+                    needed_by: None,
+                    invocations: 0,
+                    peak_mib: *peak_mib,
+                }));
+            }
+            What::Retired { why, detail, invocations, peak_mib, .. } => {
+                let Some(id) = event.container.as_ref().and_then(|container| self.living.remove(container)) else { return };
+                if !self.has_room() {
+                    return;
+                }
+                self.changes.push(Change::Over(Over {
+                    id,
+                    ended: event.at,
+                    why: why.to_string(),
+                    cause: detail.cause.clone(),
+                    text: detail.text.clone(),
+                    by: detail.by.clone(),
+                    needed_by: detail.needed_by.as_ref().map(ToString::to_string),
+                    invocations: *invocations,
+                    peak_mib: *peak_mib,
+                }));
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, event: &Event, build_us: Option<u64>, init_us: Option<u64>) -> Option<i64> {
+        let (started, cold) = event.request.and_then(|request| self.starting.remove(&request))?;
+        if !self.has_room() {
+            return None;
+        }
+        let id = self.next;
+        self.next += 1;
+        self.changes.push(Change::Begun(Begun {
+            id,
+            function: event.function.as_ref()?.to_string(),
+            version: event.version.as_deref().unwrap_or_default().into(),
+            container: event.container.as_deref().map(Into::into),
+            request: event.request.map(|request| request.to_string()),
+            cold: cold.to_string(),
+            started,
+            build_us,
+            init_us,
+        }));
+        Some(id)
+    }
+
+    /// Only a disk that hangs lets so many wait.
+    fn has_room(&mut self) -> bool {
+        let room = self.changes.len() < MOST;
+        self.lost += u64::from(!room);
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::database::DatabaseThread;
+    use crate::function::FunctionName;
+    use crate::meter::history::{Asked, Environment, Past};
+    use crate::server::events::{Detail, Events, Retire, Subject};
+
+    struct House {
+        directory: tempfile::TempDir,
+        historian: Arc<Historian>,
+        events: Events,
+        _thread: DatabaseThread,
+    }
+
+    impl House {
+        async fn open() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let (database, thread) = Database::open(&directory.path().join("kiln.db")).unwrap();
+            let historian = Arc::new(Historian::open(database).await.unwrap());
+            let events = Events::new(vec![historian.clone()]);
+            Self { directory, historian, events, _thread: thread }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("kiln.db")
+        }
+
+        async fn all(&self) -> Vec<Environment> {
+            self.historian.flush().await;
+            Past::new(self.path()).environments(&Asked { living: true, limit: 1_000_000, ..Asked::default() }).unwrap()
+        }
+
+        fn life(&self, container: &str, end: Option<Retire>) {
+            let f = FunctionName::parse("f").unwrap();
+            let (of, request) = (Subject::environment(&f, container), Some(RequestId::new()));
+            self.events.emit(&Subject::function(&f), request, What::Starting { why: Cold::Retired(Retire::Idle) });
+            self.events.emit(&of, request, What::Ready { build_us: 7, init_us: 8 });
+            self.events.emit(&of, request, What::Frozen);
+            if let Some(why) = end {
+                let detail = Detail { by: Some("uid 0".into()), needed_by: Some(f), ..Detail::default() };
+                self.events.emit(&of, None, What::Retired { why, detail, age_s: 1.0, invocations: 5, peak_mib: 36 });
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_environment_has_one_row_from_its_start_to_its_end() {
+        let house = House::open().await;
+        house.life("1-1", Some(Retire::Killed));
+        house.life("1-2", None);
+        let (of, request) = (Subject::function(&FunctionName::parse("g").unwrap()), Some(RequestId::new()));
+        house.events.emit(&of, request, What::Starting { why: Cold::First });
+        let failed =
+            What::InitFailed { cause: "Sandbox.Failure".into(), text: "no".into(), again: true, init_us: 9, peak_mib: 0 };
+        house.events.emit(&of, request, failed);
+        let rows = house.all().await;
+        let shown: Vec<_> = rows.iter().map(|row| (row.container.as_deref(), row.cold.as_str(), row.why.as_deref())).collect();
+        assert_eq!(shown, [(Some("1-1"), "idle", Some("killed")), (None, "first", Some("init")), (Some("1-2"), "idle", None)]);
+        assert_eq!(
+            (rows[0].build_us, rows[0].init_us, rows[0].invocations, rows[0].peak_mib),
+            (Some(7), Some(8), Some(5), Some(36))
+        );
+        assert_eq!((rows[0].by.as_deref(), rows[0].needed_by.as_deref()), (Some("uid 0"), Some("f")));
+        assert_eq!((rows[1].cause.as_deref(), rows[1].text.as_deref()), (Some("Sandbox.Failure"), Some("no")));
+        assert!(rows[0].started_ms <= rows[0].ended_ms.unwrap());
+        // A later supervisor's containers begin at the same ids.
+        house.life("1-2", Some(Retire::Idle));
+        assert_eq!(house.all().await.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_bounded_and_what_comes_later_is_kept() {
+        let house = House::open().await;
+        let _disk_that_hangs = house.historian.writing.lock().await;
+        for number in 0..MOST {
+            house.life(&format!("1-{number}"), Some(Retire::Once));
+        }
+        assert_eq!(house.historian.notes().changes.len(), MOST);
+        assert!(house.historian.notes().lost > 0);
+        drop(_disk_that_hangs);
+        house.historian.flush().await;
+        house.life("2-1", Some(Retire::Idle));
+        assert!(house.all().await.iter().any(|row| row.container.as_deref() == Some("2-1")));
+        assert!(house.historian.notes().starting.is_empty() && house.historian.notes().living.is_empty());
+    }
+}
