@@ -18,5 +18,9 @@ mod journal;
 #[path = "service/machine.rs"]
 #[allow(dead_code)] // serves several modules that come and go; each uses its part
 mod machine;
+#[path = "service/operations.rs"]
+mod operations;
+#[path = "service/quickstart.rs"]
+mod quickstart;
 #[path = "service/reboot.rs"]
 mod reboot;

@@ -171,7 +171,8 @@ fn limit_unpack() -> nix::Result<()> {
         // Inflating 250 MB takes 2 s; the supervisor's own deadline counts the wall clock.
         (Resource::RLIMIT_CPU, 60),
         (Resource::RLIMIT_NOFILE, 64),
-        (Resource::RLIMIT_CORE, 0),
+        // As for containers (`launcher::plan`): 0 would let the host's program for cores have it.
+        (Resource::RLIMIT_CORE, 1),
         // Itself.
         (Resource::RLIMIT_NPROC, 1),
         (Resource::RLIMIT_MEMLOCK, 0),

@@ -20,7 +20,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let init = |what: &str| json!({ "Timeout": 3, "Environment": { "Variables": { "PROBE_INIT": what } } });
+    let init = |what: &str| json!({ "Timeout": 10, "Environment": { "Variables": { "PROBE_INIT": what } } });
     let case = |name, settings, event, payload, lines, status, error_type| Case {
         name,
         settings,

@@ -96,7 +96,7 @@ fn a_function_sees_nothing_of_the_host_and_holds_no_privilege() {
     }
 
     // Limits and surroundings as Lambda's.
-    assert_eq!((&seen["rlimits"]["nofile"], &seen["rlimits"]["core"]), (&json!([1024, 1024]), &json!([0, 0])));
+    assert_eq!((&seen["rlimits"]["nofile"], &seen["rlimits"]["core"]), (&json!([1024, 1024]), &json!([1, 1])));
     assert_eq!(seen["cwd"], "/var/task");
     let names = ["LANG", "TZ", "LAMBDA_TASK_ROOT", "AWS_LAMBDA_RUNTIME_API", "_HANDLER", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
     let values: Vec<_> = names.iter().map(|name| seen["env"][name].as_str().unwrap_or_default()).collect();

@@ -37,7 +37,7 @@ fn a_container_that_is_killed_ends_at_once_and_its_caller_and_both_logs_are_told
         let answer: Answer = running.join().expect("the caller's thread");
         (answer, asked.elapsed())
     });
-    assert!(took < host::PATIENCE, "it waited for the end of its sleep: {took:?}");
+    assert!(took < host::patience(), "it waited for the end of its sleep: {took:?}");
     assert_eq!((answer.status, answer.header("x-amz-function-error")), (200, Some("Unhandled")), "{}", answer.text());
     let body = answer.json();
     assert_eq!(body["errorType"], "Runtime.ExitError");

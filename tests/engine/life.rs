@@ -112,7 +112,7 @@ fn who_was_let_in_before_a_stop_still_invokes() {
     let mut instance = Instance::start();
     instance.create_probe("f", json!({ "Timeout": 30 }));
     let mut early = UnixStream::connect(instance.run_dir().join("kiln.sock")).unwrap();
-    early.set_read_timeout(Some(host::PATIENCE)).unwrap();
+    early.set_read_timeout(Some(host::patience())).unwrap();
     early.write_all(b"POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\n").unwrap();
     // Who comes later is let in later: when this one is answered, that one is in.
     instance.call("f", &json!({ "do": "echo" }));

@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 /// The longest that any single wait of a test may take, before [`slower`].
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The longest that it may take on this host.
+pub fn patience() -> Duration {
+    PATIENCE * slower()
+}
+
 /// How many times longer than usual the host takes: `scripts/test-vm` says it, for limits that are there to be enough. A limit that
 /// a test is about stays what it is.
 pub fn slower() -> u32 {
@@ -37,10 +42,10 @@ pub fn can_run(lacking: Option<&str>) -> bool {
     false
 }
 
-/// Polls until `done`, without a fixed sleep deciding anything; fails after [`PATIENCE`].
+/// Polls until `done`, without a fixed sleep deciding anything; fails after [`patience`].
 #[track_caller]
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let patience = PATIENCE * slower();
+    let patience = patience();
     let end = Instant::now() + patience;
     while !done() {
         assert!(Instant::now() < end, "waited {patience:?} in vain: {what}");

@@ -166,7 +166,8 @@ fn run_cell(cell: &str, victim: &str) -> bool {
         }
     }
     // The last points are passed after the last answer.
-    let target = died.unwrap_or_else(|| arrived.recv_timeout(host::PATIENCE).unwrap_or_else(|_| panic!("nobody came to {cell}")));
+    let target =
+        died.unwrap_or_else(|| arrived.recv_timeout(host::patience()).unwrap_or_else(|_| panic!("nobody came to {cell}")));
     killer.join().expect("the killer ends");
     if target.is_none() {
         instance.stop();

@@ -11,10 +11,10 @@ use kiln::wire::launcher::{Order, OrderId, Report, StagingId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Host, Launcher, privileged, sealed, until};
+use crate::host::{Host, Launcher, privileged, sealed, slower, until};
 use crate::orders::stage;
 
-/// Long to read; zeros, since its content is nobody's business here.
+/// Long to read, a second and more on any host; zeros, since its content is nobody's business here.
 struct Slow {
     zip: fs::File,
     code: Digest,
@@ -22,7 +22,7 @@ struct Slow {
 
 impl Slow {
     fn new() -> Self {
-        let bytes = vec![0; 200_000_000];
+        let bytes = vec![0; 200_000_000 / slower() as usize];
         Self { zip: sealed(&bytes), code: Digest::of(&bytes) }
     }
 

@@ -30,13 +30,16 @@ use nix::unistd::pipe2;
 mod scope;
 use scope::Scope;
 
+#[path = "../eyes/mod.rs"]
+#[allow(dead_code)]
+mod eyes;
+pub use eyes::{patience, slower};
+
 /// R of the tests, and the first id of their range. Each host has a piece of it: tests run side by side.
 pub const OWNER: u32 = 1_879_048_192;
 const FIRST_ID: u32 = 1_880_000_000;
 const IDS: u32 = 4096;
 const PIECES: u32 = 16;
-/// Everything a test waits for is an event; this only ends a test that would hang. A test machine is 30 times slower.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `None` prints why; with KILN_TESTS_MUST_RUN=1 it panics instead.
 #[track_caller]
@@ -147,7 +150,7 @@ impl Host {
         fs::write(&config, text).unwrap();
         let (life_read, life) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let (server, theirs) = packet::pair().unwrap();
-        setsockopt(&server, ReceiveTimeout, &TimeVal::seconds(PATIENCE.as_secs() as i64)).unwrap();
+        setsockopt(&server, ReceiveTimeout, &TimeVal::seconds(patience().as_secs() as i64)).unwrap();
         let held = SPAWN.lock().unwrap();
         // High numbers, so that the shell can put them at 4 and 5.
         let inheritable = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_DUPFD(50)).unwrap();
@@ -363,7 +366,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < patience(), "in vain: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -444,7 +447,7 @@ pub fn read_at(directory: &OwnedFd, file: &str) -> String {
 }
 
 pub fn readable(fd: &OwnedFd) -> bool {
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+    let timeout = PollTimeout::try_from(patience()).unwrap();
     poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout).unwrap() == 1
 }
 

@@ -13,12 +13,19 @@ use super::machine::{self, answers, command, configure, drop_in, eventually, inv
 fn a_stop_lets_twenty_invocations_finish() {
     let Some(kiln) = machine::enter_with("drain_s = 120\n") else { return };
     kiln.create_probe("slow", json!({ "Timeout": 120 }));
-    // Long enough for the last of them to begin before the first ends.
-    let callers = invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 40_000 }));
+    // With their containers there, twenty begin at once, and the last does so long before the first ends.
+    let mut ms = 2000;
+    eventually("twenty containers are there", || {
+        // Too short where the first has ended, and serves the last, before that has its own.
+        ms *= 2;
+        answers(invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": ms })));
+        kiln.environments("idle") + kiln.environments("busy") >= 20
+    });
+    let callers = invoke_at_once(&kiln, 20, "slow", &json!({ "do": "sleep", "ms": 15_000 }));
     eventually("twenty invocations run", || kiln.environments("busy") == 20);
     run("systemctl", &["stop", "kilnd"]);
     for answer in answers(callers) {
-        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"slept_ms":40000}"#));
+        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"slept_ms":15000}"#));
     }
     kiln.leave();
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -17,13 +18,13 @@ use crate::machine::{self, Api, Bare, CONFIG, command, property, repository, run
 const UNITS: [&str; 3] = ["kilnd.service", "kilnd.socket", "kilnd-control.socket"];
 
 /// A machine without Kiln.
-struct Before {
+pub struct Before {
     machine: Bare,
     files: BTreeMap<PathBuf, String>,
 }
 
 /// Purges what an earlier test has left, then looks at every file. `None` says SKIP.
-fn enter() -> Option<Before> {
+pub fn enter() -> Option<Before> {
     let machine = machine::bare()?;
     machine::forget_drop_ins();
     // It names runtimes that are not ours to remove.
@@ -43,7 +44,7 @@ impl Before {
     }
 
     /// Uninstalled with all that was kept, the host is as it was before, and systemd knows nothing of Kiln.
-    fn leave(self) {
+    pub fn leave(self) {
         self.machine.uninstall(&["--purge"]);
         assert_eq!(difference(&self.files, &files()), Vec::<String>::new());
         let left = command(&repository().join("scripts/leftovers").display().to_string(), &[]);
@@ -57,7 +58,7 @@ impl Before {
 }
 
 /// What it printed, on both.
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
@@ -105,7 +106,7 @@ fn difference(before: &BTreeMap<PathBuf, String>, after: &BTreeMap<PathBuf, Stri
 }
 
 /// One runtime of those that the machine brought, with the trees that it is made of.
-fn copy_runtime(name: &str) {
+pub fn copy_runtime(name: &str) {
     let (from, to) = (machine::runtimes(), Path::new("/var/lib/kiln/runtimes"));
     let recipe = fs::read_to_string(from.join(format!("{name}.toml"))).expect("the machine has this runtime");
     let set = recipe.lines().find_map(|line| line.strip_prefix("tree = \"")).unwrap().trim_end_matches('"').to_owned();
@@ -136,7 +137,7 @@ fn create_tutorial(more: &[&str]) {
 }
 
 /// As somebody who logs in as this user.
-fn as_user(user: &str, words: &[&str]) -> Output {
+pub fn as_user(user: &str, words: &[&str]) -> Output {
     let who = [&format!("--reuid={user}"), &format!("--regid={user}"), "--init-groups", "--reset-env"];
     command("setpriv", &[&who.map(|word| word as &str)[..], &["/usr/local/bin/kiln"], words].concat())
 }
@@ -315,6 +316,8 @@ fn an_upgrade_refuses_nobody() {
                             answer
                                 .map_or_else(|error| error.to_string(), |answer| format!("{} {}", answer.status, answer.text())),
                         );
+                        // One call after the other would leave the script nothing of an emulated processor.
+                        std::thread::sleep(Duration::from_millis(200));
                     }
                     answers
                 })

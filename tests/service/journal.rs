@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::machine::{self, Kiln, PATIENCE, eventually, property, run};
+use super::machine::{self, Kiln, eventually, patience, property, run};
 
 /// Entries of the unit, since the test began, that have all these values.
 #[track_caller]
@@ -21,7 +21,7 @@ fn find(kiln: &Kiln, wanted: &[&str]) -> Vec<Value> {
 /// Waits until so many are there.
 #[track_caller]
 fn await_some(kiln: &Kiln, wanted: &[&str], count: usize) -> Vec<Value> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     loop {
         let found = find(kiln, wanted);
         if found.len() >= count {

@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 pub use client::{Answer, Api};
-pub use eyes::{PATIENCE, eventually, slower};
+pub use eyes::{eventually, patience, slower};
 use picture::Picture;
 
 pub const CONFIG: &str = "/etc/kiln/kiln.toml";
@@ -286,7 +286,7 @@ impl Kiln {
         assert!(left.is_empty(), "scripts/leftovers:\n{left}\n{}", self.journal());
         let mut more = Vec::new();
         // systemd looks after its sockets and units a moment after it has said that a unit is stopped.
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience();
         loop {
             more.clone_from(&Picture::take().since(&self.before));
             if more.is_empty() {
@@ -322,7 +322,7 @@ impl Kiln {
     /// Waits until the journal holds this.
     #[track_caller]
     pub fn await_journal(&self, words: &str) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience();
         loop {
             let journal = self.journal();
             if journal.contains(words) {

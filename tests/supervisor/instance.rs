@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use eyes::PATIENCE;
+use eyes::patience;
 pub use eyes::{cgroup_mounts, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -50,7 +50,7 @@ impl Instance {
         }
         fs::write(runtimes.join("owner"), "1879048192\n").unwrap();
         let notify = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        notify.set_read_timeout(Some(patience())).unwrap();
         let instance = Self {
             // The process id keeps two runs of these tests apart.
             name: format!("sup{}x{number}", std::process::id()),
@@ -200,7 +200,7 @@ impl Instance {
     #[track_caller]
     pub fn ask_at(&self, socket: &str, path: &str) -> String {
         let mut stream = UnixStream::connect(self.run_dir().join(socket)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -232,7 +232,7 @@ impl Drop for Instance {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let pid = Pid::from_raw(child.id() as i32);
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + patience();
             // The second one, and every other, is impatient; two at once may arrive as one.
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
                 let _ = kill(pid, Signal::SIGTERM);

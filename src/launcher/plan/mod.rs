@@ -130,7 +130,9 @@ fn rlimits() -> Vec<Rlimit> {
     vec![
         both(Resource::RLIMIT_NOFILE, 1024),
         Rlimit { resource: Resource::RLIMIT_STACK, soft: Some(STACK), hard: None },
-        both(Resource::RLIMIT_CORE, 0),
+        // Not 0, which counts for files only: where the host's core_pattern names a program, as under systemd, each crash would
+        // start that as the host's root, with the function's memory to read. Of 1 the kernel gives nothing to anybody.
+        both(Resource::RLIMIT_CORE, 1),
         both(Resource::RLIMIT_MEMLOCK, 65_536),
         // Whoever started us may have more (a unit's LimitRTPRIO=, a shell's limits.conf): no function outruns the host.
         both(Resource::RLIMIT_RTPRIO, 0),

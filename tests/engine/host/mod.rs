@@ -25,7 +25,7 @@ use serde_json::Value;
 
 pub use client::{Answer, Api};
 #[allow(unused_imports)] // serves several test programs; each uses its part
-pub use eyes::{PATIENCE, eventually, slower};
+pub use eyes::{PATIENCE, eventually, patience, slower};
 
 /// One of Kiln's own programs, as cargo has built it beside this one.
 pub fn program(name: &str) -> PathBuf {
@@ -265,7 +265,7 @@ impl Drop for Instance {
         if let Some(mut child) = self.supervisor.take() {
             // A second SIGTERM does not wait for invocations; two at once may arrive as one, so they go on coming. A
             // supervisor that is killed instead leaves its cgroups on the host.
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + patience();
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
                 signal(child.id(), Signal::SIGTERM);
                 std::thread::sleep(Duration::from_millis(50)); // a bounded wait: Drop must not hang
