@@ -644,8 +644,10 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
     printed(&house, "hello", Kind::Function, b"\x1b[2J\xff two\rlines\n");
     let raw = b"START RequestId: 1\n\x1b[2J\xff two\rlines\n";
     let piped = || kiln(run, &["logs", "hello"]).stdout;
-    while piped().is_empty() {
-        std::thread::yield_now();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    // Both may come a moment apart.
+    while piped() != raw && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(20)); // the pace of looking
     }
     assert_eq!(piped(), raw);
     for name in ["hello:$LATEST", "000000000000:function:hello", "arn:aws:lambda:us-east-1:000000000000:function:hello"] {
@@ -665,6 +667,9 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
     for (words, code, said) in [
         (&["logs", "nope"][..], 4, "no function nope, and no log of one"),
         (&["logs", "no pe"][..], 4, "no function no pe, and no log of one"),
+        (&["logs", "--function", "hello", "--function", "nope"][..], 4, "no function nope, and no log of one"),
+        (&["logs", "--delete"][..], 2, "NAME"),
+        (&["logs", "-n", "70000"][..], 1, "of several functions it must be 0 to 65536"),
         (&["logs", "nope:$LATEST", "--delete"][..], 4, "no function nope:$LATEST, and no log of one"),
         (&["logs", "hello", "--since", "soon"][..], 2, "--since soon: write 90s"),
         (&["logs", "hello", "-n", "many"][..], 2, "a number of at most"),

@@ -49,7 +49,6 @@ use self::given::Given;
 use self::locks::Locks;
 use self::notify::Notify;
 use self::sweep::SweepError;
-use self::unpacking::Unpacking;
 use self::watch::{Ended, Watch, block_signals};
 use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
@@ -154,9 +153,8 @@ fn watch(
     let config = &settings.config;
     let course = Course::new(Rules { launchers: config.launchers, drain: drain(config), cut: DRAIN_MARGIN }, Instant::now());
     let children = Children::new(config, ids).context("prepare to start children")?;
-    let unpacking = Unpacking::new(places.staging.clone(), config.first_id + config.id_count - unpacking::IDS);
     let run_dir = config.run_dir.clone();
-    let mut watch = Watch::new(signals, course, children, doors, places, unpacking, settings, notify);
+    let mut watch = Watch::new(signals, course, children, doors, places, settings, notify);
     watch.upkeep.at_start = at_start;
     let ended = watch.run()?;
     groups::step_back(&run_dir, &watch.places.hierarchies);

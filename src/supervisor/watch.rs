@@ -101,18 +101,19 @@ impl<'a> Watch<'a> {
         children: Children,
         doors: Doors,
         places: Places,
-        unpacking: Unpacking,
         settings: Settings,
         notify: &'a mut Notify,
     ) -> Self {
+        let config = &settings.config;
+        let first = config.first_id + config.id_count - super::unpacking::IDS;
         let mut metrics = MetricsDoor::default();
-        metrics.follow(&settings.config);
+        metrics.follow(config);
         Self {
+            unpacking: Unpacking::new(places.staging.clone(), first),
             course,
             children,
             doors,
             places,
-            unpacking,
             settings,
             notify,
             reload: Reloading::default(),

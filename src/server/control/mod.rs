@@ -9,6 +9,7 @@
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
 //! GET /v1/metrics                   for Prometheus ([`metrics`], which has another door besides)
+//! GET /v1/logs                      the logs of all functions, or of some, in order of time
 //! GET /v1/events                    what happens, a JSON object on each line ([`events`])
 //! GET /v1/history                   environments that have ended, and why ([`history`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
@@ -266,10 +267,13 @@ impl Door for Control {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
+            (&Method::GET, "/v1/logs") => self.logs.show_several(head.uri.query().unwrap_or_default()),
             (&Method::GET, "/v1/events") => self.happenings.show(head.uri.query().unwrap_or_default()),
             (&Method::GET, "/v1/history") => self.history.show(head.uri.query().unwrap_or_default()).await,
             (&Method::GET, "/v1/metrics") => self.metrics.show().await.map(Either::Left),
-            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/events" | "/v1/history" | "/v1/metrics") => not_allowed("GET"),
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/events" | "/v1/history" | "/v1/logs" | "/v1/metrics") => {
+                not_allowed("GET")
+            }
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! [`record`] one entry · [`segments`] the files, what is kept of them · [`queue`] what waits · `writer` the thread ·
-//! [`reader`] who asks, on threads that may block.
+//! [`reader`] who asks, on threads that may block · [`merge`] who asks for several functions' logs as one.
 //!
 //! What is in a file survives SIGKILL of every process of ours; it is not synced, so a power cut may cost the last seconds (the
 //! books are synced). A line is in its file some 10 ms after it was printed.
 
+pub mod merge;
 pub mod queue;
 pub mod reader;
 pub mod record;
@@ -26,6 +27,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::{oneshot, watch};
 
+use self::merge::{Merge, Whose};
 use self::queue::{Queue, Removal};
 use self::reader::{Query, Reader};
 use self::segments::{Bounds, Catalogue, Position, Segments};
@@ -149,6 +151,11 @@ impl LogStore {
     /// Blocks: for a thread that may.
     pub fn read(&self, function: &FunctionName, query: Query) -> io::Result<Reader> {
         Reader::open(self.0.catalogue.clone(), function.clone(), query)
+    }
+
+    /// Several functions' logs as one. Reads nothing yet.
+    pub fn merge(&self, whose: Whose, query: Query) -> Merge {
+        Merge::new(self.0.catalogue.clone(), whose, query)
     }
 
     /// Changes whenever something is written from now on, to whichever log.

@@ -110,6 +110,7 @@ impl Writer {
         for (function, buffer) in buffers {
             self.append(function, buffer);
         }
+        self.segments.over();
     }
 
     fn append(&mut self, function: &FunctionName, buffer: Buffer<'_>) {
