@@ -26,7 +26,7 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
     ("launcher", &[
         ("mod", 60),
         ("service", 50),
-        ("errand", 45),
+        ("errand", 45), ("visit", 45), ("describe", 45),
         ("launch", 40), ("adopt", 40),
         ("container", 30), ("order", 30),
         ("plan", 20), ("stock", 20),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, UPGRADE};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group};
@@ -36,11 +37,25 @@ pub enum Socket {
 pub struct Stream {
     headers: HeaderMap,
     pub body: Incoming,
+    upgrade: OnUpgrade,
     /// Moves the bytes. Ends with the exchange: dropping a task's handle would not end it, dropping the set does.
     _driver: JoinSet<hyper::Result<()>>,
 }
 
 impl Stream {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// A connection that is no HTTP any more. Dropping it ends it.
+pub struct Conversation {
+    headers: HeaderMap,
+    pub stream: TokioIo<Upgraded>,
+    _driver: JoinSet<hyper::Result<()>>,
+}
+
+impl Conversation {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -91,6 +106,24 @@ impl Client {
         if status.is_success() { Ok(stream) } else { Err(refused(status, &stream.whole().await?)) }
     }
 
+    /// Asks the operators' door to turn the connection into something else.
+    pub async fn converse(&self, path: &str, protocol: &'static str, body: Bytes) -> Result<Conversation, Failure> {
+        let request = Request::post(path).header(HOST, "kiln").header(CONNECTION, "upgrade").header(UPGRADE, protocol);
+        let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(body));
+        let request = request.map_err(|error| Failure::Usage(format!("this cannot be asked for: {error}")))?;
+        let asked = async {
+            let (status, stream) = self.exchange(Socket::Control, request).await?;
+            if status != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(refused(status, &stream.whole().await?));
+            }
+            let Stream { headers, upgrade, _driver, .. } = stream;
+            let stream = TokioIo::new(upgrade.await.map_err(lost)?);
+            Ok(Conversation { headers, stream, _driver })
+        };
+        let exchange = tokio::time::timeout(TIME, asked).await;
+        exchange.map_err(|_| Failure::Unreachable(format!("kilnd did not answer within {} s", TIME.as_secs())))?
+    }
+
     async fn exchange(&self, socket: Socket, request: Request<Full<Bytes>>) -> Result<(StatusCode, Stream), Failure> {
         let path = self.run_dir.join(match socket {
             Socket::Api => "kiln.sock",
@@ -99,10 +132,11 @@ impl Client {
         let stream = UnixStream::connect(&path).await.map_err(|error| unreachable(&path, socket, &error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let mut driver = JoinSet::new();
-        driver.spawn(connection);
-        let response = sender.send_request(request).await.map_err(lost)?;
+        driver.spawn(connection.with_upgrades());
+        let mut response = sender.send_request(request).await.map_err(lost)?;
+        let upgrade = hyper::upgrade::on(&mut response);
         let (head, body) = response.into_parts();
-        Ok((head.status, Stream { headers: head.headers, body, _driver: driver }))
+        Ok((head.status, Stream { headers: head.headers, body, upgrade, _driver: driver }))
     }
 }
 
@@ -147,6 +181,10 @@ fn refused(status: StatusCode, reply: &Reply) -> Failure {
                 _ => "all capacity is in use, try again. `kiln pool` shows by whom",
             };
             Failure::Throttled(format!("{message} {reason}: {cure}"))
+        }
+        StatusCode::UNPROCESSABLE_ENTITY => {
+            let code = body.get("exit_code").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok());
+            Failure::Program(code.unwrap_or(1), message.to_owned())
         }
         StatusCode::FORBIDDEN => Failure::Failed(format!(
             "{message}. Use sudo, or join the group (kiln-admin, unless the configuration says otherwise): \

@@ -1,4 +1,4 @@
-//! `kiln container list|recycle|kill`: the containers that functions run in, one by one.
+//! `kiln container list|recycle|kill`: the containers that functions run in, one by one. `inspect` and `exec` have files of their own.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -7,10 +7,12 @@ use super::args::{ContainerCommand, Containers, ListContainers, Sort};
 use super::client::{Client, Socket};
 use super::failure::Failure;
 use super::function::{encoded, text};
-use super::{logs, output, pool};
+use super::{exec, inspect, logs, output, pool};
 
 pub async fn execute(client: &Client, command: ContainerCommand, as_json: bool) -> Result<(), Failure> {
     match command {
+        ContainerCommand::Exec(program) => exec::execute(client, program).await,
+        ContainerCommand::Inspect(which) => inspect::execute(client, which, as_json).await,
         ContainerCommand::Kill(containers) => end(client, "kill", containers, as_json).await,
         ContainerCommand::List(which) => list(client, which, as_json).await,
         ContainerCommand::Recycle(containers) => end(client, "recycle", containers, as_json).await,

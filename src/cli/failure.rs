@@ -19,6 +19,8 @@ pub enum Failure {
     Throttled(String),
     /// 6: the function ran, and failed. Its own words are on stdout already.
     Function(String),
+    /// A program ran in a container, or could not: its own exit code, and what there is to say about it, which may be nothing.
+    Program(u8, String),
 }
 
 impl Failure {
@@ -30,6 +32,7 @@ impl Failure {
             Self::NotFound(_) => 4,
             Self::Throttled(_) => 5,
             Self::Function(_) => 6,
+            Self::Program(code, _) => *code,
         }
     }
 }
@@ -41,7 +44,8 @@ impl fmt::Display for Failure {
         | Self::Unreachable(text)
         | Self::NotFound(text)
         | Self::Throttled(text)
-        | Self::Function(text)) = self;
+        | Self::Function(text)
+        | Self::Program(_, text)) = self;
         f.write_str(text)
     }
 }

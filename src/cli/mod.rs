@@ -13,9 +13,11 @@ mod container;
 pub mod doctor;
 mod drain;
 mod events;
+mod exec;
 mod failure;
 mod function;
 mod history;
+mod inspect;
 mod invoke;
 mod layer;
 mod logs;
@@ -92,6 +94,9 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
 }
 
 fn end(failure: &Failure) -> ExitCode {
-    output::say(&format!("kiln: {failure}"));
+    let text = failure.to_string();
+    if !text.is_empty() {
+        output::say(&format!("kiln: {text}"));
+    }
     ExitCode::from(failure.exit_code())
 }

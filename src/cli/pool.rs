@@ -99,7 +99,7 @@ fn read(reply: &Reply) -> Result<Pool, Failure> {
 
 /// The largest, oldest and busiest first; among equals, and without a wish, by function, and the busy ones first.
 pub fn sort(environments: &mut [Environment], by: Sort) {
-    let state = |environment: &Environment| ["busy", "initialising", "idle"].iter().position(|s| *s == environment.state);
+    let state = |environment: &Environment| ["busy", "initialising", "held", "idle"].iter().position(|s| *s == environment.state);
     environments.sort_by(|a, b| {
         a.function.cmp(&b.function).then_with(|| state(a).cmp(&state(b))).then_with(|| b.age_s.total_cmp(&a.age_s))
     });
@@ -130,6 +130,10 @@ fn shown(pool: &Pool) -> String {
         pool.starting,
         pool.waiting
     );
+    match count("held") {
+        0 => {}
+        held => summary += &format!("\n{held} held by people who are inside"),
+    }
     for Reserve { function, reserved, in_flight } in &pool.reserves {
         summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
     }

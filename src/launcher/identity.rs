@@ -1,6 +1,7 @@
 //! Who a container's processes are, inside and outside: host ids, the user namespace, and giving up every power.
 //!
-//! Two ids exist inside. 0 is R outside: the owner of all trees, as whom nobody ever runs. 993 is U outside: this
+//! Two ids exist inside. 0 is R outside: the owner of all trees, as whom nothing runs but what an operator starts with `kiln container
+//! exec --root`, in a container where all trees are read-only. 993 is U outside: this
 //! container's own, unique among the living and not taken again soon. The user namespace is made ahead of orders and
 //! entered last of all namespaces, so that the others belong to the host's.
 
@@ -173,6 +174,11 @@ fn open_and_map(pid: i32, maps: &Maps) -> Result<UserNamespace, IdentityError> {
     Ok(UserNamespace { namespace })
 }
 
+/// Child of a launcher, on its way into a running container whose init `process` is: the user namespace of that one.
+pub fn follow_into_user_namespace(process: BorrowedFd<'_>) -> Result<(), IdentityError> {
+    setns(process, CloneFlags::CLONE_NEWUSER).map_err(|errno| IdentityError::Call("setns", errno.into()))
+}
+
 /// Child. Refills the capabilities and the bounding set, and clears the securebits, of whoever enters.
 pub fn enter_user_namespace(user: &UserNamespace) -> Result<(), IdentityError> {
     setns(&user.namespace, CloneFlags::CLONE_NEWUSER).map_err(|errno| IdentityError::Call("setns", errno.into()))
@@ -187,10 +193,26 @@ pub fn become_user(uid: u32, gid: u32) -> Result<(), IdentityError> {
     setresuid(uid, uid, uid).map_err(call("setresuid"))
 }
 
-/// Child: no way back to any capability, then none at all. The order is forced: both the bits and the bounding set
-/// need CAP_SETPCAP.
+/// What root of a container's user namespace keeps: to look at and to end what belongs to the function's user. Each counts for files
+/// and processes of the two ids that exist inside, and for nothing else.
+pub const ROOT_INSIDE: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::FOWNER).union(CapabilitySet::KILL);
+
+/// Child: no way back to any capability, then none at all.
 pub fn drop_all_capabilities() -> Result<(), IdentityError> {
+    keep_capabilities(CapabilitySet::empty())
+}
+
+/// Child: no way back to any capability but these, which stay across every exec. The order is forced: the bits and the
+/// bounding set need CAP_SETPCAP, and once the bits are locked nothing becomes ambient.
+pub fn keep_capabilities(kept: CapabilitySet) -> Result<(), IdentityError> {
     let call = |name| move |errno: rustix::io::Errno| IdentityError::Call(name, errno.into());
+    if !kept.is_empty() {
+        let all = rustix::thread::capabilities(None).map_err(call("capget"))?;
+        rustix::thread::set_capabilities(None, CapabilitySets { inheritable: kept, ..all }).map_err(call("capset"))?;
+        for capability in kept.iter() {
+            rustix::thread::configure_capability_in_ambient_set(capability, true).map_err(call("raise ambient capabilities"))?;
+        }
+    }
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP
@@ -199,16 +221,18 @@ pub fn drop_all_capabilities() -> Result<(), IdentityError> {
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
     rustix::thread::set_capabilities_secure_bits(bits).map_err(call("lock securebits"))?;
-    for capability in 0..64 {
-        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << capability)) {
+    for capability in (0..64).map(|number| CapabilitySet::from_bits_retain(1 << number)) {
+        if kept.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
             // Behind the last one that this kernel knows.
             Err(rustix::io::Errno::INVAL) => break,
             Err(errno) => return Err(call("drop the bounding set")(errno)),
         }
     }
-    let none = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept })
         .map_err(call("capset"))
 }
 

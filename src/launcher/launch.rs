@@ -85,7 +85,7 @@ pub struct Remains {
 pub type LaunchFailure = (StepFailure, Option<Remains>);
 
 /// A child is in its last step long before this; one that is not hangs in the kernel, and is killed.
-const CHILD_DEADLINE: Duration = Duration::from_secs(10);
+pub const CHILD_DEADLINE: Duration = Duration::from_secs(10);
 
 pub fn launch(workshop: &mut Workshop, order: &Build) -> Result<Launched, Box<LaunchFailure>> {
     let mut steps = Steps::default();
@@ -170,9 +170,9 @@ fn pipes(user: u32) -> io::Result<(Ours, Theirs)> {
 }
 
 /// A pipe that is read until its end, but not for ever.
-struct Deadlined<'a> {
-    pipe: &'a OwnedFd,
-    deadline: Instant,
+pub struct Deadlined<'a> {
+    pub pipe: &'a OwnedFd,
+    pub deadline: Instant,
 }
 
 impl Read for Deadlined<'_> {
@@ -256,14 +256,14 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
 }
 
 /// A limit is never raised above what the launcher has: it may lack CAP_SYS_RESOURCE.
-fn set_rlimit(limit: &Rlimit) -> nix::Result<()> {
+pub fn set_rlimit(limit: &Rlimit) -> nix::Result<()> {
     let (_, hardest) = getrlimit(limit.resource)?;
     let at_most = |value: Option<rlim_t>| value.unwrap_or(hardest).min(hardest);
     setrlimit(limit.resource, at_most(limit.soft), at_most(limit.hard))
 }
 
 /// Writes to a descriptor that somebody else owns.
-struct Pipe<'a>(BorrowedFd<'a>);
+pub struct Pipe<'a>(pub BorrowedFd<'a>);
 
 impl io::Write for Pipe<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -10,6 +10,7 @@
 //!     plan     what a launch will do, as a value (and as OCI)
 //!     stock    seats: namespaces and cgroups made ahead
 //!     container  cgroup  network  identity  seccomp      one kind of resource each
+//!   visit      people enter a container; describe: what one is and uses
 //!   errand     code in and out, by helpers beside the loop
 //!     adopt    an unpacked zip → code/<sha256>
 //!     store    where trees are
@@ -20,6 +21,7 @@
 pub mod adopt;
 pub mod cgroup;
 pub mod container;
+mod describe;
 pub mod errand;
 pub mod identity;
 pub mod launch;
@@ -31,6 +33,7 @@ mod service;
 pub mod steps;
 pub mod stock;
 pub mod store;
+mod visit;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};

@@ -52,6 +52,7 @@ pub fn check(packet: Packet) -> Result<Checked, (OrderId, OrderError)> {
 pub fn id(order: &Order) -> OrderId {
     match order {
         Order::Build(build) => build.order,
+        Order::Enter(enter) => enter.order,
         Order::AdoptCode { order, .. }
         | Order::ForgetCode { order, .. }
         | Order::End { order, .. }

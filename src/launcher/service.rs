@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -29,15 +28,17 @@ use nix::unistd::Pid;
 use crate::invocation::ProcessEnd;
 use crate::kill_point;
 use crate::launcher::cgroup::{CgroupError, Removed};
+use crate::launcher::describe::describe;
 use crate::launcher::errand::{Errand, Errands, Office};
 use crate::launcher::launch::{Launched, Remains, Workshop, launch};
 use crate::launcher::order::{self, Checked};
 use crate::launcher::plan::Plan;
 use crate::launcher::steps::failure;
+use crate::launcher::visit::{self, Hosts};
 use crate::sys::packet;
 use crate::sys::process::Child;
 use crate::wire;
-use crate::wire::launcher::{Build, ContainerId, Order, OrderId, Report, StepFailure};
+use crate::wire::launcher::{Build, ContainerId, Enter, Order, OrderId, Report, StepFailure};
 
 pub struct Service {
     workshop: Workshop,
@@ -198,6 +199,7 @@ impl Service {
             (Order::Build(build), _) => self.build(&build),
             (Order::End { container, .. }, _) => self.end(id, container),
             (Order::Describe { container, .. }, _) => self.describe(id, container),
+            (Order::Enter(asked), _) => self.enter(&asked),
             (Order::AdoptCode { staging, code, .. }, Some(zip)) => {
                 self.send_out(id, Errand::Adopt { staging, code, zip: File::from(zip) });
             }
@@ -276,9 +278,24 @@ impl Service {
         let Some(resident) = self.residents.get(&container) else {
             return self.refuse(order, format_args!("there is no container {container}"));
         };
-        match describe(&resident.plan) {
-            Ok(text) => self.report(&Report::Described { order }, vec![text]),
+        match describe(&resident.plan, &resident.remains.groups, resident.child.pid.as_raw().unsigned_abs()) {
+            Ok((description, text)) => self.report(&Report::Described { order, description }, vec![text]),
             Err(error) => self.fail(order, failure("describe", &error)),
+        }
+    }
+
+    fn enter(&mut self, asked: &Enter) {
+        let order = asked.order;
+        let Some(resident) = self.residents.get_mut(&asked.container).filter(|resident| resident.life == Life::Running) else {
+            return self.refuse(order, format_args!("there is no container {}", asked.container));
+        };
+        let hosts = Hosts { plan: &resident.plan, groups: &mut resident.remains.groups, init: &resident.child };
+        match visit::enter(&self.workshop, hosts, asked) {
+            Ok(handles) => {
+                let (handles, descriptors) = handles.into_iter().unzip();
+                self.report(&Report::Entered { order, handles }, descriptors);
+            }
+            Err(failure) => self.fail(order, failure),
         }
     }
 
@@ -432,15 +449,4 @@ impl Service {
             left => anyhow::bail!("{left} containers' cgroups are still busy"),
         }
     }
-}
-
-/// The OCI runtime configuration, in a file without a name.
-fn describe(plan: &Plan) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
-
-    let text = memfd_create(c"config.json", MFdFlags::MFD_CLOEXEC)?;
-    let spec = crate::launcher::plan::oci::spec(plan).map_err(io::Error::other)?;
-    // oci-spec writes JSON by itself, but only to a path.
-    spec.save(format!("/proc/self/fd/{}", text.as_raw_fd())).map_err(io::Error::other)?;
-    Ok(text)
 }

@@ -9,6 +9,7 @@ mod ends;
 mod pooled;
 mod remembered;
 mod starting;
+mod visiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use tracing::{error, warn};
 
 use self::remembered::Remembered;
 use self::starting::Starting;
+pub use self::visiting::{NoVisit, Visiting};
 use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::function::{Function, FunctionName, Profile};

@@ -54,10 +54,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Happenings, Logs};
-use self::dispatch::Dispatch;
+use self::control::{Control, Environments, Happenings, Inspected, Logs, Stream, Visitor};
+use self::dispatch::{Dispatch, NoVisit, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
 use self::events::{Events, Historian, Subject, What};
+use self::http::Stop;
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
@@ -77,6 +78,7 @@ use crate::registry::{Functions, Promise};
 use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
 use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
+use crate::wire::visit::Asked;
 
 /// What the supervisor leaves to the server, by number.
 const CONFIG: i32 = 3;
@@ -158,7 +160,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
     let happenings = Happenings::new(events.clone(), ending.clone());
-    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone());
+    let control =
+        Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone(), ending.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -359,6 +362,35 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
 
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
         self.kill_container(container, by)
+    }
+
+    fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>> {
+        Box::pin(async move {
+            let (seen, why_cold, sight) = self.look_into(container).await?;
+            Some(Inspected { seen, why_cold, sight, timeline: self.timeline(container) })
+        })
+    }
+
+    fn enter<'a>(
+        &'a self,
+        container: &'a str,
+        asked: &'a Asked,
+        by: &'a str,
+    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>> {
+        Box::pin(async move {
+            let visiting = self.visit(container, asked, by).await?;
+            Ok((visiting.function().clone(), Box::new(visiting) as Box<dyn Visitor>))
+        })
+    }
+}
+
+impl Visitor for Visiting {
+    fn is_beside(&self) -> bool {
+        Visiting::is_beside(self)
+    }
+
+    fn talk(self: Box<Self>, stream: Box<dyn Stream>, stop: Stop) -> Promise<'static, String> {
+        Box::pin(Visiting::talk(*self, stream, stop))
     }
 }
 

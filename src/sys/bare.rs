@@ -78,6 +78,7 @@ mod number {
     pub const CLOSE: usize = 3;
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
+    pub const IOCTL: usize = 16;
     pub const RECVFROM: usize = 45;
     pub const SENDMSG: usize = 46;
     pub const CLONE: usize = 56;
@@ -274,6 +275,13 @@ pub fn umask(mask: u32) {
 pub fn setsid() -> Result<(), Errno> {
     // SAFETY: takes nothing.
     unsafe { call(number::SETSID, [0; 6]) }.map(drop)
+}
+
+/// The terminal at `fd` becomes this session's. Where it is none, nothing happens.
+pub fn take_terminal(fd: Fd) {
+    const TIOCSCTTY: usize = 0x540e;
+    // SAFETY: only numbers.
+    let _ = unsafe { call(number::IOCTL, [fd.0 as usize, TIOCSCTTY, 0, 0, 0, 0]) };
 }
 
 /// Whether `path`, links followed, is a regular file.

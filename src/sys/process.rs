@@ -95,6 +95,26 @@ pub fn clone3(
     }
 }
 
+/// The same in a child: one more child of this one's parent (CLONE_PARENT), which hears of its end as of this one's. Born where
+/// this one may not go itself: into the pid namespace that it has chosen for its children.
+pub fn clone_sibling(_: &InChild, child: impl FnOnce(&InChild) -> i32) -> io::Result<()> {
+    // SAFETY: all-zero is a valid `clone_args`.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    // With CLONE_PARENT the signal at its end is this process's own.
+    args.flags = libc::CLONE_PARENT as u64 | CLONE_CLEAR_SIGHAND;
+    // SAFETY: as in `clone3`. A child of `clone3` (`InChild`) has one thread.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let _end = EndProcess;
+            let status = child(&InChild(()));
+            // SAFETY: as in `clone3`.
+            unsafe { libc::_exit(status) }
+        }
+        _ => Ok(()),
+    }
+}
+
 struct EndProcess;
 
 impl Drop for EndProcess {

@@ -62,8 +62,10 @@ pub enum Order {
     ForgetCode { order: OrderId, code: Digest },
     /// Kill what is left of a container, reap its init, remove its cgroups.
     End { order: OrderId, container: ContainerId },
-    /// Describe a container as an OCI runtime configuration (in a memfd that comes with the report).
+    /// Say what a container is and uses at this moment; its OCI runtime configuration comes along in a memfd.
     Describe { order: OrderId, container: ContainerId },
+    /// Put one more kiln-init into a running container, beside its own, for people who look into it. It rests like every other.
+    Enter(Enter),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,22 @@ pub struct Build {
     pub layers: Vec<Digest>,
     pub memory: Memory,
     pub tmp: TmpSize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enter {
+    pub order: OrderId,
+    pub container: ContainerId,
+    /// As root of the container's user namespace, not as the function's user.
+    pub root: bool,
+    /// On a terminal of this size; otherwise on three pipes.
+    pub terminal: Option<TerminalSize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub rows: u16,
+    pub columns: u16,
 }
 
 /// Lambda's limit on layers of a function.
@@ -100,9 +118,15 @@ pub enum Report {
         order: OrderId,
         container: ContainerId,
     },
-    /// One descriptor: the JSON text.
+    /// One descriptor: the OCI runtime configuration, a JSON text.
     Described {
         order: OrderId,
+        description: Description,
+    },
+    /// Somebody rests in the container who waits for "start". One descriptor for each of `handles`, in that order.
+    Entered {
+        order: OrderId,
+        handles: Vec<Handle>,
     },
     /// The order breaks a rule, and nothing was done.
     Refused {
@@ -136,7 +160,7 @@ pub enum Handle {
     Tmp,
     /// The container's cgroup2 directory (O_PATH). Its `cpu.stat` counts CPU time in either layout.
     CgroupDir,
-    /// Its `cgroup.kill`, open for writing.
+    /// Its `cgroup.kill`, open for writing. Of who entered: that of a group of their own, below the container's.
     CgroupKill,
     /// Its `cgroup.freeze`, open for writing.
     CgroupFreeze,
@@ -148,6 +172,84 @@ pub enum Handle {
     CpuWeight,
     /// v1 only: the directory (O_PATH) in the memory hierarchy. On unified hosts `CgroupDir` serves.
     MemoryDir,
+    /// Only of who entered: the other end of their terminal, or of the pipes that are their 0, 1 and 2.
+    Terminal,
+    Stdin,
+    Stdout,
+    Stderr,
+}
+
+/// A container as its launcher sees it at one moment. Nothing in it is woken for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Its init, as the host numbers it.
+    pub init: u32,
+    /// In the order of /proc/PID/ns.
+    pub namespaces: Vec<Namespace>,
+    /// The host's ids behind the two that exist inside.
+    pub ids: Vec<MappedId>,
+    /// Its group in each hierarchy, as a path of the host's.
+    pub cgroups: Vec<CgroupPath>,
+    pub mounts: Vec<Mounted>,
+    pub usage: Usage,
+}
+
+/// `pid:[4026531836]`, in two parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    pub kind: String,
+    pub inode: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedId {
+    pub uid_inside: u32,
+    pub gid_inside: u32,
+    /// One number for the user and for the group.
+    pub outside: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPath {
+    /// `unified`, or a controller of version 1.
+    pub hierarchy: String,
+    pub path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    pub at: String,
+    /// `tree`, `devices`, `code`, `layers`, `tmp` or `proc`; and which.
+    pub kind: String,
+    pub what: String,
+    /// As mount(8) spells them.
+    pub options: String,
+}
+
+/// What the kernel counts of a container, and where it stops. `None`: this kernel does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub frozen: bool,
+    /// All that is charged to it, page cache and /tmp included, in bytes; the most so far; the kernel's own wall.
+    pub memory: Option<u64>,
+    pub memory_peak: Option<u64>,
+    pub memory_limit: Option<u64>,
+    /// Processes that the kernel has killed there for want of memory.
+    pub oom_kills: Option<u64>,
+    /// Processes and threads.
+    pub tasks: Option<u64>,
+    pub tasks_limit: Option<u64>,
+    pub processes: u32,
+    /// CPU time so far, and how much of it may be used in each period now.
+    pub cpu_us: Option<u64>,
+    pub cpu_quota_us: Option<u64>,
+    pub cpu_period_us: Option<u64>,
+    /// Periods in which the quota ran out, and for how long.
+    pub throttled: Option<u64>,
+    pub throttled_us: Option<u64>,
+    /// Of the process that has the most: its open files, and how many it may have.
+    pub open_files: Option<u64>,
+    pub open_files_limit: Option<u64>,
 }
 
 /// What one CPU's worth of memory weighs, as `cpu.shares` (v1) and `cpu.weight` (v2) have it by default.

@@ -7,6 +7,7 @@
 //! server ⇄ launcher      [`launcher::Order`], [`launcher::Report`]
 //! server ⇄ supervisor    [`supervisor::ToSupervisor`], [`supervisor::ToServer`]
 //! server ⇄ kiln-init     [`init`]: fixed bytes, since kiln-init has no standard library
+//! kiln ⇄ server          [`visit`]: what somebody who entered a container types and sees
 //! ```
 //!
 //! Orders are flat: nothing in them is a path, a mount option, an id of the host, a capability or a
@@ -15,6 +16,7 @@
 pub mod init;
 pub mod launcher;
 pub mod supervisor;
+pub mod visit;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, Report, StagingId, StepFailure, StepTime};
+use super::launcher::{
+    Build, CgroupLayout, CgroupPath, ContainerId, Description, Enter, Handle, MappedId, Mounted, Namespace, Order, OrderId,
+    Report, StagingId, StepFailure, StepTime, TerminalSize, Usage,
+};
 use super::supervisor::{ToServer, ToSupervisor, Unpacked, ZipRefusal};
 use super::*;
 use crate::code::Digest;
@@ -52,7 +55,26 @@ fn order() -> impl Strategy<Value = Order> {
         (id(), digest()).prop_map(|(order, code)| Order::ForgetCode { order, code }),
         (id(), container()).prop_map(|(order, container)| Order::End { order, container }),
         (id(), container()).prop_map(|(order, container)| Order::Describe { order, container }),
+        (id(), container(), any::<bool>(), proptest::option::of(any::<(u16, u16)>())).prop_map(
+            |(order, container, root, size)| {
+                let terminal = size.map(|(rows, columns)| TerminalSize { rows, columns });
+                Order::Enter(Enter { order, container, root, terminal })
+            }
+        ),
     ]
+}
+
+fn description() -> impl Strategy<Value = Description> {
+    let namespace = (".{0,9}", any::<u64>()).prop_map(|(kind, inode)| Namespace { kind, inode });
+    let id = any::<(u32, u32, u32)>();
+    let id = id.prop_map(|(uid_inside, gid_inside, outside)| MappedId { uid_inside, gid_inside, outside });
+    let group = (".{0,9}", ".{0,99}").prop_map(|(hierarchy, path)| CgroupPath { hierarchy, path });
+    let mounted = [".{0,9}", ".{0,9}", ".{0,99}", ".{0,40}"];
+    let mounted = mounted.prop_map(|[at, kind, what, options]| Mounted { at, kind, what, options });
+    let usage = (any::<bool>(), any::<Option<u64>>(), any::<Option<u64>>(), any::<u32>())
+        .prop_map(|(frozen, memory, cpu_us, processes)| Usage { frozen, memory, cpu_us, processes, ..Usage::default() });
+    (any::<u32>(), vec(namespace, 0..9), vec(id, 0..3), vec(group, 0..6), vec(mounted, 0..8), usage)
+        .prop_map(|(init, namespaces, ids, cgroups, mounts, usage)| Description { init, namespaces, ids, cgroups, mounts, usage })
 }
 
 fn how() -> impl Strategy<Value = ProcessEnd> {
@@ -72,7 +94,8 @@ fn report() -> impl Strategy<Value = Report> {
             .prop_map(|(order, container, cgroups, handles, steps)| Report::Built { order, container, cgroups, handles, steps }),
         id().prop_map(|order| Report::Adopted { order }),
         id().prop_map(|order| Report::Forgotten { order }),
-        id().prop_map(|order| Report::Described { order }),
+        (id(), description()).prop_map(|(order, description)| Report::Described { order, description }),
+        id().prop_map(|order| Report::Entered { order, handles: vec![Handle::Control, Handle::CgroupKill, Handle::Terminal] }),
         (id(), container()).prop_map(|(order, container)| Report::Ended { order, container }),
         (id(), ".{0,200}").prop_map(|(order, why)| Report::Refused { order, why }),
         (id(), failure).prop_map(|(order, failure)| Report::Failed { order, failure }),

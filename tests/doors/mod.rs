@@ -21,22 +21,27 @@ use hyper_util::rt::TokioIo;
 use kiln::code::Digest;
 use kiln::config::Config;
 use kiln::database::Database;
-use kiln::function::{FunctionName, Profile};
+use kiln::function::{Function, FunctionName, Memory, Profile, Reuse, Stamp, Timeout, TmpSize};
 use kiln::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Outcome, Refusal, Throttle};
 use kiln::meter::history::{Begun, Change, History, Over};
 use kiln::registry::sqlite::SqliteRegistry;
 use kiln::registry::{Functions, Promise};
+use kiln::runtime::RuntimeName;
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::{Control, Environments, Happenings, Logs};
-use kiln::server::events::Events;
+use kiln::server::control::{Control, Environments, Happenings, Inspected, Logs, Stream, Visitor};
+use kiln::server::dispatch::NoVisit;
+use kiln::server::environment::{Sight, VisitError};
+use kiln::server::events::{Cold, Event, Events, What};
 use kiln::server::http;
 use kiln::server::intake::room::Room;
 use kiln::server::intake::{HandError, Hands, Intake};
 use kiln::server::logs::LogStore;
 use kiln::server::pool::{Dismissed, Drained, Retire, Seen, SeenState, Snapshot};
-use kiln::wire::launcher::StagingId;
+use kiln::wire::launcher::{CgroupPath, Description, MappedId, Mounted, Namespace, StagingId, Usage};
 use kiln::wire::supervisor::Unpacked;
+use kiln::wire::visit::{self, Asked, End};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -62,6 +67,7 @@ pub struct Fakes {
     pub hold: (Mutex<bool>, Condvar),
     pub snapshot: Mutex<Snapshot>,
     pub killed_by: Mutex<Vec<String>>,
+    pub entered: Mutex<Vec<(Asked, String)>>,
     /// The house's own, to write into.
     pub logs: Mutex<Option<LogStore>>,
     /// The house's own, to emit.
@@ -214,7 +220,7 @@ async fn serve(
     let events = Events::default();
     *theirs.events.lock().unwrap() = Some(events.clone());
     let happenings = Happenings::new(events, stopping.clone());
-    let control = Control::new(config, seen, logs, happenings, stopping.clone());
+    let control = Control::new(config, seen, logs, happenings, stopping.clone(), stopping.clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.
@@ -305,6 +311,37 @@ impl Environments for Fakes {
         Some(Dismissed { container: container.into(), function, state, ended })
     }
 
+    fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>> {
+        let held = self.snapshot.lock().unwrap();
+        let found = held.environments.iter().find(|environment| environment.container.as_deref() == Some(container)).cloned();
+        Box::pin(async move { found.map(inspected) })
+    }
+
+    fn enter<'a>(
+        &'a self,
+        container: &'a str,
+        asked: &'a Asked,
+        by: &'a str,
+    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>> {
+        let held = self.snapshot.lock().unwrap();
+        let found = held.environments.iter().any(|environment| environment.container.as_deref() == Some(container));
+        self.entered.lock().unwrap().push((asked.clone(), by.to_owned()));
+        Box::pin(async move {
+            let program = asked.command[0].clone();
+            match program.as_str() {
+                _ if !found => Err(NoVisit::Gone),
+                "occupied" => Err(NoVisit::Occupied),
+                "no-room" => Err(NoVisit::NoRoom),
+                "no-such" => Err(NoVisit::Failed(VisitError::NoProgram { program, searched: Some("/bin".into()) })),
+                "directory" => {
+                    let error = std::io::Error::from_raw_os_error(13);
+                    Err(NoVisit::Failed(VisitError::NotExecuted { program, error }))
+                }
+                _ => Ok((FunctionName::parse("hello").unwrap(), Box::new(Parrot(asked.clone())) as Box<dyn Visitor>)),
+            }
+        })
+    }
+
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed> {
         self.killed_by.lock().unwrap().push(by.to_owned());
         let mut held = self.snapshot.lock().unwrap();
@@ -312,6 +349,87 @@ impl Environments for Fakes {
         let Seen { function, state, .. } = held.environments.remove(at);
         Some(Dismissed { container: container.into(), function, state, ended: true })
     }
+}
+
+/// `kiln`'s words come back as the program's, and its last argument is its exit code.
+struct Parrot(Asked);
+
+impl Visitor for Parrot {
+    fn is_beside(&self) -> bool {
+        self.0.command[0] == "beside"
+    }
+
+    fn talk(self: Box<Self>, mut stream: Box<dyn Stream>, _: watch::Receiver<bool>) -> Promise<'static, String> {
+        Box::pin(async move {
+            let frame = |kind: u8, bytes: &[u8]| [&visit::header(kind, bytes.len())[..], bytes].concat();
+            if self.0.command[0] == "complain" {
+                stream.write_all(&frame(visit::STDERR, b"no\n")).await.unwrap();
+            }
+            loop {
+                let mut header = [0; visit::HEADER];
+                // Gone before its end.
+                let Ok(_) = stream.read_exact(&mut header).await else { return String::new() };
+                let (kind, length) = visit::parse(header).unwrap();
+                assert_eq!(kind, visit::STDIN);
+                let mut bytes = vec![0; length];
+                stream.read_exact(&mut bytes).await.unwrap();
+                let answer = [frame(visit::STDOUT, &bytes), frame(visit::TAKEN, &[])].concat();
+                if bytes.is_empty() {
+                    break;
+                }
+                let Ok(()) = stream.write_all(&answer).await else { return String::new() };
+            }
+            let end = match self.0.command.last().unwrap().parse() {
+                Ok(code) => End::Exited(code),
+                Err(_) if self.0.command[0] == "killed" => End::Signalled(9),
+                Err(_) => End::Ended("kilnd stops".into()),
+            };
+            if self.0.command[0] != "vanish" {
+                stream.write_all(&frame(visit::END, &serde_json::to_vec(&end).unwrap())).await.unwrap();
+            }
+            stream.shutdown().await.unwrap();
+            "as a parrot does".into()
+        })
+    }
+}
+
+/// A container that has been through something.
+fn inspected(seen: Seen) -> Inspected {
+    let container: Option<Arc<str>> = Some("3-17".into());
+    let event = |seq: u64, what: What| Event {
+        seq,
+        at: std::time::UNIX_EPOCH + Duration::from_secs(seq),
+        function: Some(seen.function.clone()),
+        version: None,
+        container: container.clone(),
+        request: None,
+        what,
+    };
+    let function = Function {
+        name: seen.function.clone(),
+        runtime: RuntimeName::parse("nodejs8.10").unwrap(),
+        handler: "index.handler".into(),
+        memory: Memory::from_mib(128).unwrap(),
+        timeout: Timeout::from_secs(3).unwrap(),
+        tmp: TmpSize::DEFAULT,
+        vars: Default::default(),
+        code: Digest::of(b"code"),
+        layers: vec![],
+        reuse: Reuse::Always,
+        stamp: Stamp(1),
+    };
+    let description = Description {
+        init: 4711,
+        namespaces: vec![Namespace { kind: "mnt".into(), inode: 4_026_531_840 }],
+        ids: vec![MappedId { uid_inside: 993, gid_inside: 990, outside: 1_879_113_728 }],
+        cgroups: vec![CgroupPath { hierarchy: "unified".into(), path: "/kiln-test-3-17".into() }],
+        mounts: vec![Mounted { at: "/tmp".into(), kind: "tmp".into(), what: "512 MiB".into(), options: "nosuid,nodev".into() }],
+        usage: Usage { frozen: true, memory: Some(40 << 20), tasks: Some(12), ..Usage::default() },
+    };
+    let oci = br#"{"ociVersion":"1.2.0","hostname":"sandbox"}"#.to_vec();
+    let sight = Sight { description, oci, function: Arc::new(function), runtime_pid: Some(4712), tmp: Some(3 << 20) };
+    let timeline = vec![event(1, What::Starting { why: Cold::First }), event(2, What::Frozen)];
+    Inspected { seen, why_cold: Cold::First, sight: Ok(sight), timeline }
 }
 
 impl Hands for Fakes {

@@ -12,6 +12,7 @@ mod commands;
 mod concurrency;
 mod contained;
 mod hands;
+mod inside;
 mod layers;
 mod life;
 mod limits;

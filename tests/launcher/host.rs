@@ -306,7 +306,8 @@ impl Launcher {
             | Report::Adopted { order }
             | Report::Forgotten { order }
             | Report::Ended { order, .. }
-            | Report::Described { order }
+            | Report::Described { order, .. }
+            | Report::Entered { order, .. }
             | Report::Refused { order, .. }
             | Report::Failed { order, .. } => *order == id,
             Report::InitEnded { .. } => false,

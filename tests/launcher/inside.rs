@@ -1,10 +1,10 @@
 //! What is true inside of a container, and whether it is what the launcher says it does.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Seek};
 
 use kiln::wire::init::STARTED;
-use kiln::wire::launcher::{CgroupLayout, Handle, Order, Report};
+use kiln::wire::launcher::{CgroupLayout, CgroupPath, Description, Handle, Namespace, Order, Report};
 use serde_json::Value;
 
 use crate::host::{Container, Host, privileged};
@@ -118,7 +118,7 @@ fn what_is_described_is_what_runs() {
     let order = launcher.next_order();
     launcher.send(&Order::Describe { order, container: container.id }, &[]);
     let (report, text) = launcher.answer(order);
-    assert_eq!(report, Report::Described { order });
+    let Report::Described { description, .. } = report else { panic!("not described: {report:?}") };
     let mut file = File::from(text.into_iter().next().unwrap());
     file.rewind().unwrap();
     let mut json = String::new();
@@ -145,6 +145,35 @@ fn what_is_described_is_what_runs() {
         assert!(seen.iter().any(|line| line.split_whitespace().eq(wanted.iter())), "{wanted:?}");
     }
     compare_limits(&spec["linux"]["resources"], &container);
+    compare_description(&description, &spec);
+}
+
+/// The same container, in the words that people are told: against /proc of the process that it names.
+fn compare_description(description: &Description, spec: &Value) {
+    let init = description.init;
+    assert_eq!(fs::read_to_string(format!("/proc/{init}/comm")).unwrap(), "kiln-init\n");
+    for Namespace { kind, inode } in &description.namespaces {
+        let link = fs::read_link(format!("/proc/{init}/ns/{kind}")).unwrap();
+        assert_eq!(link.to_str().unwrap(), format!("{kind}:[{inode}]"));
+    }
+    let kinds: Vec<_> = description.namespaces.iter().map(|namespace| namespace.kind.as_str()).collect();
+    assert_eq!(kinds, ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]);
+    let groups = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap();
+    for CgroupPath { hierarchy, path } in &description.cgroups {
+        let names = if hierarchy == "unified" { "" } else { hierarchy };
+        assert!(groups.lines().any(|line| line.ends_with(&format!(":{names}:{path}"))), "{hierarchy} {path}: {groups}");
+    }
+    let unified = description.cgroups.iter().find(|group| group.hierarchy == "unified").unwrap();
+    assert_eq!(spec["linux"]["cgroupsPath"], unified.path.as_str());
+    let ids: Vec<_> = spec["linux"]["uidMappings"].as_array().unwrap().iter().map(|id| id["hostID"].as_u64().unwrap()).collect();
+    assert_eq!(description.ids.iter().map(|id| u64::from(id.outside)).collect::<Vec<_>>(), ids);
+    assert_eq!(description.mounts.len(), spec["mounts"].as_array().unwrap().len() + 1);
+    let usage = &description.usage;
+    // kiln-init, the shell that ran the script, and its sleep.
+    assert!(!usage.frozen && usage.processes >= 2 && usage.tasks >= Some(2), "{usage:?}");
+    assert_eq!((usage.memory_limit, usage.tasks_limit, usage.open_files_limit), (Some(640 << 20), Some(1025), Some(1024)));
+    assert_eq!((usage.cpu_quota_us, usage.cpu_period_us), (Some(100_000), Some(100_000)));
+    assert!(usage.cpu_us > Some(0) && usage.memory > Some(0) && usage.open_files >= Some(3), "{usage:?}");
 }
 
 /// Each mount that the description has, with its options, and no other.

@@ -95,7 +95,9 @@ fn a_flood_is_bounded_by_kiln_and_not_by_systemd_and_the_longest_line_goes_whole
     let of = |stream: &str| find(&kiln, &["KILN_FUNCTION=noisy", &format!("KILN_STREAM={stream}")]);
     let number = |notice: &Value| message(notice).split(' ').nth(1).unwrap().parse::<usize>().unwrap();
     eventually("every line is there, or told to be missing", || {
-        of("function").len() + of("notice").iter().map(number).sum::<usize>() == lines
+        let (kept, missing) = (of("function").len(), of("notice").iter().map(number).sum::<usize>());
+        eprintln!("{kept} lines are there, and {missing} told to be missing");
+        kept + missing == lines
     });
     let (kept, bound) = (of("function").len(), 1000 + (begin.elapsed().as_secs() as usize + 1) * 100);
     assert!((1000..=bound).contains(&kept), "{kept}, and at most {bound}");

@@ -28,7 +28,7 @@ mod runtime;
 mod top;
 mod usage;
 
-pub use self::container::{ContainerCommand, Containers, ListContainers};
+pub use self::container::{ContainerCommand, Containers, Exec, Inspect, ListContainers};
 pub use self::events::{Events, History};
 pub use self::function::{Code, Concurrency, Create, Drain, FunctionCommand, Reuse, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
@@ -101,7 +101,7 @@ const POOL_HELP: &str = help!(
     json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
   failing (functions whose last init failed), reserves: a list of { function, reserved, in_flight },
   since kilnd's start: retired (environments by reason: idle, age, memory, tmp, updated, deleted, once, drained, recycled,
-  killed, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
+  killed, entered, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
   told_again (invocations whose function's init had just failed); environments: a list of { function, version, state, age_s,
   idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, cpu_ms (of all its time, or null), invocations, container,
   leaving (why it ends soon, or null) }"
@@ -129,7 +129,7 @@ pub enum Command {
     /// Show what may be configured, and try a configuration on this host
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Show, recycle and kill the containers that functions run in
+    /// Show, enter, recycle and kill the containers that functions run in
     #[command(subcommand)]
     Container(ContainerCommand),
     /// Look at everything that Kiln needs of this host, with the cure for what is wrong

@@ -27,6 +27,7 @@ const TASK_ROOT: &CStr = c"/var/task";
 const MALFORMED: Errno = Errno(71);
 
 const CONTROL: Fd = Fd(CONTROL_FD);
+const STDIN: Fd = Fd(0);
 
 /// The runtime's process, the only child whose end ends the container.
 struct Runtime {
@@ -89,6 +90,8 @@ fn start_runtime(start: &Start<'_>) -> Result<Runtime, Errno> {
         Fork::Child => {
             // A session of its own: a signal to its process group must not reach pid 1's.
             let _ = bare::setsid();
+            // A runtime has none; who entered the container may.
+            bare::take_terminal(STDIN);
             let _ = bare::block_only_sigchld(false);
             let Errno(errno) = bare::execve(program, &argv, &envp);
             let _ = bare::write(failed, &errno.to_le_bytes());

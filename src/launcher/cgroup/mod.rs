@@ -9,6 +9,7 @@
 //! born into it by CLONE_INTO_CGROUP.
 
 mod limits;
+mod usage;
 
 use std::fs::{self, File};
 use std::io;
@@ -21,7 +22,7 @@ pub use limits::Limits;
 
 use crate::hierarchy::{Controller, Hierarchies};
 use crate::kill_point;
-use crate::wire::launcher::{CgroupLayout, ContainerId, Handle};
+use crate::wire::launcher::{CgroupLayout, ContainerId, Handle, Usage};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -37,6 +38,8 @@ pub enum CgroupError {
     Limit { group: PathBuf, what: &'static str, source: Box<cgroups_rs::fs::error::Error> },
     #[error("{file} is {found:?} after {value} was written", file = file.display())]
     NotTaken { file: PathBuf, value: u64, found: String, source: io::Error },
+    #[error("{MOST_VISITS} have entered this container already")]
+    Visits { source: io::Error },
     #[error("a cgroup stays busy")]
     Busy { source: io::Error },
     #[error("remove cgroup {path}", path = path.display())]
@@ -55,7 +58,21 @@ pub struct Groups {
     unified: PathBuf,
     /// As in [`Hierarchies`]: empty on unified hosts; a directory appears twice where controllers are mounted together.
     v1: Vec<(Controller, PathBuf)>,
+    /// Groups below `unified` for those who entered; gone with the rest.
+    visits: Vec<PathBuf>,
 }
+
+/// The group of somebody who entered: the container's own below which it lies counts and limits them, this one ends them alone.
+#[derive(Debug)]
+pub struct Visit {
+    /// For CLONE_INTO_CGROUP.
+    pub birthplace: OwnedFd,
+    /// `cgroup.kill`, open for writing.
+    pub kill: File,
+}
+
+/// Each has a directory until the container ends.
+const MOST_VISITS: usize = 16;
 
 /// `kiln-<instance>-<container>`: what the supervisor's sweep looks for.
 pub fn name(instance: &str, container: ContainerId) -> String {
@@ -73,7 +90,7 @@ pub enum Removed {
 impl Groups {
     pub fn create(parents: &Hierarchies, name: &str) -> Result<Self, CgroupError> {
         let v1 = parents.v1.iter().map(|(controller, parent)| (*controller, parent.join(name))).collect();
-        let groups = Self { unified: parents.unified.join(name), v1 };
+        let groups = Self { unified: parents.unified.join(name), v1, visits: Vec::new() };
         let mut made = Vec::new();
         for path in groups.directories() {
             if let Err(source) = fs::create_dir(path) {
@@ -140,6 +157,29 @@ impl Groups {
         Ok(handles)
     }
 
+    /// A group for somebody who enters. It has no controller, so that the container's own limits hold, and its processes may stay
+    /// where they are: a group without controllers may have processes beside groups (cgroups(7)).
+    pub fn visit(&mut self) -> Result<Visit, CgroupError> {
+        if self.visits.len() >= MOST_VISITS {
+            return Err(CgroupError::Visits { source: io::Error::from_raw_os_error(libc::EUSERS) });
+        }
+        let path = self.unified.join(format!("visit-{}", self.visits.len() + 1));
+        fs::create_dir(&path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
+        self.visits.push(path.clone());
+        Ok(Visit { birthplace: open_path(&path)?, kill: open_for_writing(path.join("cgroup.kill"))? })
+    }
+
+    pub fn usage(&self) -> Usage {
+        usage::read(self)
+    }
+
+    /// Processes of the host's numbering that are in there, those who entered included.
+    pub fn processes(&self) -> Vec<u32> {
+        let members = |group: &PathBuf| fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        let groups = std::iter::once(&self.unified).chain(&self.visits);
+        groups.map(members).flat_map(|text| text.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
+    }
+
     /// Kills everything inside, frozen or not.
     pub fn kill(&self) -> Result<(), CgroupError> {
         let file = self.unified.join("cgroup.kill");
@@ -149,7 +189,8 @@ impl Groups {
     /// Removes what is there. A group is busy until the last of its processes is gone for good.
     pub fn remove(&self) -> Result<Removed, CgroupError> {
         let mut removed = Removed::All;
-        for path in self.directories() {
+        // Inner ones first: a group with groups below it is busy.
+        for path in self.visits.iter().chain(self.directories()) {
             match fs::remove_dir(path) {
                 Ok(()) => {
                     kill_point!("after-rmdir-one");
@@ -276,6 +317,51 @@ mod tests {
         assert_eq!(groups.directories().len(), 3);
         assert_eq!(groups.remove().unwrap(), Removed::All);
         assert!(groups.directories().iter().all(|group| !group.exists()));
+    }
+
+    #[test]
+    fn groups_of_those_who_entered_are_removed_before_the_containers_and_are_not_without_number() {
+        let (_root, parents) = host(CgroupLayout::Split);
+        let mut groups = Groups::create(&parents, "kiln-test-1-5").unwrap();
+        for number in 1..=MOST_VISITS {
+            // As the kernel does with the directory; but a file is no group, and a directory with one cannot be removed.
+            let entered = groups.visit();
+            assert!(matches!(entered, Err(CgroupError::Open { .. })), "there is no cgroup.kill here: {entered:?}");
+            assert!(groups.unified.join(format!("visit-{number}")).exists());
+        }
+        assert!(matches!(groups.visit(), Err(CgroupError::Visits { .. })));
+        assert_eq!(groups.remove().unwrap(), Removed::All);
+        assert!(!groups.unified.exists());
+    }
+
+    #[test]
+    fn what_is_used_is_read_in_the_words_of_either_version() {
+        let (_root, parents) = host(CgroupLayout::Unified);
+        let groups = Groups::create(&parents, "kiln-test-1-6").unwrap();
+        let v2 = [
+            ("cgroup.events", "populated 1\nfrozen 1\n"),
+            ("memory.current", "4096\n"),
+            ("memory.max", "max\n"),
+            ("memory.events", "oom 3\noom_kill 2\n"),
+            ("pids.current", "7\n"),
+            ("cpu.max", "7235 100000\n"),
+            ("cpu.stat", "usage_usec 55\nnr_throttled 4\nthrottled_usec 9\n"),
+        ];
+        files(&parents.unified.join("kiln-test-1-6"), &v2);
+        let used = groups.usage();
+        assert!(used.frozen);
+        assert_eq!((used.memory, used.memory_limit, used.oom_kills, used.tasks), (Some(4096), None, Some(2), Some(7)));
+        assert_eq!((used.cpu_us, used.cpu_quota_us, used.cpu_period_us), (Some(55), Some(7235), Some(100_000)));
+        assert_eq!((used.throttled, used.throttled_us), (Some(4), Some(9)));
+
+        let (_root, parents) = host(CgroupLayout::Split);
+        let groups = Groups::create(&parents, "kiln-test-1-7").unwrap();
+        files(groups.of(Controller::Memory), &[("memory.usage_in_bytes", "8192"), ("memory.oom_control", "oom_kill 1")]);
+        let v1 = [("cpu.cfs_quota_us", "-1"), ("cpuacct.usage", "70000"), ("cpu.stat", "nr_throttled 1\nthrottled_time 2000\n")];
+        files(groups.of(Controller::Cpu), &v1);
+        let used = groups.usage();
+        assert_eq!((used.frozen, used.memory, used.oom_kills), (false, Some(8192), Some(1)));
+        assert_eq!((used.cpu_us, used.cpu_quota_us, used.throttled_us), (Some(70), None, Some(2)));
     }
 
     #[test]

@@ -107,17 +107,19 @@ fn resources(limits: &Limits) -> Result<LinuxResources, OciSpecError> {
         .build()
 }
 
-fn mount(mount: &Mount) -> Result<OciMount, OciSpecError> {
-    let mut options: Vec<String> = [
+/// As mount(8) spells them.
+pub fn options(attributes: MountAttributes) -> Vec<String> {
+    let all = [
         (MountAttributes::READ_ONLY, "ro"),
         (MountAttributes::NO_SUID, "nosuid"),
         (MountAttributes::NO_DEV, "nodev"),
         (MountAttributes::NO_EXEC, "noexec"),
-    ]
-    .into_iter()
-    .filter(|(attribute, _)| mount.attributes.contains(*attribute))
-    .map(|(_, option)| option.to_owned())
-    .collect();
+    ];
+    all.into_iter().filter(|(attribute, _)| attributes.contains(*attribute)).map(|(_, option)| option.to_owned()).collect()
+}
+
+fn mount(mount: &Mount) -> Result<OciMount, OciSpecError> {
+    let mut options = options(mount.attributes);
     let (kind, source) = match &mount.content {
         Content::Root(tree) => ("overlay", format!("trees/{tree}")),
         Content::Devices => ("tmpfs", "devices".to_owned()),

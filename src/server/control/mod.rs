@@ -12,12 +12,15 @@
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
 //! DELETE /v1/functions/{name}/logs  removes it
 //! POST /v1/functions/{name}/drain   its environments end: idle ones now, the others with their invocation
+//! GET /v1/containers/{id}           one container: what it is, uses and has been through ([`containers`]); …/oci as OCI has it
+//! POST /v1/containers/{id}/exec     runs a program in it
 //! POST /v1/containers/{id}/recycle  the same for one environment
 //! POST /v1/containers/{id}/kill     it ends now, and its invocation with it
 //! ```
 //!
 //! Whoever ends something is named in kilnd's log, by the kernel's word.
 
+mod containers;
 mod events;
 mod history;
 mod logs;
@@ -38,6 +41,8 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tracing::info;
 
+use super::dispatch::NoVisit;
+use super::environment::Promise;
 use super::http::{Door, Peer, Stop};
 use super::pool::{Dismissed, Drained, Snapshot};
 use crate::config::Config;
@@ -45,9 +50,11 @@ use crate::config::reload::InForce;
 use crate::function::FunctionName;
 use crate::meter::history::Past;
 use crate::meter::month::Books;
+use crate::wire::visit::Asked;
 
 use logs::decoded;
 
+pub use containers::{Inspected, Stream, Visitor};
 pub use events::Happenings;
 use history::HistoryDoor;
 pub use logs::Logs;
@@ -59,6 +66,8 @@ pub struct Control {
     started: Instant,
     /// Set when it drains.
     draining: Stop,
+    /// Set when the drain is over: nobody may stay.
+    ending: Stop,
     environments: Arc<dyn Environments>,
     /// Held while somebody looks, so that people who look every second wait for each other and not the invocations for them.
     looking: Mutex<()>,
@@ -79,6 +88,17 @@ pub trait Environments: Send + Sync + 'static {
 
     /// Ends one environment: now if it is idle, else when its invocation ends. `None`: there is no such container.
     fn recycle(&self, container: &str, by: &str) -> Option<Dismissed>;
+
+    /// Everything that is known of one environment. Wakes nobody. `None`: there is no such container.
+    fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>>;
+
+    /// Runs a program in a container, whose function this is. `by` is told in the function's log.
+    fn enter<'a>(
+        &'a self,
+        container: &'a str,
+        asked: &'a Asked,
+        by: &'a str,
+    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>>;
 
     /// Ends one environment, and its invocation, now. `by` is told in the function's log.
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;
@@ -108,12 +128,13 @@ impl Control {
         logs: Logs,
         happenings: Happenings,
         draining: Stop,
+        ending: Stop,
     ) -> Self {
         let in_force = in_force.into();
         let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
         let history = HistoryDoor::new(Past::new(in_force.now().database()));
         let (started, looking) = (Instant::now(), Mutex::default());
-        Self { in_force, started, draining, environments, looking, logs, happenings, history, usage }
+        Self { in_force, started, draining, ending, environments, looking, logs, happenings, history, usage }
     }
 
     fn status(&self) -> Value {
@@ -176,7 +197,7 @@ impl Control {
 impl Door for Control {
     type Answer = Either<Full<Bytes>, logs::Lines>;
 
-    async fn answer(&self, peer: &Peer, head: &Parts, _body: &mut Incoming) -> Reply {
+    async fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> Reply {
         let path = head.uri.path();
         if let Some(name) = path.strip_prefix("/v1/functions/").and_then(|rest| rest.strip_suffix("/logs")) {
             return match head.method {
@@ -194,6 +215,20 @@ impl Door for Control {
         let ends = |what: &str, verb: &str| {
             path.strip_prefix(what).and_then(|rest| rest.strip_suffix(verb)).filter(|name| !name.contains('/')).map(decoded)
         };
+        if let Some(container) = ends("/v1/containers/", "/exec") {
+            return match head.method {
+                Method::POST => self.exec(peer.uid, &container, head, body).await,
+                _ => not_allowed("POST"),
+            };
+        }
+        for (container, oci) in [(ends("/v1/containers/", ""), false), (ends("/v1/containers/", "/oci"), true)] {
+            match (container, &head.method, oci) {
+                (Some(container), &Method::GET, false) => return self.inspect(&container).await,
+                (Some(container), &Method::GET, true) => return self.oci(&container).await,
+                (Some(_), _, _) => return not_allowed("GET"),
+                (None, _, _) => {}
+            }
+        }
         for (named, end) in [
             (ends("/v1/functions/", "/drain"), Self::drain as fn(&Self, u32, &str) -> Reply),
             (ends("/v1/containers/", "/recycle"), Self::recycle),

@@ -12,7 +12,9 @@ impl Pooled for Environment {
         Environment::is_alive(self)
     }
 
-    fn facts(&self) -> Arc<dyn Facts> {
+    type Facts = environment::Facts;
+
+    fn facts(&self) -> Arc<environment::Facts> {
         Environment::facts(self).clone()
     }
 }

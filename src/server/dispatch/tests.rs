@@ -2,6 +2,7 @@
 
 mod again;
 mod causes;
+mod inside;
 mod life;
 mod told;
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -14,11 +15,37 @@ use crate::code::Digest;
 use crate::function::{Function, Memory, TmpSize};
 use crate::invocation::ProcessEnd;
 use crate::runtime::TreeId;
-use crate::wire::launcher::{ContainerId, StepFailure};
+use crate::wire::launcher::{ContainerId, Description, StepFailure, TerminalSize};
 
 /// Builds containers. The real one is [`super::Launchers`]; tests bring a fake.
 pub trait Launcher: Clone + Send + Sync + 'static {
     fn build(&self, plan: Plan) -> impl Future<Output = Result<Container, LaunchError>> + Send;
+}
+
+/// Who can tell of one container, and let people in: its launcher.
+pub trait Keeper: Send + Sync {
+    /// As it is at this moment, and its OCI runtime configuration, a JSON text. Wakes nobody.
+    fn describe(&self) -> Promise<'_, Result<(Description, Vec<u8>), LaunchError>>;
+    /// Puts somebody into it, who rests and waits for "start".
+    fn enter(&self, root: bool, terminal: Option<TerminalSize>) -> Promise<'_, Result<Guest, LaunchError>>;
+}
+
+pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Somebody in a container, by the descriptors of their kiln-init.
+#[derive(Debug)]
+pub struct Guest {
+    pub control: OwnedFd,
+    /// `cgroup.kill` of their own group.
+    pub kill: OwnedFd,
+    pub stdio: Stdio,
+}
+
+/// The other ends of their 0, 1 and 2, not blocking.
+#[derive(Debug)]
+pub enum Stdio {
+    Terminal(OwnedFd),
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
 }
 
 /// What a container is made of.
@@ -72,6 +99,7 @@ pub struct Container {
     pub listener: OwnedFd,
     pub log: OwnedFd,
     pub control: OwnedFd,
+    pub keeper: Arc<dyn Keeper>,
     pub lost: watch::Receiver<Option<Lost>>,
 }
 

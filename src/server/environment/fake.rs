@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::watch;
 
-use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
+use super::container::{Container, End, Guest, Keeper, LaunchError, Launcher, Lost, Plan, Promise, Stdio};
 use super::cpu::Clock;
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
@@ -32,7 +32,7 @@ use crate::server::readiness::{set_nonblocking, watched};
 use crate::server::runtime_api::client::{Response, read_response};
 use crate::sys::packet;
 use crate::wire::init;
-use crate::wire::launcher::{CgroupLayout, ContainerId, StepFailure};
+use crate::wire::launcher::{CgroupLayout, ContainerId, Description, StepFailure, TerminalSize};
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -172,6 +172,7 @@ impl Launcher for FakeLauncher {
         Ok(Container {
             id: ContainerId { launcher: 1, number },
             end,
+            keeper: Arc::new(FakeKeeper(self.clone(), number)),
             cgroup,
             gauge,
             clock: Some(clock),
@@ -223,6 +224,62 @@ impl FakeLauncher {
             lost.get_or_insert(Lost::Init(ProcessEnd::Killed { signal: 9, core: false }));
             first
         });
+    }
+}
+
+/// Lets people in: to a `sh` that gives back what it is told, until it is told `exit` (with 7), or nothing more (with 0).
+struct FakeKeeper(FakeLauncher, u32);
+
+impl Keeper for FakeKeeper {
+    fn describe(&self) -> Promise<'_, Result<(Description, Vec<u8>), LaunchError>> {
+        Box::pin(async { Ok((Description { init: self.1, ..Description::default() }, b"{}".to_vec())) })
+    }
+
+    fn enter(&self, root: bool, _: Option<TerminalSize>) -> Promise<'_, Result<Guest, LaunchError>> {
+        Box::pin(async move {
+            self.0.note(self.1, if root { "root enters" } else { "a guest enters" });
+            let (control, far_control) = packet::pair()?;
+            let (kill, killed) = pipe();
+            let (stdin, told) = pipe();
+            let (stdout, says) = life();
+            let (_, stderr) = life();
+            let launcher = self.0.clone();
+            let number = self.1;
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = first_write(killed) => launcher.note(number, "the guest is killed"),
+                    () = guest(far_control, told, stdout) => {}
+                }
+            });
+            set_nonblocking(&says).and_then(|()| set_nonblocking(&stderr))?;
+            Ok(Guest { control, kill, stdio: Stdio::Pipes { stdin, stdout: says, stderr } })
+        })
+    }
+}
+
+async fn guest(control: OwnedFd, mut told: Receiver, says: OwnedFd) {
+    set_nonblocking(&control).unwrap();
+    let control = watched(control).unwrap();
+    say(&control, init::RESTING, 0, 0, None);
+    let start = hear(&control).await;
+    if !start.windows(7).any(|word| word == b"/bin/sh") {
+        return say(&control, init::NO_BOOTSTRAP, 0, 0, None);
+    }
+    say(&control, init::STARTED, 0, 0, None);
+    let mut says = std::fs::File::from(says);
+    let mut buffer = [0; 256];
+    loop {
+        let length = told.read(&mut buffer).await.unwrap();
+        let status = match &buffer[..length] {
+            b"" => 0,
+            b"exit" => 7 << 8,
+            text => {
+                says.write_all(text).unwrap();
+                continue;
+            }
+        };
+        return say(&control, init::EXITED, 0, status, None);
     }
 }
 

@@ -104,7 +104,8 @@ impl<L: Launcher> Starter<L> {
         let candidates = recipe.command_lines(function.memory, wrapper);
         let mut journal = Journal::new(origin(Some(container.id.to_string())), self.sink.clone());
         journal.init(inside.map(|run| run.request), &lines::init_start(&recipe, &self.region));
-        let mut environment = self.assemble(function, &candidates, container, journal, died).map_err(our_fault)?;
+        let mut environment =
+            self.assemble(function, (&recipe, &stream), &candidates, container, journal, died).map_err(our_fault)?;
         let message = self.start_message(function, &recipe, &candidates, &stream).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
         environment.build = built - began;
@@ -140,12 +141,13 @@ impl<L: Launcher> Starter<L> {
     fn assemble(
         &self,
         function: &Arc<Function>,
+        (recipe, stream): (&Arc<Recipe>, &str),
         candidates: &[Vec<String>],
         container: Container,
         journal: Journal,
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, StartError> {
-        let Container { id, end, cgroup, gauge, clock, init, listener, log, control, lost } = container;
+        let Container { id, end, cgroup, gauge, clock, init, listener, log, control, keeper, lost } = container;
         let desk = Arc::new(Desk::default());
         let output = Output::new(journal, log)?;
         let gauge = Arc::new(gauge);
@@ -170,6 +172,12 @@ impl<L: Launcher> Starter<L> {
                 unfit: OnceLock::new(),
                 by: OnceLock::new(),
                 ended: ended.clone(),
+                function: function.clone(),
+                recipe: recipe.clone(),
+                region: self.region.clone(),
+                stream: stream.to_owned(),
+                keeper,
+                pulse: pulse.clone(),
                 gauge: gauge.clone(),
                 clock,
                 cgroup: cgroup.clone(),

@@ -5,7 +5,8 @@
 //! containers are told lost, since they died with it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,20 +17,26 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::container::{Container, End, LaunchError, Launcher, Lost, Plan};
+use super::container::{Container, End, Guest, Keeper, LaunchError, Launcher, Lost, Plan, Promise, Stdio};
 use super::cpu::Clock;
 use super::freeze::{Cgroup, CpuFiles};
 use super::wall::Gauge;
 use crate::code::Digest;
 use crate::server::readiness::{set_nonblocking, watched};
 use crate::sys::packet::{self, Packet};
-use crate::wire::launcher::{Build, CgroupLayout, ContainerId, Handle, Order, OrderId, Report, StagingId};
+use crate::wire::launcher::{
+    Build, CgroupLayout, ContainerId, Description, Enter, Handle, Order, OrderId, Report, StagingId, TerminalSize,
+};
 use crate::wire::{decode, encode};
 
 /// How long an order waits for a launcher to come (one is being replaced).
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// Within so long a launcher builds a container, or it hangs.
 const BUILD_LIMIT: Duration = Duration::from_secs(10);
+/// Within so long it tells what a container is, or lets the reader of that wait no longer.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// Of an OCI runtime configuration.
+const MAX_CONFIGURATION: u64 = 1 << 20;
 /// Checking and owning a tree of 250 MB, or removing it.
 const CODE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -191,6 +198,7 @@ impl Launchers {
         Ok(Container {
             id,
             end,
+            keeper: Arc::new(Keeping { link: link.clone(), container: id }),
             cgroup,
             gauge,
             clock,
@@ -238,6 +246,53 @@ impl Launcher for Launchers {
             }
             done => done,
         }
+    }
+}
+
+/// One container's launcher.
+struct Keeping {
+    link: Arc<Link>,
+    container: ContainerId,
+}
+
+impl Keeper for Keeping {
+    fn describe(&self) -> Promise<'_, Result<(Description, Vec<u8>), LaunchError>> {
+        Box::pin(async {
+            let container = self.container;
+            let Answer { report, descriptors } =
+                self.link.ask(|order| Order::Describe { order, container }, &[], LOOK_LIMIT).await?;
+            let Report::Described { description, .. } = report else { return Err(unwelcome(report)) };
+            let text = descriptors.into_iter().next().ok_or(LaunchError::Unexpected("no configuration"))?;
+            let (mut text, mut whole) = (File::from(text), Vec::new());
+            // A file in memory: this waits for nobody.
+            text.rewind()?;
+            text.take(MAX_CONFIGURATION).read_to_end(&mut whole)?;
+            Ok((description, whole))
+        })
+    }
+
+    fn enter(&self, root: bool, terminal: Option<TerminalSize>) -> Promise<'_, Result<Guest, LaunchError>> {
+        Box::pin(async move {
+            let container = self.container;
+            let order = |order| Order::Enter(Enter { order, container, root, terminal });
+            let Answer { report, descriptors } = self.link.ask(order, &[], BUILD_LIMIT).await?;
+            let Report::Entered { handles, .. } = report else { return Err(unwelcome(report)) };
+            if handles.len() != descriptors.len() {
+                return Err(LaunchError::Unexpected("a guest with more or fewer descriptors than handles"));
+            }
+            let mut handles: HashMap<Handle, OwnedFd> = handles.into_iter().zip(descriptors).collect();
+            let mut take = |handle, name| handles.remove(&handle).ok_or(LaunchError::Unexpected(name));
+            let (control, kill) = (take(Handle::Control, "no control socket")?, take(Handle::CgroupKill, "no cgroup.kill")?);
+            let stdio = match terminal {
+                Some(_) => Stdio::Terminal(take(Handle::Terminal, "no terminal")?),
+                None => Stdio::Pipes {
+                    stdin: take(Handle::Stdin, "no stdin")?,
+                    stdout: take(Handle::Stdout, "no stdout")?,
+                    stderr: take(Handle::Stderr, "no stderr")?,
+                },
+            };
+            Ok(Guest { control, kill, stdio })
+        })
     }
 }
 
@@ -317,7 +372,8 @@ impl Link {
             | Report::Adopted { order }
             | Report::Forgotten { order }
             | Report::Ended { order, .. }
-            | Report::Described { order }
+            | Report::Described { order, .. }
+            | Report::Entered { order, .. }
             | Report::Refused { order, .. }
             | Report::Failed { order, .. } => *order,
         };

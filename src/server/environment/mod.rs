@@ -14,7 +14,7 @@
 //!
 //! [`init`] START and the init phase · [`invoke`] one invocation · [`wall`] the inner memory wall · [`cpu`] CPU time · [`freeze`] the cgroup's
 //! controls · [`watch`] how processes end · [`vars`] the runtime's variables · [`container`] what a launcher gives ·
-//! [`launchers`] the real launchers, behind the trait [`Launcher`].
+//! [`launchers`] the real launchers, behind the trait [`Launcher`] · [`visit`] people in a container.
 //!
 //! An environment is a value: dropping it kills the container and orders its end.
 
@@ -26,6 +26,7 @@ mod invoke;
 mod launchers;
 mod recipes;
 mod vars;
+mod visit;
 mod wall;
 mod watch;
 
@@ -43,19 +44,22 @@ use tokio::sync::watch as told;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
+use crate::function::Function;
 use crate::invocation::{Cause, ProcessEnd};
+use crate::runtime::Recipe;
 use crate::server::events::{Events, Subject};
 use crate::server::logs::{Output, lines};
 use crate::server::runtime_api::Desk;
 
-pub use container::{Container, LaunchError, Launcher, Plan};
+pub use container::{Container, LaunchError, Launcher, Plan, Promise};
 pub use init::{InitFailure, Starter, encode_start};
 pub use invoke::{Frozen, Invoked, Run, Settled};
 pub use launchers::Launchers;
+pub use visit::{Over, Sight, Visit, VisitError};
 pub use wall::max_memory_used_mib;
 pub use watch::{Ended, Word, word};
 
-use container::End;
+use container::{End, Keeper};
 use cpu::Clock;
 use freeze::Cgroup;
 use wall::{Gauge, Verdict, Wall};
@@ -107,6 +111,13 @@ pub struct Facts {
     /// Who wanted it to end.
     by: OnceLock<String>,
     ended: told::Receiver<Option<Ended>>,
+    /// What its variables are made of.
+    function: Arc<Function>,
+    recipe: Arc<Recipe>,
+    region: String,
+    stream: String,
+    keeper: Arc<dyn Keeper>,
+    pulse: Arc<Pulse>,
     gauge: Arc<Gauge>,
     clock: Option<Clock>,
     cgroup: Arc<Cgroup>,

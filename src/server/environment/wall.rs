@@ -170,7 +170,8 @@ impl Gauge {
         Ok(row(text(&self.events, &mut buffer)?, "oom_kill").unwrap_or(0))
     }
 
-    fn tmp(&self) -> io::Result<u64> {
+    /// Bytes in use in /tmp.
+    pub fn tmp(&self) -> io::Result<u64> {
         let stat = fstatfs(&self.tmp)?;
         Ok(stat.blocks().saturating_sub(stat.blocks_free()) * stat.block_size() as u64)
     }

@@ -4,7 +4,7 @@
 //! runtime, the pidfds tell: they become readable at once. The first cause wins.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,8 +40,11 @@ pub enum Ended {
 
 /// kiln-init speaks right after the runtime's end; slower than this only if it cannot.
 const INIT_HAS_THE_WORD: Duration = Duration::from_secs(1);
-/// As long as the launcher needs at most to tell of an init's end, or to be told dead.
-const LAUNCHER_HAS_THE_WORD: Duration = Duration::from_millis(500);
+/// One of two words always comes: a launcher that lives tells of an init's end, and of one that is dead the socket closes, when
+/// the last of its children that it had not yet let go has died, too; the supervisor sees to that. On a busy host that takes a
+/// while, and who does not wait for it takes a launcher's death for a kill by somebody else. Only a launcher that hangs says
+/// neither.
+const LAUNCHER_HAS_THE_WORD: Duration = Duration::from_secs(5);
 
 /// What ends with its process.
 const KILLED: Ended = Ended::Runtime(ProcessEnd::Killed { signal: libc::SIGKILL, core: false });
@@ -63,6 +66,13 @@ impl Pulse {
         let mut fds = vec![PollFd::new(self.init.get_ref().as_fd(), PollFlags::POLLIN)];
         fds.extend(self.runtime.get().map(|runtime| PollFd::new(runtime.get_ref().as_fd(), PollFlags::POLLIN)));
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
+    }
+
+    /// As this process' /proc numbers it. `None`: it has not been started, or has ended.
+    pub fn runtime_pid(&self) -> Option<u32> {
+        let pidfd = self.runtime.get()?.get_ref().as_raw_fd();
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|pid| *pid > 0)
     }
 
     async fn runtime_ended(&self) {
@@ -168,7 +178,7 @@ impl Control {
         Ok(packet::receive(self.0.get_ref().as_fd())?.map(word))
     }
 
-    async fn word(&self) -> io::Result<Option<Word>> {
+    pub async fn word(&self) -> io::Result<Option<Word>> {
         loop {
             let mut ready = self.0.readable().await?;
             match ready.try_io(|socket| packet::receive(socket.get_ref().as_fd())) {

@@ -209,7 +209,11 @@ impl Observer for Rules {
                 assert_eq!(held.running.remove(&request()), Some(container), "ended, and did not run: {event:?}");
                 assert!(held.ended.insert(request()), "ended twice: {event:?}");
             }
-            What::Frozen | What::Thawed => assert!(held.ready.contains(&container.expect("a container")), "{event:?}"),
+            // Whoever is in a container that is ended leaves after its end.
+            What::Left { .. } => {}
+            What::Entered { .. } | What::Frozen | What::Thawed => {
+                assert!(held.ready.contains(&container.expect("a container")), "{event:?}")
+            }
             What::Retired { .. } => {
                 let container = container.expect("a container");
                 assert!(held.ready.remove(&container), "{container} ended, and was not ready: {event:?}");

@@ -70,6 +70,13 @@ pub enum What {
         in_use: u64,
         limit: u64,
     },
+    /// Somebody looks into the container, and has left it.
+    Entered {
+        by: String,
+    },
+    Left {
+        by: String,
+    },
     /// The environment is gone.
     Retired {
         why: Retire,
@@ -103,7 +110,7 @@ pub struct Detail {
 }
 
 impl What {
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 15] = [
         "starting",
         "ready",
         "init_failed",
@@ -113,6 +120,8 @@ impl What {
         "thawed",
         "ended",
         "throttled",
+        "entered",
+        "left",
         "retired",
         "launcher_started",
         "launcher_lost",
@@ -131,6 +140,8 @@ impl What {
             Self::Thawed => "thawed",
             Self::Ended { .. } => "ended",
             Self::Throttled { .. } => "throttled",
+            Self::Entered { .. } => "entered",
+            Self::Left { .. } => "left",
             Self::Retired { .. } => "retired",
             Self::LauncherStarted { .. } => "launcher_started",
             Self::LauncherLost { .. } => "launcher_lost",
@@ -200,6 +211,8 @@ pub enum Retire {
     Recycled,
     /// It was killed by hand.
     Killed,
+    /// Somebody was in its container.
+    Entered,
     /// It died while idle.
     Died,
     /// Its init failed.

@@ -43,6 +43,8 @@ pub struct Line {
     closed: AtomicBool,
     /// An answer waits for its caller to read.
     writing: AtomicBool,
+    /// It is a conversation, whose reader may stop reading as long as they like.
+    patient: AtomicBool,
 }
 
 impl Line {
@@ -52,12 +54,18 @@ impl Line {
             stage: AtomicU8::new(Stage::Fresh as u8),
             closed: AtomicBool::new(false),
             writing: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
         }
     }
 
     // A poisoned lock: a panic aborts the process, so nobody has ever seen one.
     fn stream(&self) -> MutexGuard<'_, UnixStream> {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is a conversation from now on.
+    pub fn be_patient(&self) {
+        self.patient.store(true, Ordering::Relaxed);
     }
 
     pub fn is(&self, stage: Stage) {
@@ -115,7 +123,7 @@ impl Timed {
 
     fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.line.writing.store(written.is_pending(), Ordering::Relaxed);
-        if written.is_ready() {
+        if written.is_ready() || self.line.patient.load(Ordering::Relaxed) {
             self.stuck = None;
             return written;
         }

@@ -10,7 +10,8 @@ mod line;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
@@ -64,6 +66,23 @@ pub trait Door: Send + Sync + 'static {
 
     /// What is left of the body afterwards is thrown away.
     fn answer(&self, peer: &Peer, head: &Parts, body: &mut Incoming) -> impl Future<Output = Response<Self::Answer>> + Send;
+}
+
+/// Goes on with the connection itself behind an answer that says so (101): what a door puts into its answer's extensions. It has to end
+/// when the door is told to stop, like an answer.
+#[derive(Clone)]
+pub struct Talk(Arc<Mutex<Option<Begin>>>);
+
+type Begin = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+impl Talk {
+    pub fn new(begin: impl FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(begin)))))
+    }
+
+    fn take(&self) -> Option<Begin> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Says when to take no more requests.
@@ -122,13 +141,22 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
     let Some(_place) = callers.enter(name, peer.uid) else { return };
     let line = Arc::new(Line::new(stream));
     let (stopping, of_service) = (stop.clone(), line.clone());
-    let service = service_fn(move |request: Request<Incoming>| {
+    let talks = Arc::new(Mutex::new(None));
+    let begun = talks.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (door, peer, stopping, line) = (door.clone(), peer.clone(), stopping.clone(), of_service.clone());
+        let begun = begun.clone();
         line.is(Stage::Answering);
         async move {
+            let upgrade = hyper::upgrade::on(&mut request);
             let (head, mut body) = request.into_parts();
             let mut response = door.answer(&peer, &head, &mut body).await;
             body::discard(&head, body).await;
+            if let Some(begin) = response.extensions_mut().remove::<Talk>().and_then(|talk| talk.take()) {
+                *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, begin));
+                line.be_patient();
+                return Ok::<_, Infallible>(response);
+            }
             if *stopping.borrow() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -141,7 +169,8 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
         .header_read_timeout(HEADER_TIME)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(Timed::new(line.clone())), service);
+        .serve_connection(TokioIo::new(Timed::new(line.clone())), service)
+        .with_upgrades();
     tokio::pin!(connection);
     let until_last = async {
         told(&mut stop).await;
@@ -165,6 +194,13 @@ async fn connection(name: &'static str, stream: UnixStream, door: Arc<impl Door>
             }
         }
     };
+    let talk = talks.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some((upgrade, begin)) = talk {
+        match upgrade.await {
+            Ok(connection) => begin(connection).await,
+            Err(error) => debug!(door = name, %error, "a connection could not be taken over"),
+        }
+    }
     if let Err(error) = ended {
         // A caller that went away or wrote no HTTP: its own affair.
         debug!(door = name, %error, "connection ended");

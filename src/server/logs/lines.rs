@@ -92,6 +92,11 @@ pub fn killed(container: &str, by: &str) -> String {
     format!("KILN: container {container} was killed by {by}\n")
 }
 
+/// Whoever reads what follows it knows that the function was not alone.
+pub fn entered(container: &str, by: &str) -> String {
+    format!("KILN: container {container} was entered by {by}\n")
+}
+
 /// From the whole microseconds that the books keep, so that the line can be had from them.
 fn ms(duration: Duration) -> String {
     let hundredths = (duration.as_micros() + 5) / 10;

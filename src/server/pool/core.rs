@@ -5,10 +5,10 @@
 //! are in [`super::policy`].
 //!
 //! ```text
-//!              start                 give_back
-//!  (ticket) ────────▶ Initialising ──▶ Busy ⇄ Idle ──▶ gone
-//!                         │              │     lend     ▲
-//!                         └──────────────┴──────────────┘ each end with its reason: [`Retire`]
+//!              start                 give_back   enter
+//!  (ticket) ────────▶ Initialising ──▶ Busy ⇄ Idle ──▶ Held ──▶ gone
+//!                         │              │ lend │               ▲
+//!                         └──────────────┴──────┴───────────────┘ each end with its reason: [`Retire`]
 //! ```
 //!
 //! **The budget.** Charged are: initialising and busy slots with *configured memory + /tmp in use* (in steps of
@@ -62,6 +62,22 @@ pub struct Core {
     gone: Vec<Gone>,
     tally: Tally,
     next: u64,
+}
+
+/// What somebody finds who wants to look into a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It was idle, and is theirs.
+    Held,
+    /// It is at work, and ends with that.
+    Beside,
+    /// It will be idle, or gone, in a moment.
+    Settling,
+    /// Somebody has it already.
+    Occupied,
+    /// No memory is left for its thaw.
+    NoRoom,
+    Gone,
 }
 
 /// What was decided so far, by reason.
@@ -244,7 +260,7 @@ impl Core {
         orders
     }
 
-    /// All slots of the function end: idle ones now, the others with their invocation. Requests get new ones meanwhile.
+    /// All slots of the function end: those that no request needs now, the others with their invocation. Requests get new ones meanwhile.
     /// Tells how many end later.
     pub fn drain(&mut self, function: &FunctionName, now: Instant) -> (usize, Vec<Order>) {
         let slots: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| slot.function == *function).map(|(id, _)| *id).collect();
@@ -254,12 +270,37 @@ impl Core {
         (later, orders)
     }
 
-    /// The slot ends: now if it is idle, which is told, else with its invocation.
+    /// The slot ends: now if no request needs it, which is told, else with its invocation.
     pub fn dismiss(&mut self, slot: SlotId, why: Retire, now: Instant) -> (bool, Vec<Order>) {
         let mut orders = Vec::new();
         let at_once = self.leave(slot, why, &mut orders);
         self.serve(now, &mut orders);
         (at_once, orders)
+    }
+
+    /// Somebody wants to look into the slot. An idle one is theirs from now on, if its thaw can be paid for, and serves nobody after
+    /// that; one at work ends with its request. One that has answered is `patiently` waited for.
+    pub fn enter(&mut self, id: SlotId, patiently: bool, now: Instant) -> (Entry, Vec<Order>) {
+        let mut orders = Vec::new();
+        let Some(slot) = self.slots.get(&id) else { return (Entry::Gone, orders) };
+        let (state, more, function) = (slot.state, slot.loan_charge() - slot.charge(), slot.function.clone());
+        let entry = match state {
+            State::Held => Entry::Occupied,
+            State::Initialising => Entry::Settling,
+            State::Busy { answered: true } if patiently => Entry::Settling,
+            State::Busy { .. } => Entry::Beside,
+            State::Idle { .. } if !self.make_room(more, Some(id), &function, &mut orders) => Entry::NoRoom,
+            State::Idle { .. } => Entry::Held,
+        };
+        if let (Entry::Held | Entry::Beside, Some(slot)) = (entry, self.slots.get_mut(&id)) {
+            slot.leaving.get_or_insert(Retire::Entered);
+            if entry == Entry::Held {
+                slot.state = State::Held;
+                self.unlist(&function, id);
+            }
+        }
+        self.serve(now, &mut orders);
+        (entry, orders)
     }
 
     /// Time has passed.
@@ -286,10 +327,11 @@ impl Core {
         orders
     }
 
-    /// Retires every idle slot.
+    /// Retires every slot that no request needs.
     pub fn stop(&mut self) -> Vec<Order> {
         let mut orders = Vec::new();
-        for (slot, ..) in self.least_recently_used() {
+        let resting: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| !slot.works()).map(|(id, _)| *id).collect();
+        for slot in resting {
             self.retire(slot, Retire::Stopping, &mut orders);
         }
         orders
@@ -379,7 +421,7 @@ impl Core {
 
     /// All slots of the function's reserve run, settling ones included. Never true of a function without one.
     fn is_used_up(&self, function: &FunctionName) -> bool {
-        let runs = |slot: &&Slot| slot.function == *function && !slot.is_idle();
+        let runs = |slot: &&Slot| slot.function == *function && slot.works();
         self.reserves.get(function).is_some_and(|reserve| self.slots.values().filter(runs).count() >= *reserve)
     }
 
@@ -453,7 +495,7 @@ impl Core {
     fn least_recently_used(&self) -> Vec<(SlotId, Instant, u64)> {
         let idle = |(id, slot): (&SlotId, &Slot)| match slot.state {
             State::Idle { since, charge } => Some((*id, since, charge)),
-            State::Initialising | State::Busy { .. } => None,
+            State::Initialising | State::Busy { .. } | State::Held => None,
         };
         let mut idle: Vec<_> = self.slots.iter().filter_map(idle).collect();
         idle.sort_by_key(|(id, since, _)| (*since, *id));
@@ -475,7 +517,7 @@ impl Core {
     /// `true`: it is gone; `false`: it will go.
     fn leave(&mut self, id: SlotId, why: Retire, orders: &mut Vec<Order>) -> bool {
         match self.slots.get_mut(&id) {
-            Some(slot) if !slot.is_idle() => {
+            Some(slot) if slot.works() => {
                 slot.leaving = Some(why);
                 false
             }

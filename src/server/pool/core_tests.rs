@@ -32,6 +32,8 @@ enum Step {
     Died { pick: usize },
     Abandon { pick: usize },
     Reserve { function: usize, reserve: Option<usize> },
+    Enter { pick: usize, patiently: bool },
+    Leave { pick: usize },
     Pass { ms: u64 },
 }
 
@@ -56,6 +58,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pick().prop_map(|pick| Step::Abandon { pick }),
         1 => (0..FUNCTIONS, prop::option::weighted(0.7, 0..5usize))
             .prop_map(|(function, reserve)| Step::Reserve { function, reserve }),
+        2 => (pick(), any::<bool>()).prop_map(|(pick, patiently)| Step::Enter { pick, patiently }),
+        1 => pick().prop_map(|pick| Step::Leave { pick }),
         3 => (1..30u64).prop_map(|ms| Step::Pass { ms }),
         1 => (900..2100u64).prop_map(|ms| Step::Pass { ms }),
     ]
@@ -91,6 +95,8 @@ struct Shadow {
     busy: BTreeMap<SlotId, (Want, bool)>,
     /// In order of their return.
     idle: Vec<(SlotId, Want)>,
+    /// Those that somebody looks into.
+    entered: BTreeMap<SlotId, Want>,
     ended: usize,
     requested: usize,
     dead_when_lent: bool,
@@ -132,6 +138,7 @@ impl Shadow {
             told_again: 0,
             busy: BTreeMap::new(),
             idle: Vec::new(),
+            entered: BTreeMap::new(),
             ended: 0,
             requested: 0,
             dead_when_lent: false,
@@ -165,13 +172,18 @@ impl Shadow {
         let starting = self.starting.iter().map(|(slot, (want, _))| (slot, want));
         let own = starting.chain(self.busy.iter().map(|(slot, (want, _))| (slot, want)));
         let own = own.filter(|(_, want)| want.function == *function);
-        own.map(|(slot, want)| want.memory.bytes() + self.tmp.get(slot).copied().unwrap_or(0) * TMP_STEP).sum()
+        own.map(|(slot, want)| self.charge(*slot, want)).sum()
+    }
+
+    fn charge(&self, slot: SlotId, want: &Want) -> u64 {
+        want.memory.bytes() + self.tmp.get(&slot).copied().unwrap_or(0) * TMP_STEP
     }
 
     /// Memory that a start could have, if all that is idle went.
     fn room(&self) -> u64 {
         let names = (0..FUNCTIONS).map(Self::name);
-        self.budget.saturating_sub(names.map(|name| self.held(&name)).sum())
+        let entered = self.entered.iter().map(|(slot, want)| self.charge(*slot, want)).sum::<u64>();
+        self.budget.saturating_sub(names.map(|name| self.held(&name)).sum::<u64>() + entered)
     }
 
     fn is_late(&self, born: Instant) -> bool {
@@ -261,6 +273,10 @@ impl Shadow {
                     self.refused += 1;
                     self.ended += 1;
                 }
+                Order::Retire { slot, why } if self.entered.remove(&slot).is_some() => {
+                    assert!(matches!(why, Retire::Drained | Retire::Recycled), "{why} ends what somebody looks into");
+                    self.gone(slot);
+                }
                 Order::Retire { slot, why } => {
                     let at = self.idle.iter().position(|(idle, _)| *idle == slot);
                     let (_, want) = self.idle.remove(at.expect("only what is idle is retired"));
@@ -300,7 +316,8 @@ impl Shadow {
         let of = |other: &Want| other.function == want.function;
         let others = self.starting.values().any(|(other, _)| of(other))
             || self.busy.values().any(|(other, _)| of(other))
-            || self.idle.iter().any(|(_, other)| of(other));
+            || self.idle.iter().any(|(_, other)| of(other))
+            || self.entered.values().any(of);
         assert_eq!(why == Cold::Once, want.reuse == Reuse::Never);
         match why {
             Cold::First => assert!(!others && !self.had.contains(&want.function), "there was one before"),
@@ -346,8 +363,8 @@ impl Shadow {
             let waiters = self.waiting.values().filter(|want| want.function == Self::name(function)).count();
             assert!(waiters <= limits().waiters + 1, "a replaced request is the only one over the bound");
         }
-        let all: BTreeSet<SlotId> =
-            self.starting.keys().chain(self.busy.keys()).copied().chain(self.idle.iter().map(|(slot, _)| *slot)).collect();
+        let all = self.starting.keys().chain(self.busy.keys()).chain(self.entered.keys()).copied();
+        let all: BTreeSet<SlotId> = all.chain(self.idle.iter().map(|(slot, _)| *slot)).collect();
         assert_eq!(all, self.core.slots().map(|(id, _)| id).collect(), "a slot was lost or invented");
     }
 
@@ -436,7 +453,7 @@ impl Shadow {
             Step::Recycle { pick } => {
                 let all: Vec<SlotId> = self.core.slots().map(|(id, _)| id).collect();
                 if let Some(slot) = all.get(pick % all.len().max(1)).copied() {
-                    let idle = self.idle.iter().any(|(other, _)| *other == slot);
+                    let idle = self.idle.iter().any(|(other, _)| *other == slot) || self.entered.contains_key(&slot);
                     if !idle {
                         self.leaving.insert(slot);
                     }
@@ -520,6 +537,42 @@ impl Shadow {
                 let orders = self.core.reserve(&Self::name(function), reserve, now);
                 self.obey(orders);
             }
+            Step::Enter { pick, patiently } => {
+                let all: Vec<SlotId> = self.core.slots().map(|(id, _)| id).collect();
+                let Some(slot) = all.get(pick % all.len().max(1)).copied() else { return };
+                let (entry, orders) = self.core.enter(slot, patiently, now);
+                match entry {
+                    Entry::Held => {
+                        let at = self.idle.iter().position(|(idle, _)| *idle == slot).expect("only what is idle is held");
+                        let (_, want) = self.idle.remove(at);
+                        self.entered.insert(slot, want);
+                        assert!(self.core.charged() <= self.budget, "it is awake now, and that is not paid for");
+                    }
+                    Entry::Beside => {
+                        let (_, answered) = self.busy.get(&slot).expect("only what works is entered beside");
+                        assert!(!answered || !patiently, "it would have been idle in a moment");
+                        self.leaving.insert(slot);
+                    }
+                    Entry::Settling => {
+                        let settles = self.busy.get(&slot).is_some_and(|(_, answered)| *answered && patiently);
+                        assert!(settles || self.starting.contains_key(&slot), "nothing to wait for");
+                    }
+                    Entry::Occupied => assert!(self.entered.contains_key(&slot), "nobody is there"),
+                    Entry::NoRoom => {
+                        let (_, want) = self.idle.iter().find(|(idle, _)| *idle == slot).expect("only a thaw takes memory");
+                        assert!(self.charge(slot, want) > self.room(), "it would have fitted");
+                    }
+                    Entry::Gone => panic!("it is there"),
+                }
+                self.obey(orders);
+            }
+            Step::Leave { pick } => {
+                if let Some((slot, _)) = remove_nth(&mut self.entered, pick) {
+                    self.gone(slot);
+                    let orders = self.core.remove(slot, Retire::Entered, now);
+                    self.obey(orders);
+                }
+            }
             Step::Pass { ms } => {
                 self.now += Duration::from_millis(ms);
                 let orders = self.core.tick(self.now);
@@ -553,9 +606,13 @@ proptest! {
         while !(shadow.starting.is_empty() && shadow.busy.is_empty() && shadow.waiting.is_empty()) {
             shadow.act(Step::Started { pick: 0 });
             shadow.act(Step::GiveBack { pick: 0, now: MIB, tmp: 0 });
+            shadow.act(Step::Leave { pick: 0 });
             shadow.act(Step::Pass { ms: 1 });
         }
         prop_assert_eq!(shadow.ended, shadow.requested);
+        while !shadow.entered.is_empty() {
+            shadow.act(Step::Leave { pick: 0 });
+        }
         shadow.act(Step::Pass { ms: 60 });
         prop_assert_eq!((shadow.core.charged(), shadow.idle.len()), (0, 0));
         prop_assert_eq!(shadow.gone.len() as u64, shadow.retired, "each end is told, once");

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info};
 
 use self::lease::Reserved;
 pub use self::lease::{Lease, Permit};
-use super::core::Core;
+use super::core::{Core, Entry};
 use super::policy::Limits;
 use super::slot::{Cold, Gone, Order, Retire, Slot, SlotId, State, Ticket, Want};
 use super::snapshot::{Dismissed, Drained, Reserve, Seen, SeenState, Snapshot};
@@ -22,18 +22,23 @@ use crate::function::{FunctionName, Stamp};
 use crate::invocation::Throttle;
 use crate::server::events::{Detail, Events, Subject, What};
 
+/// How long somebody who wants to look into an environment waits for it to come back after its answer, and between two looks.
+const SETTLES: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long people wait at most for the memory of all environments.
 const MEASURE: Duration = Duration::from_millis(500);
 
 /// What can be pooled. Dropping it must end it.
 pub trait Pooled: Send + 'static {
+    type Facts: Facts;
+
     /// Looked at in the last moment before it is lent: cheap, and never waits.
     fn is_alive(&self) -> bool;
-    fn facts(&self) -> Arc<dyn Facts>;
+    fn facts(&self) -> Arc<Self::Facts>;
 }
 
 /// What a snapshot tells of something pooled, also while it is on loan.
-pub trait Facts: Send + Sync {
+pub trait Facts: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// Bytes in use when last looked at.
     fn used(&self) -> u64;
@@ -71,7 +76,9 @@ struct Shared<E: Pooled> {
 struct Inner<E: Pooled> {
     core: Core,
     idle: HashMap<SlotId, E>,
-    facts: HashMap<SlotId, Arc<dyn Facts>>,
+    facts: HashMap<SlotId, Arc<E::Facts>>,
+    /// Who looks into a slot, to be told that it ends.
+    visitors: HashMap<SlotId, oneshot::Sender<Retire>>,
     waiting: HashMap<Ticket, Waiter<E>>,
 }
 
@@ -96,12 +103,38 @@ pub enum NoTurn {
     TellAgain,
 }
 
+/// What somebody has who looks into an environment.
+#[derive(Debug)]
+pub enum Entered<E: Pooled> {
+    /// It was idle. Nobody else gets it, and it ends when this is dropped.
+    Held(Held<E>),
+    /// It works, and ends with that.
+    Beside(Arc<E::Facts>),
+}
+
+#[must_use]
+#[derive(Debug)]
+pub struct Held<E: Pooled> {
+    pub lease: Lease<E>,
+    /// That it is to end now, and why.
+    pub told: oneshot::Receiver<Retire>,
+}
+
+/// Why nobody can look into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotEntered {
+    Gone,
+    Occupied,
+    NoRoom,
+}
+
 type Told<E> = Result<Turn<E>, NoTurn>;
 
 /// Done after the lock is released, since each may take it again.
 enum Effect<E: Pooled> {
     Tell(oneshot::Sender<Told<E>>, Told<E>),
     End(E, Retire),
+    Leave(oneshot::Sender<Retire>, Retire),
 }
 
 impl<E: Pooled> Clone for Pool<E> {
@@ -113,7 +146,8 @@ impl<E: Pooled> Clone for Pool<E> {
 impl<E: Pooled> Pool<E> {
     /// `events` hear of each end of what was installed.
     pub fn new(limits: Limits, events: Events) -> Self {
-        let inner = Inner { core: Core::new(limits), idle: HashMap::new(), facts: HashMap::new(), waiting: HashMap::new() };
+        let (core, idle, facts) = (Core::new(limits), HashMap::new(), HashMap::new());
+        let inner = Inner { core, idle, facts, visitors: HashMap::new(), waiting: HashMap::new() };
         Self(Arc::new(Shared { inner: Mutex::new(inner), events }))
     }
 
@@ -183,7 +217,7 @@ impl<E: Pooled> Pool<E> {
         Some(Dismissed { ended: true, ..dismissed })
     }
 
-    fn dismiss(&self, container: &str, why: Retire, by: &str) -> Option<(Dismissed, Arc<dyn Facts>)> {
+    fn dismiss(&self, container: &str, why: Retire, by: &str) -> Option<(Dismissed, Arc<E::Facts>)> {
         self.0.change(|inner, now| {
             let named = inner.facts.iter().find(|(_, facts)| facts.name() == container);
             let Some((id, facts)) = named.map(|(id, facts)| (*id, facts.clone())) else { return (None, Vec::new()) };
@@ -193,6 +227,61 @@ impl<E: Pooled> Pool<E> {
             let (ended, orders) = inner.core.dismiss(id, why, now);
             (Some((Dismissed { container: container.to_owned(), function, state, ended }, facts)), orders)
         })
+    }
+
+    /// One environment, why it was started, and what can be told of it. `None`: there is none of this name.
+    pub fn find(&self, container: &str) -> Option<(Seen, Cold, Arc<E::Facts>)> {
+        let (now, inner) = (Instant::now(), self.0.lock());
+        let (id, facts) = inner.facts.iter().find(|(_, facts)| facts.name() == container)?;
+        let slot = inner.core.slot(*id)?;
+        Some((seen(slot, Some(facts), now), slot.why, facts.clone()))
+    }
+
+    /// Somebody wants to look into one environment. One that has just answered is waited for, a little.
+    pub async fn enter(&self, container: &str) -> Result<Entered<E>, NotEntered> {
+        let until = Instant::now() + SETTLES;
+        loop {
+            let entered = self.try_enter(container, Instant::now() < until);
+            match entered {
+                Ok(Some(entered)) => return Ok(entered),
+                Ok(None) => sleep(LOOK_AGAIN).await,
+                Err(not) => return Err(not),
+            }
+        }
+    }
+
+    fn try_enter(&self, container: &str, patiently: bool) -> Result<Option<Entered<E>>, NotEntered> {
+        let pool = &self.0;
+        let (entered, dead) = pool.change(|inner, now| {
+            let named = inner.facts.iter().find(|(_, facts)| facts.name() == container);
+            let Some((slot, facts)) = named.map(|(id, facts)| (*id, facts.clone())) else {
+                return ((Err(NotEntered::Gone), None), Vec::new());
+            };
+            let (entry, mut orders) = inner.core.enter(slot, patiently, now);
+            let entered = match entry {
+                Entry::Held => match inner.idle.remove(&slot) {
+                    Some(environment) if environment.is_alive() => {
+                        let (tell, told) = oneshot::channel();
+                        inner.visitors.insert(slot, tell);
+                        let reserved = Reserved { slot, pool: Some(pool.clone()) };
+                        let lease = Lease { reserved, environment: Some(environment) };
+                        Ok(Some(Entered::Held(Held { lease, told })))
+                    }
+                    dead => {
+                        orders.extend(inner.core.remove(slot, Retire::Died, now));
+                        return ((Err(NotEntered::Gone), dead), orders);
+                    }
+                },
+                Entry::Beside => Ok(Some(Entered::Beside(facts))),
+                Entry::Settling => Ok(None),
+                Entry::Occupied => Err(NotEntered::Occupied),
+                Entry::NoRoom => Err(NotEntered::NoRoom),
+                Entry::Gone => Err(NotEntered::Gone),
+            };
+            ((entered, None), orders)
+        });
+        drop(dead);
+        entered
     }
 
     pub fn function_changed(&self, function: &FunctionName, current: Option<Stamp>) {
@@ -208,7 +297,7 @@ impl<E: Pooled> Pool<E> {
         self.0.change(|inner, now| ((), inner.core.bound(limits, now)));
     }
 
-    /// Ends all idle environments.
+    /// Ends all environments that no invocation needs.
     pub fn stop(&self) {
         self.0.change(|inner, _| ((), inner.core.stop()));
     }
@@ -242,7 +331,7 @@ impl<E: Pooled> Pool<E> {
         snapshot
     }
 
-    fn look(&self) -> (Snapshot, Vec<Option<Arc<dyn Facts>>>) {
+    fn look(&self) -> (Snapshot, Vec<Option<Arc<E::Facts>>>) {
         let now = Instant::now();
         let inner = self.0.lock();
         let (core, limits) = (&inner.core, inner.core.limits());
@@ -286,10 +375,11 @@ fn seen_state(slot: &Slot, now: Instant) -> (SeenState, Option<f64>) {
         State::Initialising => (SeenState::Initialising, None),
         State::Busy { .. } => (SeenState::Busy, None),
         State::Idle { since, .. } => (SeenState::Idle, Some((now - since).as_secs_f64())),
+        State::Held => (SeenState::Held, None),
     }
 }
 
-fn seen(slot: &Slot, facts: Option<&Arc<dyn Facts>>, now: Instant) -> Seen {
+fn seen(slot: &Slot, facts: Option<&Arc<impl Facts>>, now: Instant) -> Seen {
     let (state, idle_s) = seen_state(slot, now);
     Seen {
         function: slot.function.clone(),
@@ -326,11 +416,13 @@ impl<E: Pooled> Shared<E> {
         let (result, orders) = decide(&mut inner, now);
         let effects = self.carry_out(&mut inner, orders, now);
         // What was installed has facts; of the others nobody has heard.
-        let gone = inner.core.take_gone().into_iter();
+        let gone = inner.core.take_gone();
+        gone.iter().for_each(|gone| drop(inner.visitors.remove(&gone.id)));
+        let gone = gone.into_iter();
         let gone: Vec<_> = gone.filter_map(|gone| Some((inner.facts.remove(&gone.id)?, gone))).collect();
         drop(inner);
         for (facts, gone) in gone {
-            self.told_gone(&*facts, gone, now);
+            self.told_gone(&facts, gone, now);
         }
         for effect in effects {
             match effect {
@@ -340,12 +432,13 @@ impl<E: Pooled> Shared<E> {
                     told_end(&environment, why);
                     drop(environment);
                 }
+                Effect::Leave(visitor, why) => drop(visitor.send(why)),
             }
         }
         result
     }
 
-    fn told_gone(&self, facts: &dyn Facts, gone: Gone, now: Instant) {
+    fn told_gone(&self, facts: &E::Facts, gone: Gone, now: Instant) {
         let Gone { slot, why, needed_by, .. } = gone;
         let Ending { cause, text, by } = facts.ending();
         let retired = What::Retired {
@@ -390,6 +483,7 @@ impl<E: Pooled> Shared<E> {
                     effects.extend(waiter.map(|waiter| Effect::Tell(waiter.turn, Err(NoTurn::TellAgain))));
                 }
                 Order::Retire { slot, why } => {
+                    effects.extend(inner.visitors.remove(&slot).map(|visitor| Effect::Leave(visitor, why)));
                     effects.extend(inner.idle.remove(&slot).map(|environment| Effect::End(environment, why)));
                 }
             }

@@ -17,11 +17,13 @@ impl Pooled for Umbrella {
     fn is_alive(&self) -> bool {
         self.whole.load(Ordering::Relaxed)
     }
-    fn facts(&self) -> Arc<dyn Facts> {
+    type Facts = Red;
+    fn facts(&self) -> Arc<Red> {
         Arc::new(Red)
     }
 }
 
+#[derive(Debug)]
 struct Red;
 
 impl Facts for Red {
@@ -228,6 +230,78 @@ async fn who_stops_waiting_leaves_the_queue() {
     let _two = (shop.acquire().await, shop.acquire().await);
     assert!(tokio::time::timeout(Duration::from_secs(1), shop.acquire()).await.is_err());
     assert_eq!(shop.pool.snapshot().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_looks_into_is_lent_to_nobody_and_ends_when_they_leave() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    let Ok(Entered::Held(held)) = shop.pool.enter("red").await else { panic!("it is idle") };
+    assert_eq!((shop.count(SeenState::Held), shop.pool.snapshot().charged_mib, shop.pool.snapshot().in_flight), (1, 128, 0));
+    assert!(matches!(shop.acquire().await, Ok(Turn::Cold(_))), "a request gets another one");
+    assert_eq!(shop.pool.enter("red").await.unwrap_err(), NotEntered::Occupied);
+    drop(held);
+    assert_eq!((shop.thrown_away(), shop.pool.snapshot().retired), (1, [(Retire::Init, 1), (Retire::Entered, 1)].into()));
+    assert_eq!(shop.pool.enter("red").await.unwrap_err(), NotEntered::Gone);
+    assert!(shop.pool.0.lock().visitors.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_looks_into_one_is_told_when_it_has_to_end() {
+    for why in [Retire::Stopping, Retire::Drained, Retire::Recycled, Retire::Killed] {
+        let shop = Shop::new();
+        shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+        let Ok(Entered::Held(Held { lease, told })) = shop.pool.enter("red").await else { panic!("it is idle") };
+        match why {
+            Retire::Stopping => shop.pool.stop(),
+            Retire::Drained => assert_eq!(shop.pool.drain(&want().function, "x").ended, 1),
+            Retire::Recycled => assert!(shop.pool.recycle("red", "x").expect("it is there").ended),
+            _ => assert!(shop.pool.kill("red", "x").is_some()),
+        }
+        assert_eq!(told.await, Ok(why));
+        assert_eq!(shop.pool.snapshot().environments, [], "nothing waits for them to leave");
+        drop(lease);
+        assert_eq!(shop.thrown_away(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_at_work_is_entered_beside_and_does_not_come_back_and_one_that_settles_is_waited_for() {
+    let shop = Shop::new();
+    let lease = shop.lease().await;
+    assert!(matches!(shop.pool.enter("red").await, Ok(Entered::Beside(_))));
+    lease.give_back(USAGE, Some(Stamp(1)));
+    assert_eq!((shop.thrown_away(), shop.pool.snapshot().retired), (1, [(Retire::Entered, 1)].into()));
+
+    let lease = shop.lease().await;
+    lease.answered();
+    let (entered, ()) = tokio::join!(shop.pool.enter("red"), async {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        lease.give_back(USAGE, Some(Stamp(1)));
+    });
+    assert!(matches!(entered, Ok(Entered::Held(_))), "beside what is over in a moment");
+
+    // One that never settles is entered all the same.
+    let lease = shop.lease().await;
+    lease.answered();
+    assert!(matches!(shop.pool.enter("red").await, Ok(Entered::Beside(_))));
+    drop((entered, lease));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_woken_without_memory_for_it_and_nothing_dead_is_entered() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    let memory = Memory::from_mib(200).unwrap();
+    let other = FunctionName::parse("hail").unwrap();
+    let large = shop.pool.acquire(Want { memory, function: other, ..want() }).await;
+    assert!(matches!(large, Ok(Turn::Cold(_))));
+    assert_eq!(shop.pool.enter("red").await.unwrap_err(), NotEntered::NoRoom);
+    assert_eq!(shop.count(SeenState::Idle), 1, "it stays as it was");
+    drop(large);
+    shop.whole.store(false, Ordering::Relaxed);
+    assert_eq!(shop.pool.enter("red").await.unwrap_err(), NotEntered::Gone);
+    assert_eq!((shop.pool.snapshot().environments.len(), shop.thrown_away()), (0, 1));
 }
 
 #[tokio::test]

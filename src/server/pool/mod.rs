@@ -16,7 +16,7 @@ mod slot;
 mod snapshot;
 mod waiting;
 
-pub use driver::{Ending, Facts, Lease, NoTurn, Permit, Pool, Pooled, Turn};
+pub use driver::{Ending, Entered, Facts, Held, Lease, NoTurn, NotEntered, Permit, Pool, Pooled, Turn};
 pub use policy::Limits;
 pub use slot::{Retire, SlotId, Usage, Want};
 pub use snapshot::{Dismissed, Drained, Reserve, Seen, SeenState, Snapshot};

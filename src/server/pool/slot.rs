@@ -100,6 +100,8 @@ pub enum State {
     Busy { answered: bool },
     /// Frozen.
     Idle { since: Instant, charge: u64 },
+    /// Thawed for somebody who looks into it: lent to nobody, and to nobody any more.
+    Held,
 }
 
 impl Slot {
@@ -123,7 +125,7 @@ impl Slot {
     pub fn charge(&self) -> u64 {
         match self.state {
             State::Idle { charge, .. } => charge,
-            State::Initialising | State::Busy { .. } => self.loan_charge(),
+            State::Initialising | State::Busy { .. } | State::Held => self.loan_charge(),
         }
     }
 
@@ -134,6 +136,11 @@ impl Slot {
 
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle { .. })
+    }
+
+    /// For a request, which it may not be taken from.
+    pub fn works(&self) -> bool {
+        matches!(self.state, State::Initialising | State::Busy { .. })
     }
 
     /// Answered, and coming back to be lent again.

@@ -97,4 +97,6 @@ pub enum SeenState {
     Initialising,
     Idle,
     Busy,
+    /// Somebody looks into it, and nobody else gets it.
+    Held,
 }

@@ -146,7 +146,7 @@ impl Instance {
 
     /// The same where socket units hold the doors ([`scope::door`]).
     pub fn launch_activated(&mut self, invoke: &UnixListener, control: &UnixListener) {
-        self.launch_command(scope::activated(&program("kilnd"), &[("invoke", invoke), ("control", control)]));
+        self.launch_command(scope::activated(program("kilnd"), &[("invoke", invoke), ("control", control)]));
     }
 
     fn log_file(&self) -> File {

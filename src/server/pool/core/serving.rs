@@ -36,7 +36,7 @@ impl Core {
     fn serve_one(&mut self, now: Instant, orders: &mut Vec<Order>) -> bool {
         let mut held = HashMap::new();
         if self.waiting.functions() > 1 {
-            for slot in self.slots.values().filter(|slot| !slot.is_idle()) {
+            for slot in self.slots.values().filter(|slot| slot.works()) {
                 *held.entry(&slot.function).or_insert(0) += slot.charge();
             }
         }
