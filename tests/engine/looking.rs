@@ -58,8 +58,9 @@ fn the_cpu_time_of_a_container_is_what_its_processes_had_and_stands_still_while_
     assert_eq!(code, 0, "{said}");
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["environments"][0]["cpu_ms"], idle);
 
+    let seen_at_work = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (instance, seen_at_work) = (&instance, &AtomicBool::new(false));
+        let (instance, seen_at_work) = (&instance, &seen_at_work);
         let caller = scope.spawn(move || {
             // Not for ever: where it is never seen, the test has to end, too.
             let end = Instant::now() + 2 * PATIENCE * slower();
