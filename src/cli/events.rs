@@ -234,6 +234,7 @@ fn words(event: &Value) -> String {
             let ran = output::duration(seconds);
             format!("{}; {} invocations in {ran}, peak {} MB", end(event), number("invocations"), number("peak_mib"))
         }
+        "entered" | "left" => format!("by {}", text("by")),
         "launcher_started" => format!("launcher {}", number("launcher")),
         "launcher_lost" => format!("launcher {}: it is dead, and its containers with it", number("launcher")),
         "draining" => "kilnd stops: no new invocations".to_owned(),

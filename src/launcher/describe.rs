@@ -66,7 +66,7 @@ fn namespaces(init: u32) -> io::Result<Vec<Namespace>> {
 
 const UNIFIED: &str = "unified";
 /// What is ours among the hierarchies of version 1; the others are the host's own affair.
-const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// `4:cpu,cpuacct:/path`, a line each; cgroup2 has no name.
 fn cgroups(init: u32) -> io::Result<Vec<CgroupPath>> {

@@ -296,7 +296,7 @@ fn stop(row: &Row) {
     // The second SIGTERM; systemd has sent the first.
     row.run(2);
     let cut = caller.wait_with_output().unwrap();
-    assert!(!cut.status.success() && told(&cut).contains("it was stopped"), "{}", told(&cut));
+    assert!(!cut.status.success() && told(&cut).contains("Sandbox.Stopped"), "{}", told(&cut));
     assert!(stopping.wait_with_output().unwrap().status.success());
     for unit in ["kilnd.service", "kilnd.socket", "kilnd-control.socket"] {
         assert_eq!(property(unit, "ActiveState"), "inactive", "{unit}");

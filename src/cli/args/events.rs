@@ -19,6 +19,7 @@ invocations (invoked, taken_back, thawed, frozen, ended, throttled) apart from t
   invoked: cold, waited_us (for capacity)
   ended: duration_us, billed_ms, max_memory_mib, init_us, cold, cause (null: success)
   throttled: reason (memory, starts, concurrency, reserved, queue), waited_us, in_use, limit
+  entered, left: by (who looked into the container)
   retired: why (as kiln pool --help has it), cause, text, by, needed_by, age_s, invocations, peak_mib
   launcher_started, launcher_lost: launcher  lost: lost (so many were missed, as they came too fast; no other names)
   taken_back, thawed, frozen and draining have no more"
