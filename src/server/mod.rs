@@ -160,8 +160,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
     let happenings = Happenings::new(events.clone(), ending.clone());
-    let control =
-        Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone(), ending.clone());
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone(), ending.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());

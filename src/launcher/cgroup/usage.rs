@@ -22,7 +22,6 @@ pub fn read(groups: &Groups) -> Usage {
         (number(cpu, "cpu.cfs_quota_us", ""), number(cpu, "cpu.cfs_period_us", ""))
     };
     let micros = |nanos: u64| nanos / 1000;
-    let v1_cpu = || number(groups.of(Controller::Cpuacct), "cpuacct.usage", "").map(micros);
     Usage {
         frozen: row(&groups.unified, "cgroup.events", "frozen") == Some(1),
         memory: number(memory, "memory.usage_in_bytes", "memory.current"),
@@ -31,7 +30,8 @@ pub fn read(groups: &Groups) -> Usage {
         oom_kills: row(memory, if v2 { "memory.events" } else { "memory.oom_control" }, "oom_kill"),
         tasks: number(pids, "pids.current", "pids.current"),
         tasks_limit: number(pids, "pids.max", "pids.max"),
-        cpu_us: if v2 { row(cpu, "cpu.stat", "usage_usec") } else { v1_cpu() },
+        // Counted there in either layout, controllers or not.
+        cpu_us: row(&groups.unified, "cpu.stat", "usage_usec"),
         cpu_quota_us: quota,
         cpu_period_us: period,
         throttled: row(cpu, "cpu.stat", "nr_throttled"),
