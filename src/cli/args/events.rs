@@ -41,7 +41,7 @@ function reuses none), again (the first init failed). START is the container's b
 );
 
 /// As kilnd's door names them.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 15] = [
     "starting",
     "ready",
     "init_failed",
@@ -51,6 +51,8 @@ pub const KINDS: [&str; 13] = [
     "thawed",
     "ended",
     "throttled",
+    "entered",
+    "left",
     "retired",
     "launcher_started",
     "launcher_lost",
