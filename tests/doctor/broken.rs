@@ -169,6 +169,14 @@ impl World {
         self.unit("kilnd.service", property, value);
     }
 
+    /// And served nowhere.
+    fn metrics_are_wanted(&mut self) {
+        self.config.metrics_listen = "127.0.0.1:9150".into();
+        let in_force = Config { launchers: self.config.launcher_count(), ..self.config.clone() };
+        let status = json!({ "version": env!("CARGO_PKG_VERSION"), "server_pid": 77, "descriptors": 65_536, "config": in_force });
+        self.host.kilnd.status = Some(Status::deserialize(&status).unwrap());
+    }
+
     fn not_running(&mut self) {
         let absent = Some(io::ErrorKind::NotFound);
         self.host.kilnd = Kilnd { api: absent, control: absent, ..Kilnd::default() };
@@ -281,6 +289,7 @@ const ROWS: &[Row] = &[
     (|w| w.host.kilnd.status.as_mut().unwrap().version = "0.0.1".into(), "versions", State::Warn, "0.0.1", "restart kilnd after an upgrade"),
     (|w| { w.write("proc/77/x", ""); symlink("/usr/lib/kiln/kilnd (deleted)", w.path("proc/77/exe")).unwrap() }, "versions", State::Warn, "another file than the one that is /usr/lib/kiln/kilnd", "systemctl restart"),
     (|w| w.host.kilnd.status.as_mut().unwrap().draining = true, "kilnd", State::Warn, "waits for running invocations", "wait until it has ended"),
+    (|w| w.metrics_are_wanted(), "metrics", State::Broken, "could not listen there", "ss -ltnp 'sport = :9150'"),
     (|w| w.config.idle_max_s = 1, "in-force", State::Warn, "idle_max_s", "systemctl reload kilnd"),
     (|w| w.config.region = "eu-west-1".into(), "in-force", State::Warn, "region", "restart kilnd"),
     (|w| { w.host.uid = 1000; w.host.gids = vec![] }, "caller", State::Warn, "neither in kiln-invoke nor in kiln-admin", "usermod -aG kiln-invoke"),

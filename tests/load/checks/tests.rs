@@ -288,8 +288,8 @@ const CASES: &[(&str, &[&str], Breaks)] = &[
     ("a cgroup stays", &["processes, groups, mounts are as before"], |seen| {
         seen.standings[1].things.insert("cgroups", 9);
     }),
-    ("code stays", &["the state on the disk is bounded"], |seen| drop(seen.disk.code.insert("bb".into()))),
-    ("code is gone", &["the state on the disk is bounded"], |seen| drop(seen.disk.code.remove("aa"))),
+    ("code stays", &["the state on the disk is bounded"], |seen| _ = seen.disk.code.insert("bb".into())),
+    ("code is gone", &["the state on the disk is bounded"], |seen| _ = seen.disk.code.remove("aa")),
     ("logs are not bounded", &["the state on the disk is bounded"], |seen| seen.disk.logs_bytes = 2 << 20),
     ("something is left", &["nothing is left when Kiln has stopped"], |seen| seen.left.push("cgroup x".into())),
 ];
