@@ -465,7 +465,12 @@ fn a_program_in_a_container_has_our_stdin_and_we_have_its_output_and_its_exit_co
     // More than one frame, and more than any pipe holds.
     let long = "all that was typed\n".repeat(20_000);
     for (program, code, err) in [("sh", 0, ""), ("sh", 7, ""), ("complain", 1, "no\n")] {
-        let output = kiln_with_stdin(run, &["container", "exec", "3-17", "--", program, "-c", &code.to_string()], &long);
+        let typed = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(typed.path(), &long).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        command.args(["container", "exec", "3-17", "--", program, "-c", &code.to_string()]).env("KILN_RUN_DIR", run);
+        // A file, so that nobody here has to write while nobody reads.
+        let output = command.stdin(typed.reopen().unwrap()).output().unwrap();
         let (out, said) = ended(&output, code);
         assert!(out == long && said == err, "{} bytes of {}, {said}", out.len(), long.len());
     }

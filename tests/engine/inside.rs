@@ -141,7 +141,7 @@ fn what_is_told_of_an_idle_container_and_of_a_busy_one_is_what_the_host_says_and
     }
     let instance = Instance::start();
     instance.create_probe("f", json!({ "Timeout": 300, "MemorySize": 256 }));
-    instance.call("f", &json!({ "write": "/tmp/left", "text": "x" }));
+    instance.call("f", &json!({ "do": "write", "path": "/tmp/left", "text": "x" }));
     let container = the_container(&instance, "idle");
     let told = inspect(&instance, &container);
     compare(&instance, &container, &told);
@@ -193,7 +193,8 @@ fn who_enters_sees_what_the_function_sees_and_the_container_is_nobody_elses() {
     }
     let instance = Instance::start();
     instance.create_probe("f", json!({ "Timeout": 60, "Environment": { "Variables": { "MINE": "yes" } } }));
-    let first = instance.call("f", &json!({ "steps": [{ "write": "/tmp/left", "text": "here" }, { "do": "tell" }] }));
+    let first =
+        instance.call("f", &json!({ "steps": [{ "do": "write", "path": "/tmp/left", "text": "here" }, { "do": "tell" }] }));
     let container = the_container(&instance, "idle");
     let script = "id -u; id -g; cat /tmp/left; echo; cat /proc/sys/kernel/hostname; pwd; echo $MINE $AWS_LAMBDA_FUNCTION_NAME; \
                   cat /proc/self/status /proc/[0-9]*/comm -";

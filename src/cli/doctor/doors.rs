@@ -59,7 +59,12 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
         },
     );
     let ours = env!("CARGO_PKG_VERSION");
-    findings.push(if status.version == ours {
+    // Who may not look into the server sees no link.
+    let program = std::fs::read_link(host.root.join(format!("proc/{server}/exe"))).unwrap_or_default();
+    findings.push(if let Some(path) = program.to_string_lossy().strip_suffix(" (deleted)") {
+        let found = format!("the running kilnd was started from another file than the one that is {path} now");
+        warn("versions", found, format!("systemctl restart {service}: callers queue meanwhile"))
+    } else if status.version == ours {
         ok("versions", format!("kiln and kilnd are both {ours}"))
     } else {
         let found = format!("this kiln is {ours}, the running kilnd is {}", status.version);

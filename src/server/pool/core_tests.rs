@@ -273,7 +273,7 @@ impl Shadow {
                         Retire::Age => assert!(old, "too young to go"),
                         Retire::Once => assert_eq!(want.reuse, Reuse::Never),
                         Retire::Updated => assert_ne!(want.stamp, self.current(&want.function)),
-                        Retire::Drained | Retire::Recycled => {}
+                        Retire::Drained | Retire::Recycled | Retire::Entered => {}
                         Retire::Idle | Retire::Memory | Retire::Tmp => {}
                         other => panic!("{other} is not for the core to decide"),
                     }
