@@ -56,7 +56,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visitor};
+use self::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor};
 use self::dispatch::{Dispatch, NoVisit, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
 use self::events::{Events, Historian, Subject, What};
@@ -430,12 +430,7 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
         })
     }
 
-    fn enter<'a>(
-        &'a self,
-        container: &'a str,
-        asked: &'a Asked,
-        by: &'a str,
-    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>> {
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> Promise<'a, Result<Visit, NoVisit>> {
         Box::pin(async move {
             let visiting = self.visit(container, asked, by).await?;
             Ok((visiting.function().clone(), Box::new(visiting) as Box<dyn Visitor>))

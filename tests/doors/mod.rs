@@ -28,7 +28,9 @@ use kiln::registry::sqlite::SqliteRegistry;
 use kiln::registry::{Functions, Promise};
 use kiln::runtime::RuntimeName;
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visitor};
+use kiln::server::control::{
+    Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor,
+};
 use kiln::server::dispatch::NoVisit;
 use kiln::server::environment::{Sight, VisitError};
 use kiln::server::events::{Cold, Event, Events, Observer, What};
@@ -346,12 +348,7 @@ impl Environments for Fakes {
         Box::pin(async move { found.map(inspected) })
     }
 
-    fn enter<'a>(
-        &'a self,
-        container: &'a str,
-        asked: &'a Asked,
-        by: &'a str,
-    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>> {
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> Promise<'a, Result<Visit, NoVisit>> {
         let held = self.snapshot.lock().unwrap();
         let found = held.environments.iter().any(|environment| environment.container.as_deref() == Some(container));
         self.entered.lock().unwrap().push((asked.clone(), by.to_owned()));

@@ -93,6 +93,9 @@ pub struct Shown {
     pub loopback: Arc<Loopback>,
 }
 
+/// A program in a container, and whose container that is.
+pub type Visit = (FunctionName, Box<dyn Visitor>);
+
 /// Who has the environments, seen from this door.
 pub trait Environments: Send + Sync + 'static {
     /// With every environment's memory as it is now. Blocks for some milliseconds.
@@ -109,12 +112,7 @@ pub trait Environments: Send + Sync + 'static {
     fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>>;
 
     /// Runs a program in a container, whose function this is. `by` is told in the function's log.
-    fn enter<'a>(
-        &'a self,
-        container: &'a str,
-        asked: &'a Asked,
-        by: &'a str,
-    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>>;
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> Promise<'a, Result<Visit, NoVisit>>;
 
     /// Ends one environment, and its invocation, now. `by` is told in the function's log.
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;
