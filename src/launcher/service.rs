@@ -279,7 +279,7 @@ impl Service {
             return self.refuse(order, format_args!("there is no container {container}"));
         };
         match describe(&resident.plan, &resident.remains.groups, resident.child.pid.as_raw().unsigned_abs()) {
-            Ok((description, text)) => self.report(&Report::Described { order, description }, vec![text]),
+            Ok((description, text)) => self.report(&Report::Described { order, description: Box::new(description) }, vec![text]),
             Err(error) => self.fail(order, failure("describe", &error)),
         }
     }

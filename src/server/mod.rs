@@ -54,8 +54,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Happenings, Inspected, Logs, Stream, Visitor};
-use self::dispatch::{Dispatch, NoVisit, Visiting};
+use self::control::{Control, Environments, Happenings, Inspected, LetIn, Logs, Stream, Visitor};
+use self::dispatch::{Dispatch, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
 use self::events::{Events, Historian, Subject, What};
 use self::http::Stop;
@@ -370,12 +370,7 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
         })
     }
 
-    fn enter<'a>(
-        &'a self,
-        container: &'a str,
-        asked: &'a Asked,
-        by: &'a str,
-    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>> {
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> LetIn<'a> {
         Box::pin(async move {
             let visiting = self.visit(container, asked, by).await?;
             Ok((visiting.function().clone(), Box::new(visiting) as Box<dyn Visitor>))

@@ -121,7 +121,7 @@ pub enum Report {
     /// One descriptor: the OCI runtime configuration, a JSON text.
     Described {
         order: OrderId,
-        description: Description,
+        description: Box<Description>,
     },
     /// Somebody rests in the container who waits for "start". One descriptor for each of `handles`, in that order.
     Entered {

@@ -94,7 +94,7 @@ fn report() -> impl Strategy<Value = Report> {
             .prop_map(|(order, container, cgroups, handles, steps)| Report::Built { order, container, cgroups, handles, steps }),
         id().prop_map(|order| Report::Adopted { order }),
         id().prop_map(|order| Report::Forgotten { order }),
-        (id(), description()).prop_map(|(order, description)| Report::Described { order, description }),
+        (id(), description()).prop_map(|(order, description)| Report::Described { order, description: Box::new(description) }),
         id().prop_map(|order| Report::Entered { order, handles: vec![Handle::Control, Handle::CgroupKill, Handle::Terminal] }),
         (id(), container()).prop_map(|(order, container)| Report::Ended { order, container }),
         (id(), ".{0,200}").prop_map(|(order, why)| Report::Refused { order, why }),

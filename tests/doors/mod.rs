@@ -28,7 +28,7 @@ use kiln::registry::sqlite::SqliteRegistry;
 use kiln::registry::{Functions, Promise};
 use kiln::runtime::RuntimeName;
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::{Control, Environments, Happenings, Inspected, Logs, Stream, Visitor};
+use kiln::server::control::{Control, Environments, Happenings, Inspected, LetIn, Logs, Stream, Visitor};
 use kiln::server::dispatch::NoVisit;
 use kiln::server::environment::{Sight, VisitError};
 use kiln::server::events::{Cold, Event, Events, What};
@@ -317,12 +317,7 @@ impl Environments for Fakes {
         Box::pin(async move { found.map(inspected) })
     }
 
-    fn enter<'a>(
-        &'a self,
-        container: &'a str,
-        asked: &'a Asked,
-        by: &'a str,
-    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>> {
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> LetIn<'a> {
         let held = self.snapshot.lock().unwrap();
         let found = held.environments.iter().any(|environment| environment.container.as_deref() == Some(container));
         self.entered.lock().unwrap().push((asked.clone(), by.to_owned()));

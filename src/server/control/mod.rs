@@ -41,7 +41,6 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tracing::info;
 
-use super::dispatch::NoVisit;
 use super::environment::Promise;
 use super::http::{Door, Peer, Stop};
 use super::pool::{Dismissed, Drained, Snapshot};
@@ -54,7 +53,7 @@ use crate::wire::visit::Asked;
 
 use logs::decoded;
 
-pub use containers::{Inspected, Stream, Visitor};
+pub use containers::{Inspected, LetIn, Stream, Visitor};
 pub use events::Happenings;
 use history::HistoryDoor;
 pub use logs::Logs;
@@ -93,12 +92,7 @@ pub trait Environments: Send + Sync + 'static {
     fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>>;
 
     /// Runs a program in a container, whose function this is. `by` is told in the function's log.
-    fn enter<'a>(
-        &'a self,
-        container: &'a str,
-        asked: &'a Asked,
-        by: &'a str,
-    ) -> Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>>;
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> LetIn<'a>;
 
     /// Ends one environment, and its invocation, now. `by` is told in the function's log.
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;

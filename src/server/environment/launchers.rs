@@ -267,7 +267,7 @@ impl Keeper for Keeping {
             // A file in memory: this waits for nobody.
             text.rewind()?;
             text.take(MAX_CONFIGURATION).read_to_end(&mut whole)?;
-            Ok((description, whole))
+            Ok((*description, whole))
         })
     }
 
