@@ -15,7 +15,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use doors::{House, ended_environment, snapshot};
+use doors::{House, ended_environment, shown_pool, snapshot};
 use kiln::function::FunctionName;
 use kiln::invocation::Throttle;
 use kiln::server::events::{Cold, Detail, Retire, Subject, What};
@@ -193,7 +193,24 @@ fn a_pool_is_a_table_for_people_and_json_for_programs() {
     assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
     let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
     let pool: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(pool, serde_json::to_value(snapshot()).unwrap());
+    assert_eq!(pool, shown_pool());
+}
+
+#[test]
+fn metrics_are_printed_or_written_whole() {
+    let house = House::open();
+    let (text, said) = ended(&kiln(house.run_dir(), &["metrics"]), 0);
+    assert!(said.is_empty() && text.contains("\nkiln_invocations_total{function=\"hello\"} 1\n"), "{said}{text}");
+    let path = house.run_dir().join("kiln.prom");
+    let (out, said) = ended(&kiln(house.run_dir(), &["metrics", "--output", path.to_str().unwrap()]), 0);
+    assert_eq!((out.as_str(), said.as_str()), ("", ""));
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        written.starts_with("# HELP kiln_") && written.contains("kiln_invocations_total{function=\"hello\"} 1\n"),
+        "{written}"
+    );
+    let (_, said) = ended(&kiln(house.run_dir(), &["metrics", "--output", "/no/such/directory/kiln.prom"]), 1);
+    assert!(said.contains("/no/such/directory/kiln.prom cannot be written"), "{said}");
 }
 
 #[test]
@@ -294,7 +311,15 @@ fn everything() -> Vec<What> {
         What::TakenBack,
         What::Frozen,
         What::Thawed,
-        What::Ended { duration_us: 1, billed_ms: 100, max_memory_mib: 1, init_us: None, cold: true, cause: None },
+        What::Ended {
+            duration_us: 1,
+            billed_ms: 100,
+            memory_mib: 128,
+            max_memory_mib: 1,
+            init_us: None,
+            cold: true,
+            cause: None,
+        },
         What::Throttled { reason: Throttle::Memory, waited_us: 1, in_use: 1, limit: 1 },
         What::Retired { why: Retire::Failed, detail: retired, age_s: 1.0, invocations: 1, peak_mib: 1 },
         What::LauncherStarted { launcher: 1 },
@@ -632,8 +657,10 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
     printed(&house, "hello", Kind::Function, b"\x1b[2J\xff two\rlines\n");
     let raw = b"START RequestId: 1\n\x1b[2J\xff two\rlines\n";
     let piped = || kiln(run, &["logs", "hello"]).stdout;
-    while piped().is_empty() {
-        std::thread::yield_now();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    // Both may come a moment apart.
+    while piped() != raw && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(20)); // the pace of looking
     }
     assert_eq!(piped(), raw);
     for name in ["hello:$LATEST", "000000000000:function:hello", "arn:aws:lambda:us-east-1:000000000000:function:hello"] {
@@ -653,6 +680,9 @@ fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
     for (words, code, said) in [
         (&["logs", "nope"][..], 4, "no function nope, and no log of one"),
         (&["logs", "no pe"][..], 4, "no function no pe, and no log of one"),
+        (&["logs", "--function", "hello", "--function", "nope"][..], 4, "no function nope, and no log of one"),
+        (&["logs", "--delete"][..], 2, "NAME"),
+        (&["logs", "-n", "70000"][..], 1, "of several functions it must be 0 to 65536"),
         (&["logs", "nope:$LATEST", "--delete"][..], 4, "no function nope:$LATEST, and no log of one"),
         (&["logs", "hello", "--since", "soon"][..], 2, "--since soon: write 90s"),
         (&["logs", "hello", "-n", "many"][..], 2, "a number of at most"),

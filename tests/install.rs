@@ -137,6 +137,8 @@ fn every_file_is_where_it_is_promised() {
         "rootfs/base/recipe.toml",
         "rootfs/nodejs8.10/bootstrap.js",
         "manifest",
+        "monitoring/dashboard.json",
+        "monitoring/alerts.yml",
     ] {
         promised.push((format!("/usr/local/share/kiln/{file}"), 0o100_644));
     }

@@ -14,6 +14,8 @@ mod host;
 mod journal;
 #[path = "logs/memory.rs"]
 mod memory;
+#[path = "logs/several.rs"]
+mod several;
 
 use std::thread;
 
@@ -182,6 +184,33 @@ fn a_function_that_prints_without_end_neither_blocks_nor_is_blocked() {
     assert_eq!(hellos, (0..20).map(|number| json!(format!("hello {number}"))).collect::<Vec<_>>());
     let on_disk: u64 = files(&instance.state_dir().join("logs/noisy")).iter().sum();
     assert!(on_disk <= 18 << 20, "{on_disk}");
+}
+
+/// Until it is killed: that is the only end which it cannot choose.
+#[test]
+fn a_function_that_prints_until_its_time_is_up_has_its_report_and_the_limit_is_said() {
+    if !host::ready() {
+        return;
+    }
+    let config = "log_max_mib = 16".to_owned();
+    let instance = Instance::start_with(Options { config, ..Options::default() });
+    instance.create_probe("endless", json!({ "Timeout": 4, "MemorySize": 1024 }));
+    let text = "x".repeat(999);
+    for count in 1..=2 {
+        let answer = instance.invoke("endless", &json!({ "do": "print", "text": text, "times": u32::MAX }));
+        assert_eq!(answer.header("x-amz-function-error"), Some("Unhandled"), "{}", answer.text());
+        assert!(answer.text().contains("Task timed out after 4.00 seconds"), "{}", answer.text());
+        reported(&instance, "endless", count);
+    }
+    let all = entries(&instance, "endless");
+    let lines = |kind: &str, words: &str| {
+        all.iter()
+            .filter(|entry| entry["kind"] == kind && entry["line"].as_str().is_some_and(|line| line.contains(words)))
+            .count()
+    };
+    assert_eq!([lines("platform", "START Req"), lines("platform", "END Req"), lines("platform", "Task timed out")], [2, 2, 2]);
+    assert!(lines("notice", "one invocation may fill 4096 KiB of the log (a quarter of log_max_mib)") >= 2, "each is told");
+    assert!(files(&instance.state_dir().join("logs/endless")).iter().sum::<u64>() <= 18 << 20);
 }
 
 /// Sizes of the files in a directory.

@@ -19,6 +19,7 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
         ("dispatch", 40),
         // Above `pool`, which lends whatever implements its trait and could pool umbrellas.
         ("environment", 30),
+        ("tally", 25),
         ("pool", 20),
         ("runtime_api", 10), ("logs", 10), ("events", 10), ("relay", 10), ("supervisor_link", 10), ("warming", 10),
         ("http", 5), ("readiness", 5),

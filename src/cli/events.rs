@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn only_a_terminal_gets_colours_and_none_gets_a_functions_control_characters() {
         let event = some(json!({ "event": "ended", "cause": "Evil\u{1b}[2J" }));
-        assert!(!shown(false, &[event.clone()]).contains('\x1b'));
+        assert!(!shown(false, std::slice::from_ref(&event)).contains('\x1b'));
         let coloured = shown(true, &[event]);
         assert!(coloured.contains("\x1b[31mended      \x1b[0m") && coloured.contains("Evil·[2J"), "{coloured:?}");
     }

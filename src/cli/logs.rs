@@ -4,8 +4,11 @@
 //! characters are spelled out, and a carriage return (as Lambda's clients write a line break within one event) begins an
 //! indented line, which is none of the platform's. Into a pipe or a file goes exactly what was printed.
 //!
-//! `-f` goes on from the last cursor that it saw when the server is replaced, so nothing is lost and nothing comes twice.
+//! Of several functions each line begins with its function. `-f` goes on where it was when the server is replaced ([`place`]).
 
+mod place;
+
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
+use self::place::Place;
 use super::args::Logs;
 use super::client::{Client, Socket, Stream};
 use super::failure::Failure;
@@ -32,6 +36,7 @@ const MAX_ENTRY: usize = 4 << 20;
 /// An entry, as far as it is shown.
 #[derive(Deserialize)]
 struct Entry {
+    function: String,
     cursor: String,
     time_ms: i64,
     kind: Kind,
@@ -48,28 +53,32 @@ enum Kind {
 }
 
 pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), Failure> {
-    let path = format!("/v1/functions/{}/logs", name(&logs.name));
+    let functions: BTreeSet<String> = logs.name.iter().chain(&logs.functions).map(|text| name(text)).collect();
     if logs.delete {
-        let deleted = client.request(Socket::Control, Method::DELETE, &path, &[], "").await;
+        let function = functions.iter().next().map(String::as_str).unwrap_or_default();
+        let deleted = client.request(Socket::Control, Method::DELETE, &of_one(function), &[], "").await;
         deleted.map_err(|failure| named(failure, &logs))?;
-        output::say(&format!("the log of {} is removed", logs.name));
+        output::say(&format!("the log of {function} is removed"));
         return Ok(());
     }
-    let mut shown = Shown::new(&logs, as_json);
-    let query = query(&logs)?;
-    let mut cursor: Option<String> = None;
+    let (path, mut place) = match functions.iter().collect::<Vec<_>>()[..] {
+        [function] => (of_one(function), Place::One(None)),
+        _ => ("/v1/logs".to_owned(), Place::Several(place::Several::default())),
+    };
+    let shown = Shown::new(&logs, matches!(place, Place::Several(_)), as_json);
+    let query = query(&logs, matches!(place, Place::Several(_)).then_some(&functions));
+    // How long ago that is counts from now on, and not from each try.
+    let begin = begin(&logs)?;
     let mut away = false;
     loop {
-        let from = cursor.as_ref().map_or_else(|| begin(&logs), |cursor| format!("after={cursor}"));
+        let from = place.query().unwrap_or_else(|| begin.clone());
         match client.stream(&format!("{path}?{query}&{from}")).await {
             Ok(stream) => {
                 if std::mem::take(&mut away) {
                     output::say("kiln: kilnd is back");
                 }
-                if let Some(begin) = stream.header("x-kiln-cursor") {
-                    cursor.get_or_insert(begin.to_owned());
-                }
-                match copy(stream, &mut shown, &mut cursor).await? {
+                place.begins(&stream);
+                match copy(stream, &shown, &mut place).await? {
                     Ended::Reader => return Ok(()),
                     Ended::Whole if !logs.follow => return Ok(()),
                     Ended::Cut if !logs.follow => {
@@ -79,7 +88,7 @@ pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), F
                 }
             }
             // It was there before: it will be there again.
-            Err(Failure::Unreachable(_)) if cursor.is_some() => {
+            Err(Failure::Unreachable(_)) if place.is_known() => {
                 if !std::mem::replace(&mut away, true) {
                     output::say("kiln: kilnd is away; waiting for it");
                 }
@@ -93,6 +102,11 @@ pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), F
     }
 }
 
+/// The name is percent-encoded.
+fn of_one(function: &str) -> String {
+    format!("/v1/functions/{function}/logs")
+}
+
 /// Why a stream is over.
 enum Ended {
     Whole,
@@ -102,8 +116,8 @@ enum Ended {
     Reader,
 }
 
-/// Prints whole entries as they come; `cursor` follows what was printed.
-async fn copy(mut stream: Stream, shown: &mut Shown, cursor: &mut Option<String>) -> Result<Ended, Failure> {
+/// Prints whole entries as they come; `place` follows what was printed.
+async fn copy(mut stream: Stream, shown: &Shown, place: &mut Place) -> Result<Ended, Failure> {
     let mut rest: Vec<u8> = Vec::new();
     loop {
         let frame = tokio::select! {
@@ -124,8 +138,9 @@ async fn copy(mut stream: Stream, shown: &mut Shown, cursor: &mut Option<String>
             let entry: Entry = serde_json::from_slice(line).map_err(|error| {
                 Failure::Failed(format!("kilnd's answer is not understood ({error}): are kiln and kilnd of one version?"))
             })?;
-            shown.entry(&entry, line, &mut text);
-            *cursor = Some(entry.cursor);
+            if place.takes(&entry) {
+                shown.entry(&entry, line, &mut text);
+            }
         }
         rest.drain(..whole);
         if rest.len() > MAX_ENTRY {
@@ -164,15 +179,19 @@ pub fn name(text: &str) -> String {
 /// As it was asked for: kilnd saw a part of it, and that percent-encoded.
 fn named(failure: Failure, logs: &Logs) -> Failure {
     match failure {
-        Failure::NotFound(_) => Failure::NotFound(format!("there is no function {}, and no log of one", logs.name)),
+        Failure::NotFound(text) => Failure::NotFound(match (&logs.name, &logs.functions[..]) {
+            (Some(name), []) => format!("there is no function {name}, and no log of one"),
+            _ => text,
+        }),
         other => other,
     }
 }
 
-fn query(logs: &Logs) -> Result<String, Failure> {
+/// What is wanted, wherever it begins. `functions` are those of several, or none for all.
+fn query(logs: &Logs, functions: Option<&BTreeSet<String>>) -> String {
     let mut query = format!("follow={}", u8::from(logs.follow));
-    if let Some(since) = &logs.since {
-        query += &format!("&since_ms={}", since_ms(since, Timestamp::now())?);
+    for function in functions.into_iter().flatten() {
+        query += &format!("&function={function}");
     }
     if let Some(request) = &logs.request {
         query += &format!("&request={}", encoded(request));
@@ -180,18 +199,22 @@ fn query(logs: &Logs) -> Result<String, Failure> {
     if let Some(container) = &logs.container {
         query += &format!("&container={}", encoded(container));
     }
-    Ok(query)
+    query
 }
 
 /// Where it begins, as long as nothing has been shown.
-fn begin(logs: &Logs) -> String {
+fn begin(logs: &Logs) -> Result<String, Failure> {
     let searched = logs.since.is_some() || logs.request.is_some() || logs.container.is_some();
-    match logs.lines.as_deref() {
+    let mut begin = match logs.lines.as_deref() {
         Some("all") => String::new(),
         Some(lines) => format!("tail={lines}"),
         None if searched => String::new(),
         None => format!("tail={LINES}"),
+    };
+    if let Some(since) = &logs.since {
+        begin += &format!("&since_ms={}", since_ms(since, Timestamp::now())?);
     }
+    Ok(begin)
 }
 
 /// `90s`, `10m`, `2h`, `3d` ago, or a time of RFC 3339.
@@ -220,6 +243,8 @@ fn encoded(text: &str) -> String {
 /// How entries are printed.
 struct Shown {
     as_json: bool,
+    /// Each line begins with its function.
+    functions: bool,
     time: bool,
     /// The reader is a person at a terminal.
     careful: bool,
@@ -227,15 +252,16 @@ struct Shown {
 }
 
 const DIM: &str = "\x1b[2m";
+const CYAN: &str = "\x1b[36m";
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
 
 impl Shown {
-    fn new(logs: &Logs, as_json: bool) -> Self {
+    fn new(logs: &Logs, functions: bool, as_json: bool) -> Self {
         let terminal = io::stdout().is_terminal();
         let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { as_json, time: logs.time, careful: terminal && !logs.raw, colours }
+        Self { as_json, functions, time: logs.time, careful: terminal && !logs.raw, colours }
     }
 
     fn entry(&self, entry: &Entry, json: &[u8], to: &mut Vec<u8>) {
@@ -252,6 +278,10 @@ impl Shown {
             let time = Timestamp::from_millisecond(entry.time_ms).unwrap_or_default();
             let (on, off) = if self.colours { (DIM, PLAIN) } else { ("", "") };
             to.extend_from_slice(format!("{on}{}{off} ", time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")).as_bytes());
+        }
+        if self.functions {
+            let (on, off) = if self.colours { (CYAN, PLAIN) } else { ("", "") };
+            to.extend_from_slice(format!("{on}{}{off} ", entry.function).as_bytes());
         }
         to.extend_from_slice(dress.as_bytes());
         match (self.careful, entry.kind) {
@@ -281,11 +311,25 @@ mod tests {
     use super::*;
 
     fn shown(terminal: bool, kind: &str, line: &str) -> String {
-        let shown = Shown { as_json: false, time: false, careful: terminal, colours: terminal };
-        let json = serde_json::json!({ "cursor": "1:2", "time_ms": 0, "kind": kind, "line": line }).to_string();
+        let shown = Shown { as_json: false, functions: false, time: false, careful: terminal, colours: terminal };
+        written(&shown, kind, line)
+    }
+
+    fn written(shown: &Shown, kind: &str, line: &str) -> String {
+        let json = serde_json::json!({ "function": "f", "cursor": "1:2", "time_ms": 0, "kind": kind, "line": line }).to_string();
         let mut text = Vec::new();
         shown.entry(&serde_json::from_str(&json).unwrap(), json.as_bytes(), &mut text);
         String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn of_several_each_line_begins_with_its_function_and_behind_its_time() {
+        let mut shown = Shown { as_json: false, functions: true, time: false, careful: false, colours: false };
+        assert_eq!(written(&shown, "function", "hello"), "f hello\n");
+        shown.time = true;
+        assert_eq!(written(&shown, "function", "hello"), "1970-01-01T00:00:00.000Z f hello\n");
+        shown = Shown { colours: true, careful: true, time: false, ..shown };
+        assert_eq!(written(&shown, "platform", "END 1"), "\x1b[36mf\x1b[0m \x1b[2mEND 1\x1b[0m\n");
     }
 
     #[test]

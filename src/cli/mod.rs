@@ -22,6 +22,7 @@ mod invoke;
 mod layer;
 mod logs;
 mod man;
+mod metrics;
 mod output;
 mod package;
 mod pool;
@@ -86,6 +87,7 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
         Command::Layer(command) => layer::execute(&client, command, as_json).await,
         Command::Logs(command) => logs::execute(&client, command, as_json).await,
         Command::Man(asked) => man::execute(&asked),
+        Command::Metrics(asked) => metrics::execute(&client, asked).await,
         Command::Pool(arguments) => pool::execute(&client, arguments, as_json).await,
         Command::Runtime(command) => runtime::execute(&client, command, as_json).await,
         Command::Top(arguments) => top::execute(&client, &run_dir.display().to_string(), arguments, as_json).await,

@@ -7,6 +7,7 @@
 pub mod reading;
 pub mod reload;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, fs, io};
@@ -81,6 +82,8 @@ pub struct Config {
     pub journal: Mirrored,
     /// Older rows of the books go.
     pub books_days: u64,
+    /// Where Prometheus may ask for metrics, besides control.sock: a loopback address and a port; empty is nowhere.
+    pub metrics_listen: String,
     /// What `kiln usage` reckons with: a million requests; a GB-second; and what of both a month has for nothing.
     pub price_million_requests_usd: Usd,
     pub price_gb_s_usd: Usd,
@@ -141,6 +144,8 @@ impl Default for Config {
             journal: Mirrored::Auto,
             // A year's bill can be checked a month later.
             books_days: 400,
+            // Whoever reaches it reads the names of all functions, so it is nobody's before somebody wants it.
+            metrics_listen: String::new(),
             // Lambda's own prices and free tier.
             price_million_requests_usd: Usd::from_pico(200_000_000_000),
             price_gb_s_usd: Usd::from_pico(16_670_000),
@@ -253,6 +258,13 @@ impl Config {
         for (key, days) in [("log_days", self.log_days), ("books_days", self.books_days)] {
             rule((1..=36_500).contains(&days), key, "must be 1 to 36500");
         }
+        let loopback = |address: SocketAddr| address.ip().is_loopback() && address.port() != 0;
+        rule(
+            self.metrics_listen.is_empty() || self.metrics_listen.parse().is_ok_and(loopback),
+            "metrics_listen",
+            "must be a loopback address with a port, like 127.0.0.1:9150 or [::1]:9150, since it asks nobody who they are; \
+             or empty, for none",
+        );
         broken
     }
 
@@ -299,6 +311,11 @@ impl Config {
             free_requests: self.free_requests,
             free_gb_s: self.free_gb_s,
         }
+    }
+
+    /// Where the metrics are served besides control.sock.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_listen.parse().ok()
     }
 
     /// The registry and the books.
@@ -380,6 +397,14 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_served_on_any_loopback_address_and_on_no_other() {
+        for (text, address) in [("127.0.0.1:9150", true), ("127.3.2.1:1", true), ("[::1]:9150", true), ("", false)] {
+            let config = Config { metrics_listen: text.into(), ..Config::default() };
+            assert_eq!((config.broken_rules(), config.metrics_address().is_some()), (vec![], address), "{text}");
+        }
+    }
+
+    #[test]
     fn a_bad_value_is_refused_with_its_rule() {
         let long = format!("run_dir = '/{}'", "x".repeat(100));
         for (text, key) in [
@@ -398,6 +423,13 @@ mod tests {
             ("log_total_mib = 63", "log_total_mib"),
             ("log_days = 0", "log_days"),
             ("books_days = 40000", "books_days"),
+            ("metrics_listen = '0.0.0.0:9150'", "metrics_listen"),
+            ("metrics_listen = '192.168.1.2:9150'", "metrics_listen"),
+            ("metrics_listen = '[::]:9150'", "metrics_listen"),
+            ("metrics_listen = '127.0.0.1:0'", "metrics_listen"),
+            ("metrics_listen = '127.0.0.1'", "metrics_listen"),
+            ("metrics_listen = 'localhost:9150'", "metrics_listen"),
+            ("metrics_listen = ' '", "metrics_listen"),
             ("memory_budget_mib = 64", "memory_budget_mib"),
             ("code_budget_mib = 0", "code_budget_mib"),
             ("capacity_wait_s = 86401", "capacity_wait_s"),

@@ -25,6 +25,7 @@ pub const RELOADABLE: &[&str] = &[
     "log_days",
     "journal",
     "books_days",
+    "metrics_listen",
     "price_million_requests_usd",
     "price_gb_s_usd",
     "free_requests",

@@ -362,6 +362,10 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         self.0.pool.snapshot()
     }
@@ -532,6 +536,7 @@ fn ended(row: &Row, cold: bool) -> What {
     What::Ended {
         duration_us: micros(row.duration),
         billed_ms: u64::try_from(row.billed.as_millis()).unwrap_or(u64::MAX),
+        memory_mib: row.memory.mib(),
         max_memory_mib: row.max_memory_used_mib,
         init_us: row.init.map(micros),
         cold,

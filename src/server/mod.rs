@@ -11,6 +11,7 @@
 //!   environment         one execution environment
 //!   runtime_api, logs   the function's door · its output
 //!   events              what happens, told as it happens
+//!   tally               what is counted of it, for Prometheus
 //!   intake              code on its way into and out of code/
 //!   supervisor_link     orders to the supervisor, and its answers
 //!   warming             the runtimes' hot files into the page cache
@@ -37,6 +38,7 @@ pub mod pool;
 pub mod readiness;
 pub mod runtime_api;
 pub mod supervisor_link;
+pub mod tally;
 pub mod warming;
 
 use std::collections::HashMap;
@@ -54,30 +56,32 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::api::{Api, Engine};
-use self::control::{Control, Environments, Happenings, Inspected, LetIn, Logs, Stream, Visitor};
-use self::dispatch::{Dispatch, Visiting};
+use self::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor};
+use self::dispatch::{Dispatch, NoVisit, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
 use self::events::{Events, Historian, Subject, What};
 use self::http::Stop;
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
 use self::logs::LogStore;
+use self::logs::missing::Count;
 use self::pool::{Dismissed, Drained, Snapshot};
 use self::supervisor_link::{Event, SupervisorLink};
+use self::tally::{Process, Reading, Tally};
 use self::warming::Warming;
 use crate::code::Digest;
 use crate::config::Config;
 use crate::config::reload::InForce;
 use crate::database::Database;
 use crate::function::FunctionName;
-use crate::invocation::{Answer, Invocation, Refusal};
+use crate::invocation::{Answer, Invocation, Refusal, RequestId, Throttle};
 use crate::meter::Meter;
 use crate::meter::sqlite::SqliteMeter;
 use crate::registry::sqlite::SqliteRegistry;
 use crate::registry::{Functions, Promise};
 use crate::sys::{descriptor, heap};
 use crate::wire::launcher::{StagingId, StepFailure};
-use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked};
+use crate::wire::supervisor::{HEARTBEAT_S, ToSupervisor, Unpacked, Upkeep};
 use crate::wire::visit::Asked;
 
 /// What the supervisor leaves to the server, by number.
@@ -136,7 +140,9 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let meter = Arc::new(SqliteMeter::new(database));
     let launchers = Launchers::new();
     let in_force = InForce::from(&config);
-    let events = Events::new(vec![historian.clone()]);
+    let functions = registry.clone();
+    let tally = Arc::new(Tally::new(&config.instance, move |name| functions.function(name).is_some()));
+    let events = Events::new(vec![tally.clone(), historian.clone()]);
     let dispatch = Dispatch::new(
         in_force.clone(),
         registry.clone(),
@@ -158,9 +164,21 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     let (books, age) = watch::channel(config.books());
     let reload =
         Reload { in_force: in_force.clone(), dispatch: dispatch.clone(), logs: logs.clone(), intake: intake.clone(), books };
+    let (tell_upkeep, upkeep) = watch::channel(Upkeep::default());
+    let known = Known {
+        in_force: in_force.clone(),
+        dispatch: dispatch.clone(),
+        launchers: launchers.clone(),
+        missing: logs.missing(),
+        upkeep,
+        draining: stopping.clone(),
+    };
+    let metrics = Arc::new(Metrics::new(tally, move || known.read()));
+    let loopback = Arc::new(Loopback::new(metrics.clone()));
     let logs = Logs::new(logs, move |name| functions.function(name).is_some(), ending.clone());
     let happenings = Happenings::new(events.clone(), ending.clone());
-    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), logs, happenings, stopping.clone(), ending.clone());
+    let shown = Shown { logs, happenings, metrics, loopback: loopback.clone() };
+    let control = Control::new(in_force.clone(), Arc::new(dispatch.clone()), shown, stopping.clone(), ending.clone());
     let api = Api::new(in_force.clone(), admin_group, registry, intake.clone(), Arc::new(dispatch.clone()));
     let (ready, when_ready) = watch::channel(false);
     let (mut callers, mut on_duty) = (Tasks::default(), Tasks::default());
@@ -176,7 +194,8 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
     background.spawn("sweep of unused code", async move { intake.sweep(when_ready).await });
 
     // The supervisor's word is followed to the end: during a drain launchers may still come and go.
-    let follow = follow(&link, &launchers, &stop, &cut, &ready, &reload, &events);
+    let told = Told { stop: &stop, cut: &cut, ready: &ready, upkeep: &tell_upkeep, loopback: &loopback, reload: &reload };
+    let follow = follow(&link, &launchers, &told, &events);
     tokio::pin!(follow);
     let drain = async {
         let mut told = stop.subscribe();
@@ -217,22 +236,14 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
 }
 
 /// Carries out what the supervisor says. Ends when the supervisor does.
-async fn follow(
-    link: &SupervisorLink,
-    launchers: &Launchers,
-    stop: &watch::Sender<bool>,
-    cut: &watch::Sender<bool>,
-    ready: &watch::Sender<bool>,
-    reload: &Reload,
-    events: &Events,
-) -> anyhow::Result<()> {
+async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, events: &Events) -> anyhow::Result<()> {
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
             Event::Launcher { number, socket } => {
                 launchers.add(number, socket).with_context(|| format!("use the socket to launcher {number}"))?;
                 info!(launcher = number, "launcher is there");
                 events.emit(&Subject::NOBODY, None, What::LauncherStarted { launcher: number });
-                if !ready.send_replace(true) {
+                if !told.ready.send_replace(true) {
                     link.send(&ToSupervisor::Ready, &[]).await.context("write to the supervisor")?;
                     info!("ready");
                 }
@@ -243,18 +254,61 @@ async fn follow(
                 events.emit(&Subject::NOBODY, None, What::LauncherLost { launcher: number });
             }
             Event::Reload { config, waiting } => {
-                reload.to(*config, waiting);
+                told.reload.to(*config, waiting);
                 link.send(&ToSupervisor::Reloaded, &[]).await.context("write to the supervisor")?;
             }
+            Event::Metrics { listener } => told.loopback.listen(listener),
+            Event::Upkeep(upkeep) => {
+                told.upkeep.send_replace(upkeep);
+            }
             Event::Drain => {
-                stop.send_replace(true);
+                told.stop.send_replace(true);
             }
             Event::Cut => {
-                cut.send_replace(true);
+                told.cut.send_replace(true);
             }
         }
     }
     Ok(())
+}
+
+/// Whom the supervisor's word concerns.
+struct Told<'a> {
+    stop: &'a watch::Sender<bool>,
+    cut: &'a watch::Sender<bool>,
+    ready: &'a watch::Sender<bool>,
+    upkeep: &'a watch::Sender<Upkeep>,
+    loopback: &'a Loopback,
+    reload: &'a Reload,
+}
+
+/// Everybody who knows something that is asked for with the counts.
+struct Known {
+    in_force: InForce,
+    dispatch: Dispatch<SqliteRegistry, SqliteMeter>,
+    launchers: Launchers,
+    missing: Arc<Count>,
+    upkeep: watch::Receiver<Upkeep>,
+    draining: Stop,
+}
+
+impl Known {
+    /// Blocks for some milliseconds.
+    fn read(&self) -> Reading {
+        let (launchers, not_cleared) = self.launchers.count();
+        Reading {
+            pool: self.dispatch.snapshot(),
+            upkeep: *self.upkeep.borrow(),
+            launchers,
+            launchers_wanted: self.in_force.now().launchers,
+            not_cleared,
+            missing: self.missing.now(),
+            lost_rows: self.dispatch.lost_rows(),
+            waiting_keys: self.in_force.waiting().len(),
+            draining: *self.draining.borrow(),
+            process: Process::look(),
+        }
+    }
 }
 
 /// Everybody who goes by a key that can change while the server runs.
@@ -344,6 +398,12 @@ impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
     fn function_changed(&self, name: &FunctionName) {
         Dispatch::function_changed(self, name);
     }
+
+    fn no_room_for_payload(&self, function: &FunctionName, request: RequestId, waited: Duration, mib: u64) {
+        let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        let throttled = What::Throttled { reason: Throttle::Memory, waited_us, in_use: mib, limit: mib };
+        self.events().emit(&Subject::function(function), Some(request), throttled);
+    }
 }
 
 impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
@@ -370,7 +430,7 @@ impl<F: Functions, M: Meter, L: Launcher> Environments for Dispatch<F, M, L> {
         })
     }
 
-    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> LetIn<'a> {
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> Promise<'a, Result<Visit, NoVisit>> {
         Box::pin(async move {
             let visiting = self.visit(container, asked, by).await?;
             Ok((visiting.function().clone(), Box::new(visiting) as Box<dyn Visitor>))

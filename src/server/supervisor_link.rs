@@ -20,7 +20,7 @@ use crate::server::readiness::{set_nonblocking, watched};
 use crate::sys::packet;
 use crate::wire;
 use crate::wire::launcher::{OrderId, StagingId};
-use crate::wire::supervisor::{ToServer, ToSupervisor, Unpacked};
+use crate::wire::supervisor::{ToServer, ToSupervisor, Unpacked, Upkeep};
 
 /// For unpacking 250 MB onto a slow disk; the supervisor has a shorter deadline of its own.
 const UNPACK_TIME: Duration = Duration::from_secs(300);
@@ -35,9 +35,22 @@ pub struct SupervisorLink {
 /// What the supervisor said, other than answers to orders.
 #[derive(Debug)]
 pub enum Event {
-    Launcher { number: u32, socket: OwnedFd },
-    LauncherGone { number: u32 },
-    Reload { config: Box<Config>, waiting: Vec<String> },
+    Launcher {
+        number: u32,
+        socket: OwnedFd,
+    },
+    LauncherGone {
+        number: u32,
+    },
+    Reload {
+        config: Box<Config>,
+        waiting: Vec<String>,
+    },
+    /// Where metrics are to be served, with the address in words; `None`: nowhere but on control.sock.
+    Metrics {
+        listener: Option<(String, OwnedFd)>,
+    },
+    Upkeep(Upkeep),
     Drain,
     Cut,
 }
@@ -67,6 +80,11 @@ impl SupervisorLink {
                 },
                 ToServer::LauncherGone { launcher } => return Ok(Some(Event::LauncherGone { number: launcher })),
                 ToServer::Reload { config, waiting } => return Ok(Some(Event::Reload { config, waiting })),
+                ToServer::Metrics { listen } => {
+                    let listener = listen.zip(packet.descriptors.into_iter().next());
+                    return Ok(Some(Event::Metrics { listener }));
+                }
+                ToServer::Upkeep(upkeep) => return Ok(Some(Event::Upkeep(upkeep))),
                 ToServer::Drain => return Ok(Some(Event::Drain)),
                 ToServer::Cut => return Ok(Some(Event::Cut)),
                 ToServer::Unpacked { order, result } => {

@@ -13,7 +13,7 @@
 //! find       the parents of all cgroups, and whether every limit can be set there [`groups`]
 //! sweep      what a predecessor that was killed left                             [`sweep`]
 //! record     the parents, before the first mkdir; step aside on unified hosts    [`groups`]
-//! open       directories, and the doors that were not passed                     [`premises`]
+//! open       directories, and the doors that were not passed                     [`premises`]; metrics' own [`listen`]
 //! watch      until told to stop                                                  [`watch`], [`course`], [`children`], [`spawn`], [`unpacking`]
 //! leave      everything but the state, and doors that were passed, removed
 //! ```
@@ -23,6 +23,7 @@ mod children;
 mod course;
 mod given;
 mod groups;
+mod listen;
 mod locks;
 mod notify;
 mod premises;
@@ -40,22 +41,26 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::stat::{Mode, umask};
-use tracing::info;
+use tracing::{info, warn};
 
 use self::children::Children;
 use self::course::{Course, Finish, Rules};
 use self::given::Given;
 use self::locks::Locks;
 use self::notify::Notify;
-use self::unpacking::Unpacking;
+use self::sweep::SweepError;
 use self::watch::{Ended, Watch, block_signals};
 use crate::config::{self, Config};
 use crate::hierarchy::Hierarchies;
 use crate::kill_point;
+use crate::wire::supervisor::Swept;
 
 /// What the server needs after the last invocation: to tell those whom it cuts, to let people on duty see the end, to write
 /// its books and go.
 const DRAIN_MARGIN: Duration = Duration::from_secs(12);
+
+/// Nobody takes so long over what is in `staging/`: unpacking has a minute, and adopting what was unpacked two.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 /// The configuration in force, and the file that it came from.
 pub struct Settings {
@@ -103,14 +108,15 @@ fn run_and_tell(config_path: Option<&Path>, notify: &mut Notify) -> anyhow::Resu
     };
     notify.status("starting: removing what an earlier kilnd left, if anything");
     notify.alive(Instant::now());
-    places.sweep_all().context("sweep what an earlier kilnd left")?;
+    let at_start = places.sweep_all().context("sweep what an earlier kilnd left")?;
     groups::record(&config.run_dir, &places.hierarchies)?;
     groups::step_aside(&places.hierarchies)?;
     let doors = premises::open_doors(&config, &ids, given)?;
     let (run_dir, own_doors) = (config.run_dir.clone(), doors.own.clone());
     info!(instance = config.instance, run_dir = %run_dir.display(), pid = std::process::id(), "supervisor started");
 
-    let ended = watch(signals, Settings { path: config_path.map(Path::to_owned), config }, &ids, doors, places, notify)?;
+    let settings = Settings { path: config_path.map(Path::to_owned), config };
+    let ended = watch(signals, settings, &ids, doors, places, at_start, notify)?;
     premises::clear_run_dir(&run_dir, &own_doors)?;
     locks.remove()?;
     // Somebody else's file in it keeps it.
@@ -141,14 +147,15 @@ fn watch(
     ids: &check::Identities,
     doors: premises::Doors,
     places: Places,
+    at_start: Swept,
     notify: &mut Notify,
 ) -> anyhow::Result<Ended> {
     let config = &settings.config;
     let course = Course::new(Rules { launchers: config.launchers, drain: drain(config), cut: DRAIN_MARGIN }, Instant::now());
     let children = Children::new(config, ids).context("prepare to start children")?;
-    let unpacking = Unpacking::new(places.staging.clone(), config.first_id + config.id_count - unpacking::IDS);
     let run_dir = config.run_dir.clone();
-    let mut watch = Watch::new(signals, course, children, doors, places, unpacking, settings, notify);
+    let mut watch = Watch::new(signals, course, children, doors, places, settings, notify);
+    watch.upkeep.at_start = at_start;
     let ended = watch.run()?;
     groups::step_back(&run_dir, &watch.places.hierarchies);
     Ok(ended)
@@ -178,8 +185,8 @@ fn hide_mounts() -> anyhow::Result<()> {
 }
 
 impl Places {
-    /// Nothing of ours runs: removes everything that is not state.
-    fn sweep_all(&self) -> anyhow::Result<()> {
+    /// Nothing of ours runs: removes everything that is not state. Tells how much there was.
+    fn sweep_all(&self) -> anyhow::Result<Swept> {
         kill_point!("sweep-begin");
         let parents: BTreeSet<&Path> =
             [Some(&self.hierarchies), self.earlier.as_ref()].into_iter().flatten().flat_map(Hierarchies::parents).collect();
@@ -189,6 +196,23 @@ impl Places {
         if groups + staging + code > 0 {
             info!(groups, staging, code, "leftovers removed");
         }
-        Ok(())
+        Ok(Swept { cgroups: groups as u64, staging: staging as u64, code: code as u64 })
+    }
+
+    /// What belongs to nobody though all of ours live, removed: groups of launchers that are gone by `lives`, and old staging
+    /// directories.
+    fn sweep_strays(&self, lives: impl Fn(u32) -> bool) -> Result<Swept, SweepError> {
+        let prefix = format!("kiln-{}-", self.instance);
+        let mut swept = Swept::default();
+        for name in sweep::strays(self.hierarchies.parents(), &prefix, lives)? {
+            sweep::groups_named(self.hierarchies.parents(), &name)?;
+            warn!(name, "a cgroup of nobody's was removed: please report it");
+            swept.cgroups += 1;
+        }
+        swept.staging = sweep::forgotten(&self.staging, FORGOTTEN)? as u64;
+        if swept.staging > 0 {
+            warn!(count = swept.staging, "staging directories of nobody's were removed: please report it");
+        }
+        Ok(swept)
     }
 }

@@ -3,6 +3,7 @@
 //! A SIGKILL leaves nothing else (processes die with their parents, mounts and network namespaces with the processes).
 //! Only what bears this instance's name, or lies in a directory that it has locked, is ever touched.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -35,11 +36,20 @@ pub enum SweepError {
 
 /// Kills and removes every group below `parents` whose name begins with `prefix`. Returns how many there were.
 pub fn groups<'a>(parents: impl IntoIterator<Item = &'a Path>, prefix: &str) -> Result<usize, SweepError> {
-    let until = Instant::now() + DEADLINE;
     let mut groups = Vec::new();
     for parent in parents {
         groups.extend(children(parent)?.into_iter().filter(|path| named(path, prefix)));
     }
+    end(groups)
+}
+
+/// The same with the groups of this very name.
+pub fn groups_named<'a>(parents: impl IntoIterator<Item = &'a Path>, name: &str) -> Result<usize, SweepError> {
+    end(parents.into_iter().map(|parent| parent.join(name)).filter(|path| path.is_dir()).collect())
+}
+
+fn end(groups: Vec<PathBuf>) -> Result<usize, SweepError> {
+    let until = Instant::now() + DEADLINE;
     // All at once, then wait: they die side by side.
     for group in &groups {
         kill(group)?;
@@ -122,6 +132,37 @@ fn remove_group(group: &Path, until: Instant) -> Result<(), SweepError> {
     }
 }
 
+/// Names of the groups below `parents` that would be a dead launcher's, by `lives`: `<prefix><launcher>-<number>`.
+pub fn strays<'a>(
+    parents: impl IntoIterator<Item = &'a Path>,
+    prefix: &str,
+    lives: impl Fn(u32) -> bool,
+) -> Result<BTreeSet<String>, SweepError> {
+    let mut found = BTreeSet::new();
+    for parent in parents {
+        for path in children(parent)? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let Some((launcher, number)) = name.strip_prefix(prefix).and_then(|rest| rest.split_once('-')) else { continue };
+            let numbers = (launcher.parse::<u32>(), number.parse::<u64>());
+            if matches!(numbers, (Ok(launcher), Ok(_)) if !lives(launcher)) {
+                found.insert(name.to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes from `staging/` what nobody has touched for `age`.
+pub fn forgotten(directory: &Path, age: Duration) -> Result<usize, SweepError> {
+    let mut names = names(directory)?;
+    let old = |name: &str| {
+        let changed = fs::symlink_metadata(directory.join(name)).and_then(|about| about.modified());
+        changed.is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= age))
+    };
+    names.retain(|name| old(name));
+    names.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| names.len())
+}
+
 /// Empties `staging/`: no unpack runs, and nobody will adopt what is there.
 pub fn staging(directory: &Path) -> Result<usize, SweepError> {
     let names = names(directory)?;
@@ -146,7 +187,7 @@ pub fn code(directory: &Path) -> Result<usize, SweepError> {
     half.iter().try_for_each(|name| remove_tree(directory, name)).map(|()| half.len())
 }
 
-fn names(directory: &Path) -> Result<std::collections::BTreeSet<String>, SweepError> {
+fn names(directory: &Path) -> Result<BTreeSet<String>, SweepError> {
     let failed = |source| SweepError::List { path: directory.to_owned(), source };
     let names = fs::read_dir(directory).map_err(failed)?;
     names.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
@@ -203,6 +244,29 @@ mod tests {
         assert_eq!(workbench(staging_dir.path(), 1).unwrap(), 2);
         let left: Vec<_> = names(staging_dir.path()).unwrap().into_iter().collect();
         assert_eq!(left, ["0123", "launcher-11-a"]);
+    }
+
+    #[test]
+    fn a_group_of_no_living_launcher_is_a_stray_and_no_other_is() {
+        let parent = tempfile::tempdir().unwrap();
+        for group in ["kiln-a-1-1", "kiln-a-2-7", "kiln-a-2-8", "kiln-a-check", "kiln-a-2-x", "kiln-ab-9-1", "other-2-7"] {
+            fs::create_dir_all(parent.path().join(group)).unwrap();
+        }
+        let missing = parent.path().join("no-such-parent");
+        let found = strays([parent.path(), &missing], "kiln-a-", |launcher| launcher == 1).unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["kiln-a-2-7", "kiln-a-2-8"]);
+    }
+
+    #[test]
+    fn of_staging_only_what_is_old_is_forgotten() {
+        let staging_dir = tempfile::tempdir().unwrap();
+        for name in ["old", "new"] {
+            fs::create_dir(staging_dir.path().join(name)).unwrap();
+        }
+        let hours_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        File::open(staging_dir.path().join("old")).unwrap().set_modified(hours_ago).unwrap();
+        assert_eq!(forgotten(staging_dir.path(), Duration::from_secs(3600)).unwrap(), 1);
+        assert_eq!(names(staging_dir.path()).unwrap().into_iter().collect::<Vec<_>>(), ["new"]);
     }
 
     #[test]

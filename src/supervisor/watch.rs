@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::children::{Children, ServerEnds};
 use super::course::{Course, Event, Finish, Order};
+use super::listen::MetricsDoor;
 use super::notify::Notify;
 use super::premises::Doors;
 use super::unpacking::{Answer, Unpacking};
@@ -27,10 +28,13 @@ use crate::invocation::ProcessEnd;
 use crate::kill_point;
 use crate::sys::packet;
 use crate::wire;
-use crate::wire::supervisor::{ToServer, ToSupervisor};
+use crate::wire::supervisor::{ToServer, ToSupervisor, Upkeep};
 
 /// Messages read in one turn; the rest waits for the next, after signals had theirs.
 const IN_ONE_TURN: usize = 64;
+
+/// Between two looks for what belongs to nobody: a directory's names, read.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,7 @@ pub struct Watch<'a> {
     pub doors: Doors,
     pub places: Places,
     pub unpacking: Unpacking,
+    pub upkeep: Upkeep,
     settings: Settings,
     notify: &'a mut Notify,
     server: Option<Server>,
@@ -54,9 +59,14 @@ pub struct Watch<'a> {
     signals: SignalFd,
     clean: bool,
     announced: bool,
+    /// There has been a server.
+    started: bool,
     /// The server was hung up on since the course was last told.
     hung_up: bool,
     reload: Reloading,
+    metrics: MetricsDoor,
+    /// When to look for what belongs to nobody.
+    look: Instant,
 }
 
 /// What became of the configuration file when it was last read again.
@@ -91,24 +101,31 @@ impl<'a> Watch<'a> {
         children: Children,
         doors: Doors,
         places: Places,
-        unpacking: Unpacking,
         settings: Settings,
         notify: &'a mut Notify,
     ) -> Self {
+        let config = &settings.config;
+        let first = config.first_id + config.id_count - super::unpacking::IDS;
+        let mut metrics = MetricsDoor::default();
+        metrics.follow(config);
         Self {
+            unpacking: Unpacking::new(places.staging.clone(), first),
             course,
             children,
             doors,
             places,
-            unpacking,
             settings,
             notify,
             reload: Reloading::default(),
+            metrics,
+            upkeep: Upkeep::default(),
+            look: Instant::now() + LOOK,
             server: None,
             launchers: HashMap::new(),
             signals,
             clean: true,
             announced: false,
+            started: false,
             hung_up: false,
         }
     }
@@ -125,7 +142,8 @@ impl<'a> Watch<'a> {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let deadlines = [self.course.next_deadline(), self.unpacking.next_deadline(), self.notify.next_deadline()];
+        let look = self.is_whole().then_some(self.look);
+        let deadlines = [self.course.next_deadline(), self.unpacking.next_deadline(), self.notify.next_deadline(), look];
         let deadline = deadlines.into_iter().flatten().min();
         let timeout = match deadline {
             None => PollTimeout::NONE,
@@ -260,6 +278,11 @@ impl<'a> Watch<'a> {
         self.answer(failed);
         let orders = self.course.tick(now);
         let ended = self.carry_out(orders);
+        if self.is_whole() && self.look <= now {
+            self.look_for_strays();
+            // From its end on: a disk that is slow is not asked without end.
+            self.look = Instant::now() + LOOK;
+        }
         if !std::mem::replace(&mut self.announced, true) {
             kill_point!("supervisor-started");
         }
@@ -273,13 +296,19 @@ impl<'a> Watch<'a> {
         }
         self.notify.reloading();
         match super::read_config(self.settings.path.as_deref()).and_then(|file| self.take_over(&file)) {
-            Ok(()) => self.reload.refused = None,
+            Ok(()) => {
+                self.reload.refused = None;
+                self.upkeep.reloads += 1;
+            }
             Err(error) => {
+                self.upkeep.reloads_refused += 1;
                 let error = format!("{error:#}");
                 error!(error, "the configuration was not taken: the one of before holds");
                 self.reload.refused = Some(error);
             }
         }
+        self.upkeep.reload_refused = self.reload.refused.is_some();
+        self.tell_upkeep();
         // Else when the server has said that it goes by it, or its successor is ready.
         if !self.reload.pending {
             self.say_ready();
@@ -296,8 +325,47 @@ impl<'a> Watch<'a> {
             warn!(keys = waiting.join(", "), "these keys take effect at the next restart");
         }
         self.reload.waiting = waiting;
+        if self.metrics.follow(&self.settings.config) {
+            self.tell_metrics();
+        }
         self.reload.pending = self.tell_config();
         Ok(())
+    }
+
+    /// Where the server is to serve metrics, but for control.sock.
+    fn tell_metrics(&mut self) {
+        let listen = self.metrics.address().map(|address| address.to_string());
+        // Another descriptor of it, as whoever is told here may be hung up on.
+        let listener = self.metrics.listener().map(|listener| listener.as_fd().try_clone_to_owned()).transpose();
+        match listener {
+            Ok(listener) => {
+                let listener: Vec<BorrowedFd<'_>> = listener.iter().map(AsFd::as_fd).collect();
+                self.tell(&ToServer::Metrics { listen }, &listener);
+            }
+            Err(error) => error!(%error, "metrics' socket could not be handed on"),
+        }
+    }
+
+    fn tell_upkeep(&mut self) {
+        self.tell(&ToServer::Upkeep(self.upkeep), &[]);
+    }
+
+    /// Everybody who may have something lives, or was buried: what else is there is nobody's.
+    fn is_whole(&self) -> bool {
+        self.course.is_serving() && self.server.as_ref().is_some_and(|server| server.socket.is_some())
+    }
+
+    fn look_for_strays(&mut self) {
+        let lives = |number: u32| self.launchers.contains_key(&number);
+        match self.places.sweep_strays(lives) {
+            Ok(found) if found.is_nothing() => {}
+            Ok(found) => {
+                self.upkeep.while_running.add(found);
+                self.tell_upkeep();
+            }
+            // It is there the next time, too.
+            Err(error) => warn!(error = format!("{:#}", anyhow::Error::from(error)), "look for what belongs to nobody"),
+        }
     }
 
     /// `false`: nobody is there to be told.
@@ -342,6 +410,8 @@ impl<'a> Watch<'a> {
                     kill_point!("before-launcher-replace");
                     self.sweep_groups(&format!("kiln-{}-{number}-", self.places.instance));
                     self.sweep_workbench(number);
+                    self.upkeep.launchers_restarted += 1;
+                    self.tell_upkeep();
                     self.tell(&ToServer::LauncherGone { launcher: number }, &[]);
                     None
                 }
@@ -398,7 +468,13 @@ impl<'a> Watch<'a> {
         let ends = ServerEnds { supervisor: theirs.as_fd(), api: self.doors.api.as_fd(), control: self.doors.control.as_fd() };
         let pid = self.children.start_server(&ends)?;
         info!(pid = pid.as_raw(), "server started");
+        let first = !std::mem::replace(&mut self.started, true);
+        self.upkeep.servers_restarted += u64::from(!first);
         self.server = Some(Server { pid, socket: Some(ours) });
+        self.tell_upkeep();
+        if self.metrics.address().is_some() {
+            self.tell_metrics();
+        }
         // What it was started with is in force; what waits it cannot know.
         if !self.reload.waiting.is_empty() {
             self.tell_config();
@@ -454,7 +530,10 @@ impl<'a> Watch<'a> {
     fn sweep_groups(&mut self, prefix: &str) {
         match sweep::groups(self.places.hierarchies.parents(), prefix) {
             Ok(0) => {}
-            Ok(removed) => info!(removed, prefix, "cgroups of the dead removed"),
+            Ok(removed) => {
+                self.upkeep.after_deaths.cgroups += removed as u64;
+                info!(removed, prefix, "cgroups of the dead removed");
+            }
             Err(error) => {
                 self.clean = false;
                 error!(error = format!("{:#}", anyhow::Error::from(error)), prefix, "left for the next sweep");
@@ -465,7 +544,10 @@ impl<'a> Watch<'a> {
     fn sweep_workbench(&mut self, launcher: u32) {
         match sweep::workbench(&self.places.staging, launcher) {
             Ok(0) => {}
-            Ok(removed) => info!(removed, launcher, "staging directories of the dead removed"),
+            Ok(removed) => {
+                self.upkeep.after_deaths.staging += removed as u64;
+                info!(removed, launcher, "staging directories of the dead removed");
+            }
             Err(error) => {
                 self.clean = false;
                 error!(error = format!("{:#}", anyhow::Error::from(error)), launcher, "left for the next sweep");
@@ -475,8 +557,12 @@ impl<'a> Watch<'a> {
 
     fn sweep_all(&mut self) {
         // Each full sweep makes good what an earlier one could not do.
-        self.clean =
-            self.places.sweep_all().map_err(|error| error!(error = format!("{error:#}"), "left for the next sweep")).is_ok();
+        let swept = self.places.sweep_all();
+        self.clean = swept.is_ok();
+        match swept {
+            Ok(swept) => self.upkeep.after_deaths.add(swept),
+            Err(error) => error!(error = format!("{error:#}"), "left for the next sweep"),
+        }
     }
 }
 

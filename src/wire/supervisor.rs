@@ -46,6 +46,50 @@ pub enum ToServer {
     Drain,
     /// The drain's limit is now.
     Cut,
+    /// Serve the metrics on this listening socket (one descriptor) from now on, or, `None`, nowhere but on control.sock. The
+    /// text is the address as the configuration has it.
+    Metrics {
+        listen: Option<String>,
+    },
+    Upkeep(Upkeep),
+}
+
+/// What the supervisor had to do so far. Totals since its own start, which outlive servers, and are no less right if told twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// What a kilnd that was killed had left when this one started.
+    pub at_start: Swept,
+    /// What processes of this one's left that died while it ran.
+    pub after_deaths: Swept,
+    /// What belonged to nobody although nobody had died: there is never any, unless Kiln has a bug.
+    pub while_running: Swept,
+    pub servers_restarted: u64,
+    pub launchers_restarted: u64,
+    pub reloads: u64,
+    /// Files that were not taken: the configuration of before still holds.
+    pub reloads_refused: u64,
+    /// Whether the last one was.
+    pub reload_refused: bool,
+}
+
+/// How many things a sweep has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    pub cgroups: u64,
+    pub staging: u64,
+    pub code: u64,
+}
+
+impl Swept {
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.cgroups += other.cgroups;
+        self.staging += other.staging;
+        self.code += other.code;
+    }
 }
 
 /// How `unpack` ended.

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::json;
 
-use crate::doors::{House, Reply, over, snapshot};
+use crate::doors::{House, Reply, over, shown_pool, snapshot};
 
 async fn ask(house: &House, method: &str, path: &str) -> Reply {
     over(UnixStream::connect(house.run_dir().join("control.sock")).unwrap(), method, path, &[], "").await
@@ -16,7 +16,7 @@ async fn the_pool_is_shown_as_it_is() {
     *house.fakes.snapshot.lock().unwrap() = snapshot();
     let reply = ask(&house, "GET", "/v1/pool").await;
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
-    assert_eq!(reply.json(), serde_json::to_value(snapshot()).unwrap());
+    assert_eq!(reply.json(), shown_pool());
 }
 
 #[tokio::test]
@@ -26,6 +26,16 @@ async fn who_answers_is_told() {
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&status["instance"], &status["server_pid"]), (&json!("test"), &json!(std::process::id())));
     assert!(status["uptime_s"].is_u64());
+}
+
+#[tokio::test]
+async fn metrics_are_text_that_prometheus_reads() {
+    let house = House::open();
+    *house.fakes.snapshot.lock().unwrap() = snapshot();
+    let reply = ask(&house, "GET", "/v1/metrics").await;
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
+    let text = String::from_utf8(reply.body.to_vec()).unwrap();
+    assert!(text.contains("# TYPE kiln_memory_budget_bytes gauge\nkiln_memory_budget_bytes 0\n"), "{text}");
 }
 
 #[tokio::test]
@@ -41,6 +51,8 @@ async fn nothing_else_is_here_and_nothing_else_can_be_changed() {
         ("POST", "/v1/history", 405),
         ("GET", "/v1/history?limit=0", 400),
         ("DELETE", "/v1/status", 405),
+        ("POST", "/v1/metrics", 405),
+        ("GET", "/metrics", 404),
         ("GET", "/v1/functions/nope/logs", 404),
         ("GET", "/v1/functions/..%2f..%2fdb/logs", 404),
         ("POST", "/v1/functions/nope/logs", 405),

@@ -25,7 +25,7 @@ fn objects(text: &str) -> Vec<Value> {
 async fn ask(house: &House, path: &str) -> Vec<Value> {
     let reply = over(UnixStream::connect(house.run_dir().join("control.sock")).unwrap(), "GET", path, &[], "").await;
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/jsonl")), "{path}");
-    objects(&String::from_utf8(reply.body.to_vec()).unwrap())
+    objects(std::str::from_utf8(&reply.body).unwrap())
 }
 
 /// One that reads as it likes: a request, then its answer's lines (in chunks; a chunk's length is no object).

@@ -116,7 +116,8 @@ fn top_waits_for_a_kilnd_that_went_away_and_goes_on_when_it_is_back() {
 #[test]
 fn top_gives_the_terminal_back_however_it_ends() {
     let address = Address::new();
-    let ends: [(&str, &dyn Fn(&mut Seat)); 5] = [
+    type End<'a> = (&'a str, &'a dyn Fn(&mut Seat));
+    let ends: [End; 5] = [
         ("q", &|seat| seat.press("q")),
         ("Ctrl-C", &|seat| seat.press("\x03")),
         ("SIGTERM", &|seat| seat.signal(Signal::SIGTERM)),

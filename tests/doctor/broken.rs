@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use kiln::cli::doctor::{Account, Finding, Host, Kilnd, Probe, State, Status, Systemd, Unit, examine};
@@ -169,6 +169,14 @@ impl World {
         self.unit("kilnd.service", property, value);
     }
 
+    /// And served nowhere.
+    fn metrics_are_wanted(&mut self) {
+        self.config.metrics_listen = "127.0.0.1:9150".into();
+        let in_force = Config { launchers: self.config.launcher_count(), ..self.config.clone() };
+        let status = json!({ "version": env!("CARGO_PKG_VERSION"), "server_pid": 77, "descriptors": 65_536, "config": in_force });
+        self.host.kilnd.status = Some(Status::deserialize(&status).unwrap());
+    }
+
     fn not_running(&mut self) {
         let absent = Some(io::ErrorKind::NotFound);
         self.host.kilnd = Kilnd { api: absent, control: absent, ..Kilnd::default() };
@@ -279,7 +287,9 @@ const ROWS: &[Row] = &[
     (|w| fs::set_permissions(w.path("run/kiln/kiln.sock"), fs::Permissions::from_mode(0o666)).unwrap(), "kiln.sock", State::Broken, "open to everybody", "0660"),
     (|w| { w.host.kilnd.trouble = Some("it has not answered within 5 s".into()); w.host.kilnd.status = None }, "kilnd", State::Broken, "has not answered", "journalctl"),
     (|w| w.host.kilnd.status.as_mut().unwrap().version = "0.0.1".into(), "versions", State::Warn, "0.0.1", "restart kilnd after an upgrade"),
+    (|w| { w.write("proc/77/x", ""); symlink("/usr/lib/kiln/kilnd (deleted)", w.path("proc/77/exe")).unwrap() }, "versions", State::Warn, "another file than the one that is /usr/lib/kiln/kilnd", "systemctl restart"),
     (|w| w.host.kilnd.status.as_mut().unwrap().draining = true, "kilnd", State::Warn, "waits for running invocations", "wait until it has ended"),
+    (|w| w.metrics_are_wanted(), "metrics", State::Broken, "could not listen there", "ss -ltnp 'sport = :9150'"),
     (|w| w.config.idle_max_s = 1, "in-force", State::Warn, "idle_max_s", "systemctl reload kilnd"),
     (|w| w.config.region = "eu-west-1".into(), "in-force", State::Warn, "region", "restart kilnd"),
     (|w| { w.host.uid = 1000; w.host.gids = vec![] }, "caller", State::Warn, "neither in kiln-invoke nor in kiln-admin", "usermod -aG kiln-invoke"),

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -28,15 +28,18 @@ use kiln::registry::sqlite::SqliteRegistry;
 use kiln::registry::{Functions, Promise};
 use kiln::runtime::RuntimeName;
 use kiln::server::api::{Api, Engine};
-use kiln::server::control::{Control, Environments, Happenings, Inspected, LetIn, Logs, Stream, Visitor};
+use kiln::server::control::{
+    Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor,
+};
 use kiln::server::dispatch::NoVisit;
 use kiln::server::environment::{Sight, VisitError};
-use kiln::server::events::{Cold, Event, Events, What};
+use kiln::server::events::{Cold, Event, Events, Observer, What};
 use kiln::server::http;
 use kiln::server::intake::room::Room;
 use kiln::server::intake::{HandError, Hands, Intake};
 use kiln::server::logs::LogStore;
 use kiln::server::pool::{Dismissed, Drained, Retire, Seen, SeenState, Snapshot};
+use kiln::server::tally::{Reading, Tally};
 use kiln::wire::launcher::{CgroupPath, Description, MappedId, Mounted, Namespace, StagingId, Usage};
 use kiln::wire::supervisor::Unpacked;
 use kiln::wire::visit::{self, Asked, End};
@@ -220,7 +223,11 @@ async fn serve(
     let events = Events::default();
     *theirs.events.lock().unwrap() = Some(events.clone());
     let happenings = Happenings::new(events, stopping.clone());
-    let control = Control::new(config, seen, logs, happenings, stopping.clone(), stopping.clone());
+    let tally = Tally::new("test", |_| true);
+    tally.see(&ended_well("hello"));
+    let metrics = Arc::new(Metrics::new(Arc::new(tally), Reading::default));
+    let shown = Shown { logs, happenings, loopback: Arc::new(Loopback::new(metrics.clone())), metrics };
+    let control = Control::new(config, seen, shown, stopping.clone(), stopping.clone());
     let listen = |path: PathBuf| {
         let listener = UnixListener::bind(&path).unwrap();
         // Whoever may open the socket is the supervisor's affair; here everybody may.
@@ -236,6 +243,30 @@ async fn serve(
     // The last handle but the control door's, which has just gone.
     theirs.logs.lock().unwrap().take();
     log_thread.join();
+}
+
+/// The one invocation that the house has counted.
+fn ended_well(function: &str) -> Event {
+    let what = What::Ended {
+        duration_us: 2500,
+        billed_ms: 100,
+        memory_mib: 512,
+        max_memory_mib: 30,
+        init_us: None,
+        cold: true,
+        cause: None,
+    };
+    let (at, function) = (SystemTime::UNIX_EPOCH, FunctionName::parse(function).ok());
+    Event { seq: 1, at, function, version: None, container: None, request: None, what }
+}
+
+/// The pool as the operators' door shows it.
+pub fn shown_pool() -> Value {
+    let mut shown = serde_json::to_value(snapshot()).unwrap();
+    shown["functions"] = json!([{
+        "function": "hello", "invocations": 1, "errors": 0, "throttles": 0, "cold_starts": 1, "duration_ms": 2.5, "billed_gb_s": 0.05,
+    }]);
+    shown
 }
 
 /// Does what the function's name says.
@@ -317,7 +348,7 @@ impl Environments for Fakes {
         Box::pin(async move { found.map(inspected) })
     }
 
-    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> LetIn<'a> {
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> Promise<'a, Result<Visit, NoVisit>> {
         let held = self.snapshot.lock().unwrap();
         let found = held.environments.iter().any(|environment| environment.container.as_deref() == Some(container));
         self.entered.lock().unwrap().push((asked.clone(), by.to_owned()));

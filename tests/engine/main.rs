@@ -11,6 +11,7 @@ mod code;
 mod commands;
 mod concurrency;
 mod contained;
+mod counts;
 mod hands;
 mod inside;
 mod layers;

@@ -137,7 +137,7 @@ fn who_is_refused_is_told_what_was_short_and_what_there_is_of_it() {
         is(&told[0], json!({ "function": "wants", "reason": "memory", "in_use": 256, "limit": 256, "container": null }));
         assert!(told[0]["waited_us"].as_u64() >= Some(1_000_000), "{told:?}");
         assert_eq!(told[0]["request"], json!(refused.request_id()), "it can be found by what its caller has");
-        assert_eq!(kiln(&instance, &["function", "concurrency", "holds", "1"]).0, 0);
+        assert_eq!(kiln(&instance, &["function", "concurrency", "holds", "--reserve", "1"]).0, 0);
         assert_eq!(instance.invoke("holds", &json!({ "do": "echo" })).status, 429);
         let told = events(&instance, &["--kind", "throttled", "--function", "holds"]);
         is(&told[0], json!({ "reason": "reserved", "in_use": 1, "limit": 1 }));

@@ -54,6 +54,7 @@ pub struct Call {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // most are answers
 pub enum Fate {
     Answered(Reply),
     /// The caller went away before an answer.

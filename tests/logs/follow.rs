@@ -13,14 +13,14 @@ use crate::host::{self, Instance, eventually};
 use crate::{logs, print, reported};
 
 /// A `kiln logs -f` under way, and what it has printed.
-struct Follower {
+pub struct Follower {
     kiln: Child,
     lines: Arc<Mutex<String>>,
     reading: Option<JoinHandle<()>>,
 }
 
 impl Follower {
-    fn start(instance: &Instance, words: &[&str]) -> Self {
+    pub fn start(instance: &Instance, words: &[&str]) -> Self {
         let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"))
             .arg("--run")
             .arg(instance.run_dir())
@@ -42,17 +42,17 @@ impl Follower {
         Self { kiln, lines, reading: Some(reading) }
     }
 
-    fn seen(&self) -> String {
+    pub fn seen(&self) -> String {
         self.lines.lock().unwrap().clone()
     }
 
     #[track_caller]
-    fn sees(&self, what: &str) {
+    pub fn sees(&self, what: &str) {
         eventually("the follower sees it", || self.seen().contains(what));
     }
 
     /// Sends the signal; what it said on stderr.
-    fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
+    pub fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
         host::signal(self.kiln.id(), signal);
         let status = self.kiln.wait().unwrap();
         self.reading.take().unwrap().join().unwrap();

@@ -21,6 +21,7 @@ fn quickstart_runs_functions_in_a_service_of_its_own_and_is_gone_without_a_trace
     };
     let remains =
         || (machine::leftovers(), run("systemctl", &["list-units", "--all", "--plain", "--no-legend", "kiln-quickstart*"]));
+    let _gone = Gone;
     let copy = format!(
         "mkdir -p {CLONE}/target/runtimes && tar -C {} -c --exclude=./target . | tar -xC {CLONE}",
         repository().display()
@@ -44,8 +45,19 @@ fn quickstart_runs_functions_in_a_service_of_its_own_and_is_gone_without_a_trace
     assert!(said.contains("Stopped and removed") && !Path::new(CLONE).join("target/quickstart").exists(), "{said}");
     assert_eq!(remains(), (String::new(), String::new()));
     assert!(!Path::new("/run/systemd/system/kiln-quickstart.service").exists());
-    run("umount", &[&format!("{CLONE}/target/runtimes")]);
-    std::fs::remove_dir_all(CLONE).unwrap();
+}
+
+/// The checkout goes, however the test ends; and if it has failed, what it has started, too.
+struct Gone;
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let words = format!("{CLONE}/scripts/quickstart --down; umount {CLONE}/target/runtimes && rm -r {CLONE}");
+        let output = machine::command("bash", &["-c", &words]);
+        if !output.status.success() {
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
 }
 
 /// What README tells to type next, as it stands there.

@@ -17,7 +17,7 @@ invocations (invoked, taken_back, thawed, frozen, ended, throttled) apart from t
   starting: why (first, busy, once, again; retired with last_end, the reason of the last one's end)
   ready: build_us, init_us  init_failed: cause, text, again (it is tried once more), init_us, peak_mib
   invoked: cold, waited_us (for capacity)
-  ended: duration_us, billed_ms, max_memory_mib, init_us, cold, cause (null: success)
+  ended: duration_us, billed_ms, memory_mib, max_memory_mib, init_us, cold, cause (null: success)
   throttled: reason (memory, starts, concurrency, reserved, queue), waited_us, in_use, limit
   entered, left: by (who looked into the container)
   retired: why (as kiln pool --help has it), cause, text, by, needed_by, age_s, invocations, peak_mib

@@ -5,8 +5,10 @@ use clap::Args;
 pub(super) const LOGS_HELP: &str = help!(
     "  kiln logs hello                              the last 100 lines
   kiln logs hello -f                           and what comes from now on, over restarts of kilnd too
+  kiln logs -f                                 of all functions, those made later too; each line begins with its function
+  kiln logs --function hello --function bye    of some, in order of time
   kiln logs hello --since 10m --time
-  kiln logs hello --request 8f50ee1c-2f3d-4a4e-9f63-0d9c5c6a7b1e
+  kiln logs --request 8f50ee1c-2f3d-4a4e-9f63-0d9c5c6a7b1e
   kiln logs hello -n all --json | jq -r 'select(.kind == \"function\").line'
 
 Lines go to stdout as the function printed them. On a terminal the platform's lines are dim and control characters are
@@ -18,7 +20,10 @@ spelled out; into a pipe or a file everything goes as it was. The log of a delet
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Name or ARN
-    pub name: String,
+    pub name: Option<String>,
+    /// Of this function too; without any name, of all functions
+    #[arg(long = "function", value_name = "NAME")]
+    pub functions: Vec<String>,
     /// Go on with what is printed from now on
     #[arg(short, long)]
     pub follow: bool,
@@ -41,7 +46,7 @@ pub struct Logs {
     #[arg(long)]
     pub raw: bool,
     /// Remove the whole log
-    #[arg(long, conflicts_with_all = ["follow", "lines", "since", "request", "container"])]
+    #[arg(long, requires = "name", conflicts_with_all = ["functions", "follow", "lines", "since", "request", "container"])]
     pub delete: bool,
 }
 

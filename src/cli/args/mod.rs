@@ -24,6 +24,7 @@ mod events;
 mod function;
 mod layer;
 mod logs;
+mod metrics;
 mod runtime;
 mod top;
 mod usage;
@@ -33,6 +34,7 @@ pub use self::events::{Events, History};
 pub use self::function::{Code, Concurrency, Create, Drain, FunctionCommand, Reuse, Settings, Update};
 pub use self::layer::{LayerCommand, Publish};
 pub use self::logs::Logs;
+pub use self::metrics::Metrics;
 pub use self::runtime::{AddRuntime, RuntimeCommand, WhichRuntimes};
 pub use self::top::Top;
 pub use self::usage::Usage;
@@ -102,7 +104,8 @@ const POOL_HELP: &str = help!(
   failing (functions whose last init failed), reserves: a list of { function, reserved, in_flight },
   since kilnd's start: retired (environments by reason: idle, age, memory, tmp, updated, deleted, once, drained, recycled,
   killed, entered, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
-  told_again (invocations whose function's init had just failed); environments: a list of { function, version, state, age_s,
+  told_again (invocations whose function's init had just failed), functions: a list of { function, invocations, errors,
+  throttles, cold_starts, duration_ms (all together), billed_gb_s }; environments: a list of { function, version, state, age_s,
   idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, cpu_ms (of all its time, or null), invocations, container,
   leaving (why it ends soon, or null) }"
 );
@@ -160,6 +163,9 @@ pub enum Command {
     /// Show the manual page of kiln or of a verb, or write all of them
     #[command(after_help = MAN_HELP)]
     Man(ManPages),
+    /// Print what kilnd counts, for Prometheus
+    #[command(after_help = metrics::METRICS_HELP)]
+    Metrics(Metrics),
     /// Show every execution environment
     #[command(after_help = POOL_HELP)]
     Pool(Pool),

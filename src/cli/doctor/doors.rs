@@ -59,12 +59,18 @@ pub fn checks(host: &Host, config: &Config, compare: Option<&Config>) -> Vec<Fin
         },
     );
     let ours = env!("CARGO_PKG_VERSION");
-    findings.push(if status.version == ours {
+    // Who may not look into the server sees no link.
+    let program = std::fs::read_link(host.root.join(format!("proc/{server}/exe"))).unwrap_or_default();
+    findings.push(if let Some(path) = program.to_string_lossy().strip_suffix(" (deleted)") {
+        let found = format!("the running kilnd was started from another file than the one that is {path} now");
+        warn("versions", found, format!("systemctl restart {service}: callers queue meanwhile"))
+    } else if status.version == ours {
         ok("versions", format!("kiln and kilnd are both {ours}"))
     } else {
         let found = format!("this kiln is {ours}, the running kilnd is {}", status.version);
         warn("versions", found, "restart kilnd after an upgrade, or use the kiln beside it")
     });
+    findings.extend(status.config().and_then(|running| metrics(&running, status.metrics.as_deref())));
     let compared = compare.zip(status.config()).map(|(file, running)| same(file, &running));
     findings.extend(compared.or_else(|| waiting(&status.waiting_for_restart)));
     findings
@@ -112,6 +118,20 @@ fn door(host: &Host, check: &'static str, path: &Path, refused: Option<io::Error
         ),
         _ => ok(check, format!("{shown} answers; group {group}")),
     }
+}
+
+/// Where the configuration in force wants metrics to be served, and where they are.
+fn metrics(running: &Config, served: Option<&str>) -> Option<Finding> {
+    let wanted = running.metrics_address()?;
+    if served.and_then(|served| served.parse().ok()) == Some(wanted) {
+        return Some(ok("metrics", format!("http://{wanted}/metrics")).about("metrics_listen"));
+    }
+    let found = format!("metrics_listen is {wanted}, but kilnd could not listen there: its log says why");
+    let cure = format!(
+        "ss -ltnp 'sport = :{port}' tells who has that port: stop it, or set another; then systemctl reload kilnd",
+        port = wanted.port()
+    );
+    Some(broken("metrics", found, cure).about("metrics_listen"))
 }
 
 fn same(file: &Config, running: &Config) -> Finding {

@@ -95,6 +95,8 @@ pub struct Status {
     config: Value,
     /// Keys whose value in its file is for its next start.
     pub waiting_for_restart: Vec<String>,
+    /// Where it serves metrics, besides control.sock.
+    pub metrics: Option<String>,
     /// It takes nothing new, and will end.
     pub draining: bool,
 }

@@ -98,7 +98,7 @@ impl Known {
     fn past(&self) -> Option<(&Look, f64)> {
         let before = self.before.as_ref()?;
         let took = self.last.at.saturating_sub(before.at);
-        (took >= LEAST).then(|| (before, took.as_secs_f64()))
+        (took >= LEAST).then_some((before, took.as_secs_f64()))
     }
 
     /// Of all functions together: those that kilnd counts each, and refusals in any case.

@@ -111,7 +111,7 @@ impl Screen<'_> {
             spans.push(Span::raw(text));
             spans
         };
-        let share = if pool.budget_mib > 0 { pool.charged_mib * 100 / pool.budget_mib } else { 0 };
+        let share = (pool.charged_mib * 100).checked_div(pool.budget_mib).unwrap_or(0);
         let text = format!("{} of {} MB ({share}%)", pool.charged_mib, pool.budget_mib);
         let memory = bar("memory  ", pool.charged_mib, pool.budget_mib, text);
 

@@ -357,9 +357,9 @@ mod tests {
         let (_root, parents) = host(CgroupLayout::Split);
         let groups = Groups::create(&parents, "kiln-test-1-7").unwrap();
         files(groups.of(Controller::Memory), &[("memory.usage_in_bytes", "8192"), ("memory.oom_control", "oom_kill 1")]);
-        files(&groups.unified, &[("cpu.stat", "usage_usec 70\n")]);
         let v1 = [("cpu.cfs_quota_us", "-1"), ("cpu.stat", "nr_throttled 1\nthrottled_time 2000\n")];
         files(groups.of(Controller::Cpu), &v1);
+        files(&groups.unified, &[("cpu.stat", "usage_usec 70\n")]);
         let used = groups.usage();
         assert_eq!((used.frozen, used.memory, used.oom_kills), (false, Some(8192), Some(1)));
         assert_eq!((used.cpu_us, used.cpu_quota_us, used.throttled_us), (Some(70), None, Some(2)));

@@ -30,7 +30,7 @@ pub fn read(groups: &Groups) -> Usage {
         oom_kills: row(memory, if v2 { "memory.events" } else { "memory.oom_control" }, "oom_kill"),
         tasks: number(pids, "pids.current", "pids.current"),
         tasks_limit: number(pids, "pids.max", "pids.max"),
-        // cgroup2 counts it on every host, also where version 1 has the controller.
+        // cgroup2 counts the CPU time of its groups with or without the controller.
         cpu_us: row(&groups.unified, "cpu.stat", "usage_usec"),
         cpu_quota_us: quota,
         cpu_period_us: period,

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::error::{ApiError, Kind};
+use super::payloads::ROOM_KIB;
 use super::route::Named;
 use super::target::{LATEST, Target};
 use super::validation::Validation;
@@ -48,6 +49,7 @@ impl Api {
             let refusal = Refusal::Throttled(Throttle::Memory);
             let cause = refusal.cause();
             warn!(function = %target.name, request = %id, cause, "invocation refused: no room for its payload");
+            self.engine.no_room_for_payload(&target.name, id, wait, (ROOM_KIB >> 10) as u64);
             return Err(ApiError::refused(refusal, &target.arn_resolved(&self.home)));
         };
         let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await;

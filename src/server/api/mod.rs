@@ -73,6 +73,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The registry has another function of this name, or none.
     fn function_changed(&self, name: &FunctionName);
+
+    /// The door refused it, as so many MiB of payloads are the most there may be.
+    fn no_room_for_payload(&self, _function: &FunctionName, _request: RequestId, _waited: Duration, _mib: u64) {}
 }
 
 /// See the module docs. A clone is another handle to the same door.

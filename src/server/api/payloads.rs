@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Of all payloads over [`FREE`] at once, in KiB: 85 of Lambda's largest.
-const ROOM_KIB: usize = 512 << 10;
+pub const ROOM_KIB: usize = 512 << 10;
 /// With the bound on connections, these can never be much.
 const FREE: usize = 64 << 10;
 

@@ -56,9 +56,6 @@ pub trait Visitor: Send {
     fn talk(self: Box<Self>, stream: Box<dyn Stream>, stop: Stop) -> Promise<'static, String>;
 }
 
-/// The function whose container it is, and who is in it.
-pub type LetIn<'a> = Promise<'a, Result<(FunctionName, Box<dyn Visitor>), NoVisit>>;
-
 impl Control {
     pub(super) async fn inspect(&self, container: &str) -> Reply {
         match self.environments.inspect(container).await {

@@ -1,24 +1,29 @@
-//! A function's log for people on duty: `GET /v1/functions/{name}/logs`, a JSON object on each line.
+//! Functions' logs for people on duty, a JSON object on each line: `GET /v1/functions/{name}/logs` has one function's, and
+//! `GET /v1/logs` those of all functions, or of some, in order of time.
 //!
 //! | Query | |
 //! |---|---|
+//! | `function=NAME` | of this one; `/v1/logs` only, and as often as one likes |
 //! | `tail=N` | begins N entries before the end |
 //! | `since_ms=T` | entries of that time (milliseconds since 1970) and later |
 //! | `request=ID`, `container=ID` | entries of one invocation; of one container, or of one log stream |
-//! | `after=CURSOR` | begins behind the entry that bore this cursor |
-//! | `follow=1` | goes on with what is printed from now on, until the caller goes away or the server stops |
+//! | `after=CURSOR` | begins behind the entry that bore this cursor; of one function only |
+//! | `follow=1` | goes on with what is printed from now on, until the caller goes away or the server stops; functions that are made later are among all |
 //!
 //! Each object is a [record](super::super::logs::store::record::Record) with `function` and `cursor`; the header
 //! `x-kiln-cursor` is the cursor at the beginning. Whoever goes on from the last cursor that they saw, after whatever
-//! interruption, misses nothing and sees nothing twice.
+//! interruption, misses nothing and sees nothing twice. Of several functions the header is `x-kiln-time-ms`, the time at the
+//! beginning, and one goes on by `since_ms`, and passes over what one has seen: of one function, later cursors are greater.
 //!
 //! The disk is read on threads that may block, a block ahead of the caller and no more.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::Either;
@@ -34,13 +39,17 @@ use super::{Reply, message, not_found, reply};
 use crate::function::FunctionName;
 use crate::server::http::Stop;
 use crate::server::logs::LogStore;
+use crate::server::logs::store::merge::{Merge, What, Whose};
 use crate::server::logs::store::reader::{Query, Reader};
+use crate::server::logs::store::record;
 use crate::server::logs::store::segments::Position;
 
 /// Readers at once: each may have a thread and a block in memory.
 const MAX_READERS: usize = 64;
 /// What a search from the end may find: each costs memory until it is sent.
 const MAX_TAIL: usize = 1 << 20;
+/// Of several functions the places are looked for before anything is sent.
+const MAX_TAIL_OF_SEVERAL: usize = 1 << 16;
 
 type Known = dyn Fn(&FunctionName) -> bool + Send + Sync;
 
@@ -58,6 +67,7 @@ pub struct Logs {
 struct Asked {
     query: Query,
     follow: bool,
+    functions: BTreeSet<String>,
 }
 
 impl Logs {
@@ -68,13 +78,13 @@ impl Logs {
     pub(super) async fn show(&self, name: &str, query: &str) -> Reply {
         let Some(function) = self.function(name) else { return unknown(name) };
         let asked = match parse(query) {
+            Ok(asked) if !asked.functions.is_empty() => {
+                return message(StatusCode::BAD_REQUEST, "function: the path names one; there is /v1/logs".into());
+            }
             Ok(asked) => asked,
             Err(what) => return message(StatusCode::BAD_REQUEST, what),
         };
-        let Ok(permit) = self.readers.clone().try_acquire_owned() else {
-            let text = format!("{MAX_READERS} others are reading logs; end one of them");
-            return message(StatusCode::SERVICE_UNAVAILABLE, text);
-        };
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else { return too_many() };
         // Before the log is looked at, so that nothing written after that look goes unnoticed.
         let written = self.store.written();
         let end = (!asked.follow).then(|| self.store.end(&function));
@@ -86,11 +96,37 @@ impl Logs {
         };
         let cursor = reader.position();
         let follow = Follow { function, reader, end, written, stop: self.stop.clone(), _permit: permit };
-        let mut response = Response::new(Either::Right(Lines::new(follow)));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+        let mut response = lines(follow);
         if let Ok(cursor) = HeaderValue::from_str(&cursor.to_string()) {
             response.headers_mut().insert("x-kiln-cursor", cursor);
         }
+        response
+    }
+
+    pub(super) fn show_several(&self, query: &str) -> Reply {
+        let asked = match parse(query) {
+            Ok(asked) if asked.query.after.is_some() => Err("after: of several functions one goes on by since_ms".to_owned()),
+            Ok(asked) if asked.query.tail.is_some_and(|tail| tail > MAX_TAIL_OF_SEVERAL) => {
+                Err(format!("tail: of several functions it must be 0 to {MAX_TAIL_OF_SEVERAL}"))
+            }
+            other => other,
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(what) => return message(StatusCode::BAD_REQUEST, what),
+        };
+        let mut these = BTreeSet::new();
+        for name in &asked.functions {
+            let Some(function) = self.function(name) else { return unknown(name) };
+            these.insert(function);
+        }
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else { return too_many() };
+        let whose = if these.is_empty() { Whose::All } else { Whose::These(these) };
+        let (now, written) = (record::millis(SystemTime::now()), self.store.written());
+        let merge = self.store.merge(whose, asked.query);
+        let reading = Several { merge, follow: asked.follow, over: false, written, stop: self.stop.clone(), _permit: permit };
+        let mut response = lines(reading);
+        response.headers_mut().insert("x-kiln-time-ms", HeaderValue::from(now));
         response
     }
 
@@ -104,6 +140,17 @@ impl Logs {
     fn function(&self, name: &str) -> Option<FunctionName> {
         FunctionName::parse(name).ok().filter(|function| (self.known)(function) || self.store.has(function))
     }
+}
+
+fn too_many() -> Reply {
+    let text = format!("{MAX_READERS} others are reading logs; end one of them");
+    message(StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+fn lines(pieces: impl Pieces) -> Reply {
+    let mut response = Response::new(Either::Right(Lines::new(pieces)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
+    response
 }
 
 fn unknown(name: &str) -> Reply {
@@ -134,6 +181,7 @@ fn parse(query: &str) -> Result<Asked, String> {
                 Some(after) => asked.query.after = Some(after),
                 None => return wrong("must be a cursor, as an entry bears it"),
             },
+            "function" => drop(asked.functions.insert(value)),
             "request" => asked.query.filter.request = Some(value.to_ascii_lowercase()),
             "container" => asked.query.filter.container = Some(value),
             "follow" => match value.as_str() {
@@ -141,7 +189,7 @@ fn parse(query: &str) -> Result<Asked, String> {
                 "0" | "false" => asked.follow = false,
                 _ => return wrong("must be 1 or 0"),
             },
-            _ => return Err(format!("{key}: there are tail, since_ms, after, request, container and follow")),
+            _ => return Err(format!("{key}: there are tail, since_ms, after, function, request, container and follow")),
         }
     }
     Ok(asked)
@@ -167,7 +215,7 @@ pub(super) fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A reading under way.
+/// A reading of one function's log under way.
 struct Follow {
     function: FunctionName,
     reader: Reader,
@@ -179,7 +227,6 @@ struct Follow {
 }
 
 impl Follow {
-    /// The next lines, and itself for those after them. `None`: there are no more.
     async fn step(mut self) -> io::Result<Option<(Bytes, Self)>> {
         loop {
             if *self.stop.borrow() || self.end.is_some_and(|end| self.reader.position() >= end) {
@@ -196,10 +243,10 @@ impl Follow {
             let found = found.inspect_err(|error| warn!(function = %self.function, %error, "a log could not be read"))?;
             let mut lines = Vec::new();
             if found.gap {
-                lines.extend(self.gap());
+                lines.extend(gap(&self.function, self.reader.position()));
             }
             for entry in found.entries.iter().filter(|entry| self.end.is_none_or(|end| entry.after <= end)) {
-                lines.extend(self.shown(&entry.json, entry.after));
+                lines.extend(shown(&self.function, &entry.json, entry.after));
             }
             if !lines.is_empty() {
                 return Ok(Some((lines.into(), self)));
@@ -215,20 +262,67 @@ impl Follow {
             }
         }
     }
+}
 
-    /// A record with what is not in its file. Every record is an object, and none is empty.
-    fn shown(&self, json: &[u8], after: Position) -> Vec<u8> {
-        let mut line = format!(r#"{{"cursor":"{after}","function":"{}","#, self.function).into_bytes();
-        line.extend_from_slice(json.strip_prefix(b"{").unwrap_or(json));
-        line.push(b'\n');
-        line
-    }
+/// A reading of several functions' logs under way.
+struct Several {
+    merge: Merge,
+    follow: bool,
+    /// What there was at the beginning is sent.
+    over: bool,
+    written: tokio::sync::watch::Receiver<()>,
+    stop: Stop,
+    _permit: OwnedSemaphorePermit,
+}
 
-    fn gap(&self) -> Vec<u8> {
-        let text = "KILN: lines may be missing here: older ones were removed before they were read";
-        let notice = json!({ "time_ms": 0, "kind": "notice", "version": "", "stream": "", "line": text });
-        self.shown(notice.to_string().as_bytes(), self.reader.position())
+impl Several {
+    async fn step(mut self) -> io::Result<Option<(Bytes, Self)>> {
+        loop {
+            if *self.stop.borrow() || self.over {
+                return Ok(None);
+            }
+            self.written.mark_unchanged();
+            let mut merge = self.merge;
+            let (back, merged) = spawn_blocking(move || {
+                let merged = merge.read();
+                (merge, merged)
+            })
+            .await?;
+            self.merge = back;
+            let merged = merged.inspect_err(|error| warn!(%error, "functions' logs could not be read"))?;
+            let mut lines = Vec::new();
+            for item in &merged.items {
+                lines.extend(match &item.what {
+                    What::Entry(entry) => shown(&item.function, &entry.json, entry.after),
+                    What::Gap(at) => gap(&item.function, *at),
+                });
+            }
+            self.over = merged.at_end && !self.follow;
+            if !lines.is_empty() {
+                return Ok(Some((lines.into(), self)));
+            }
+            if merged.at_end && self.follow {
+                tokio::select! {
+                    changed = self.written.changed() => if changed.is_err() { return Ok(None) },
+                    _ = self.stop.wait_for(|stop| *stop) => return Ok(None),
+                }
+            }
+        }
     }
+}
+
+/// A record with what is not in its file. Every record is an object, and none is empty.
+fn shown(function: &FunctionName, json: &[u8], after: Position) -> Vec<u8> {
+    let mut line = format!(r#"{{"cursor":"{after}","function":"{function}","#).into_bytes();
+    line.extend_from_slice(json.strip_prefix(b"{").unwrap_or(json));
+    line.push(b'\n');
+    line
+}
+
+fn gap(function: &FunctionName, at: Position) -> Vec<u8> {
+    let text = "KILN: lines may be missing here: older ones were removed before they were read";
+    let notice = json!({ "time_ms": 0, "kind": "notice", "version": "", "stream": "", "line": text });
+    shown(function, notice.to_string().as_bytes(), at)
 }
 
 /// Pieces of an answer, one after the other.
@@ -238,6 +332,12 @@ pub(super) trait Pieces: Send + Sized + 'static {
 }
 
 impl Pieces for Follow {
+    async fn step(self) -> io::Result<Option<(Bytes, Self)>> {
+        Self::step(self).await
+    }
+}
+
+impl Pieces for Several {
     async fn step(self) -> io::Result<Option<(Bytes, Self)>> {
         Self::step(self).await
     }
@@ -296,7 +396,8 @@ mod tests {
         let asked = parse("tail=5&since_ms=7&request=ABC&container=2026/01/01/%5b$LATEST%5dab&after=12:34&follow=1").unwrap();
         let filter = Filter { since_ms: Some(7), request: Some("abc".into()), container: Some("2026/01/01/[$LATEST]ab".into()) };
         let query = Query { tail: Some(5), after: Some(Position { segment: 12, offset: 34 }), filter };
-        assert_eq!(asked, Asked { query, follow: true });
+        assert_eq!(asked, Asked { query, follow: true, functions: BTreeSet::new() });
+        assert_eq!(parse("function=b&function=a&function=b").unwrap().functions, BTreeSet::from(["a".into(), "b".into()]));
         for wrong in ["tail=x", "tail=1048577", "since_ms=-1", "after=1", "follow=yes", "fellow=1"] {
             assert!(parse(wrong).unwrap_err().contains(wrong.split('=').next().unwrap()), "{wrong}");
         }

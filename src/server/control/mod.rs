@@ -3,10 +3,13 @@
 //! In the server process, without privileges. Shows, passes on what they want to end, and decides nothing itself:
 //!
 //! ```text
-//! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now)
+//! GET /v1/pool                      every environment, and what bounds them (server::pool's snapshot, memory measured now); what
+//!                                   functions have done since the start (server::tally)
 //! GET /v1/status                    who answers: version, instance, process id, since when, limit of descriptors,
 //!                                   configuration in force, keys of it that wait for a restart, whether it drains
 //! GET /v1/usage                     a month's bill ([`usage`])
+//! GET /v1/metrics                   for Prometheus ([`metrics`], which has another door besides)
+//! GET /v1/logs                      the logs of all functions, or of some, in order of time
 //! GET /v1/events                    what happens, a JSON object on each line ([`events`])
 //! GET /v1/history                   environments that have ended, and why ([`history`])
 //! GET /v1/functions/{name}/logs     a function's log, also a deleted one's, a JSON object on each line ([`logs`])
@@ -24,6 +27,7 @@ mod containers;
 mod events;
 mod history;
 mod logs;
+mod metrics;
 mod usage;
 
 use std::sync::Arc;
@@ -41,6 +45,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tracing::info;
 
+use super::dispatch::NoVisit;
 use super::environment::Promise;
 use super::http::{Door, Peer, Stop};
 use super::pool::{Dismissed, Drained, Snapshot};
@@ -53,10 +58,11 @@ use crate::wire::visit::Asked;
 
 use logs::decoded;
 
-pub use containers::{Inspected, LetIn, Stream, Visitor};
+pub use containers::{Inspected, Stream, Visitor};
 pub use events::Happenings;
 use history::HistoryDoor;
 pub use logs::Logs;
+pub use metrics::{Loopback, Metrics};
 use usage::UsageDoor;
 
 /// See the module docs.
@@ -74,7 +80,21 @@ pub struct Control {
     happenings: Happenings,
     history: HistoryDoor,
     usage: UsageDoor,
+    metrics: Arc<Metrics>,
+    /// Where else they are served.
+    loopback: Arc<Loopback>,
 }
+
+/// What others keep and this door shows.
+pub struct Shown {
+    pub logs: Logs,
+    pub happenings: Happenings,
+    pub metrics: Arc<Metrics>,
+    pub loopback: Arc<Loopback>,
+}
+
+/// A program in a container, and whose container that is.
+pub type Visit = (FunctionName, Box<dyn Visitor>);
 
 /// Who has the environments, seen from this door.
 pub trait Environments: Send + Sync + 'static {
@@ -92,7 +112,7 @@ pub trait Environments: Send + Sync + 'static {
     fn inspect<'a>(&'a self, container: &'a str) -> Promise<'a, Option<Inspected>>;
 
     /// Runs a program in a container, whose function this is. `by` is told in the function's log.
-    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> LetIn<'a>;
+    fn enter<'a>(&'a self, container: &'a str, asked: &'a Asked, by: &'a str) -> Promise<'a, Result<Visit, NoVisit>>;
 
     /// Ends one environment, and its invocation, now. `by` is told in the function's log.
     fn kill(&self, container: &str, by: &str) -> Option<Dismissed>;
@@ -111,6 +131,8 @@ struct Status<'a> {
     waiting_for_restart: &'a [String],
     /// No new invocation is taken; those that run may finish.
     draining: bool,
+    /// The loopback address where metrics are served, too.
+    metrics: Option<String>,
 }
 
 type Reply = Response<Either<Full<Bytes>, logs::Lines>>;
@@ -119,8 +141,7 @@ impl Control {
     pub fn new(
         in_force: impl Into<InForce>,
         environments: Arc<dyn Environments>,
-        logs: Logs,
-        happenings: Happenings,
+        shown: Shown,
         draining: Stop,
         ending: Stop,
     ) -> Self {
@@ -128,7 +149,8 @@ impl Control {
         let usage = UsageDoor::new(Books::new(in_force.now().database()), in_force.clone());
         let history = HistoryDoor::new(Past::new(in_force.now().database()));
         let (started, looking) = (Instant::now(), Mutex::default());
-        Self { in_force, started, draining, ending, environments, looking, logs, happenings, history, usage }
+        let Shown { logs, happenings, metrics, loopback } = shown;
+        Self { in_force, started, draining, ending, environments, looking, logs, happenings, history, usage, metrics, loopback }
     }
 
     fn status(&self) -> Value {
@@ -142,6 +164,7 @@ impl Control {
             config: &config,
             waiting_for_restart: &waiting,
             draining: *self.draining.borrow(),
+            metrics: self.loopback.address(),
         })
     }
 
@@ -149,7 +172,11 @@ impl Control {
         let _one = self.looking.lock().await;
         let environments = self.environments.clone();
         match tokio::task::spawn_blocking(move || environments.measured()).await {
-            Ok(snapshot) => reply(StatusCode::OK, json!(snapshot)),
+            Ok(snapshot) => {
+                let mut shown = json!(snapshot);
+                shown["functions"] = json!(self.metrics.functions());
+                reply(StatusCode::OK, shown)
+            }
             Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("look at the pool: {error}")),
         }
     }
@@ -238,9 +265,13 @@ impl Door for Control {
             (&Method::GET, "/v1/pool") => self.pool().await,
             (&Method::GET, "/v1/status") => reply(StatusCode::OK, self.status()),
             (&Method::GET, "/v1/usage") => self.usage.show(head.uri.query().unwrap_or_default()).await,
+            (&Method::GET, "/v1/logs") => self.logs.show_several(head.uri.query().unwrap_or_default()),
             (&Method::GET, "/v1/events") => self.happenings.show(head.uri.query().unwrap_or_default()),
             (&Method::GET, "/v1/history") => self.history.show(head.uri.query().unwrap_or_default()).await,
-            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/events" | "/v1/history") => not_allowed("GET"),
+            (&Method::GET, "/v1/metrics") => self.metrics.show().await.map(Either::Left),
+            (_, "/v1/pool" | "/v1/status" | "/v1/usage" | "/v1/events" | "/v1/history" | "/v1/logs" | "/v1/metrics") => {
+                not_allowed("GET")
+            }
             (_, path) => message(StatusCode::NOT_FOUND, format!("there is no {path} here")),
         }
     }

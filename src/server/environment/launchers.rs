@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ struct Fleet {
     /// Taken to add, find and remove a launcher. A link's own lock may be taken inside.
     links: Mutex<BTreeMap<u32, Arc<Link>>>,
     arrived: Notify,
+    /// Containers whose cgroups could not be removed.
+    not_cleared: AtomicU64,
 }
 
 /// One launcher.
@@ -75,7 +78,12 @@ struct Answer {
 impl Launchers {
     /// None at first. Must be called inside the runtime.
     pub fn new() -> Self {
-        let fleet = Fleet { runtime: Runtime::current(), links: Mutex::default(), arrived: Notify::new() };
+        let fleet = Fleet {
+            runtime: Runtime::current(),
+            links: Mutex::default(),
+            arrived: Notify::new(),
+            not_cleared: AtomicU64::new(0),
+        };
         Self(Arc::new(fleet))
     }
 
@@ -213,16 +221,26 @@ impl Launchers {
     /// Orders the end of a container; nobody waits for it.
     fn clear(&self, link: &Arc<Link>, container: ContainerId) {
         link.lock().containers.remove(&container);
-        let link = link.clone();
+        let (link, launchers) = (link.clone(), self.clone());
         // Ends with the report, or with the launcher, which clears everything of its own away when it ends.
         self.0.runtime.spawn(async move {
             let ended = link.ask(|order| Order::End { order, container }, &[], CODE_LIMIT).await;
             match ended.map(|answer| answer.report) {
                 Ok(Report::Ended { .. }) | Err(LaunchError::Died(_)) => {}
-                Ok(other) => warn!(%container, error = %unwelcome(other), "end a container"),
-                Err(error) => warn!(%container, %error, "end a container"),
+                Ok(other) => launchers.not_cleared(container, &unwelcome(other)),
+                Err(error) => launchers.not_cleared(container, &error),
             }
         });
+    }
+
+    fn not_cleared(&self, container: ContainerId, error: &LaunchError) {
+        warn!(%container, %error, "end a container");
+        self.0.not_cleared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many launchers there are, and how many containers they could not clear away so far.
+    pub fn count(&self) -> (usize, u64) {
+        (self.lock().len(), self.0.not_cleared.load(Ordering::Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Link>>> {

@@ -40,8 +40,11 @@ pub enum Ended {
 
 /// kiln-init speaks right after the runtime's end; slower than this only if it cannot.
 const INIT_HAS_THE_WORD: Duration = Duration::from_secs(1);
-/// As long as the launcher needs at most to tell of an init's end, or to be told dead.
-const LAUNCHER_HAS_THE_WORD: Duration = Duration::from_millis(500);
+/// One of two words always comes: a launcher that lives tells of an init's end, and of one that is dead the socket closes, when
+/// the last of its children that it had not yet let go has died, too; the supervisor sees to that. On a busy host that takes a
+/// while, and who does not wait for it takes a launcher's death for a kill by somebody else. Only a launcher that hangs says
+/// neither.
+const LAUNCHER_HAS_THE_WORD: Duration = Duration::from_secs(5);
 
 /// What ends with its process.
 const KILLED: Ended = Ended::Runtime(ProcessEnd::Killed { signal: libc::SIGKILL, core: false });

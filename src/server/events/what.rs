@@ -54,6 +54,8 @@ pub enum What {
     Ended {
         duration_us: u64,
         billed_ms: u64,
+        /// As configured.
+        memory_mib: u32,
         max_memory_mib: u64,
         /// Only where an init ran outside of the invocation.
         init_us: Option<u64>,
@@ -221,6 +223,25 @@ pub enum Retire {
     Failed,
     /// kilnd stops.
     Stopping,
+}
+
+impl Retire {
+    pub const ALL: [Self; 14] = [
+        Self::Idle,
+        Self::Age,
+        Self::Memory,
+        Self::Tmp,
+        Self::Updated,
+        Self::Deleted,
+        Self::Once,
+        Self::Drained,
+        Self::Recycled,
+        Self::Killed,
+        Self::Died,
+        Self::Init,
+        Self::Failed,
+        Self::Stopping,
+    ];
 }
 
 impl fmt::Display for Retire {

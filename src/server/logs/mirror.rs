@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::warn;
 
+use super::missing::{Count, Why};
 use super::store::queue::{Queue, Waiting};
 use super::{Kind, Lost, Origin, Piece};
 use crate::config::Mirrored;
@@ -46,6 +47,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub struct Mirror {
     shared: Arc<Shared>,
     wanted: Wanted,
+    missing: Arc<Count>,
 }
 
 /// Between the writer's thread and this one.
@@ -100,12 +102,12 @@ impl Shared {
 }
 
 impl Mirror {
-    pub fn start(journal: Journald, wanted: Wanted) -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn start(journal: Journald, wanted: Wanted, missing: Arc<Count>) -> io::Result<(Self, JoinHandle<()>)> {
         journal.wait_at_most(PATIENCE)?;
         let shared = Arc::<Shared>::default();
-        let writer = Writer::new(journal, shared.clone());
+        let writer = Writer::new(journal, shared.clone(), missing.clone());
         let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run())?;
-        Ok((Self { shared, wanted }, thread))
+        Ok((Self { shared, wanted, missing }, thread))
     }
 
     /// Never waits.
@@ -114,9 +116,11 @@ impl Mirror {
         for piece in pieces {
             let wanted = what == Mirrored::Auto || what == Mirrored::Platform && piece.kind == Kind::Platform;
             if wanted && !self.shared.queue.push(&piece.piece()) {
+                let lost = Lost::of(&piece.lines);
+                self.missing.add(Why::JournalUntaken, lost);
                 let mut refused = self.shared.refused();
                 let of = refused.entry(piece.origin.function.clone());
-                of.or_insert_with(|| (piece.origin.clone(), Lost::default())).1.add(Lost::of(&piece.lines));
+                of.or_insert_with(|| (piece.origin.clone(), Lost::default())).1.add(lost);
             }
         }
     }
@@ -133,6 +137,7 @@ struct Writer {
     journal: Journald,
     shared: Arc<Shared>,
     shares: HashMap<FunctionName, Share>,
+    missing: Arc<Count>,
     /// The journal did not take the last entry in time.
     stopped: bool,
 }
@@ -151,8 +156,8 @@ struct Share {
 }
 
 impl Writer {
-    fn new(journal: Journald, shared: Arc<Shared>) -> Self {
-        Self { journal, shared, shares: HashMap::new(), stopped: false }
+    fn new(journal: Journald, shared: Arc<Shared>, missing: Arc<Count>) -> Self {
+        Self { journal, shared, shares: HashMap::new(), missing, stopped: false }
     }
 
     fn run(mut self) {
@@ -193,7 +198,9 @@ impl Writer {
     fn line(&mut self, piece: &Piece<'_>, line: &[u8], now: Instant) {
         let share = share(&mut self.shares, &piece.origin.function, piece.origin, now);
         if !share.take(line.len(), now) {
-            share.excess.add(Lost { lines: 1, bytes: line.len() as u64 + 1 });
+            let lost = Lost { lines: 1, bytes: line.len() as u64 + 1 };
+            self.missing.add(Why::JournalExcess, lost);
+            share.excess.add(lost);
             (share.origin, share.request) = (piece.origin.clone(), piece.request);
             return;
         }
@@ -206,7 +213,9 @@ impl Writer {
     fn write(&mut self, piece: &Piece<'_>, line: &[u8], now: Instant) {
         if !self.send(&entry(piece, line)) {
             let share = share(&mut self.shares, &piece.origin.function, piece.origin, now);
-            share.untaken.add(Lost { lines: 1, bytes: line.len() as u64 + 1 });
+            let lost = Lost { lines: 1, bytes: line.len() as u64 + 1 };
+            self.missing.add(Why::JournalUntaken, lost);
+            share.untaken.add(lost);
             (share.origin, share.request) = (piece.origin.clone(), piece.request);
         }
     }
@@ -342,7 +351,7 @@ mod tests {
     use crate::telemetry::journald::tests::Fake;
 
     fn writer(journal: Journald) -> Writer {
-        Writer::new(journal, Arc::default())
+        Writer::new(journal, Arc::default(), Arc::default())
     }
 
     fn piece<'a>(origin: &'a Arc<Origin>, kind: Kind, lines: &'a [u8]) -> Piece<'a> {
@@ -402,6 +411,7 @@ mod tests {
             |line: &&String| line.strip_prefix("KILN: ").map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap());
         let missing: usize = seen.iter().filter_map(|line| number(&line)).sum();
         assert_eq!(kept + missing, 6000, "every line is there, or told to be missing");
+        assert_eq!(writer.missing.now().journal_excess, missing as u64, "and counted");
         assert!(
             seen[seen.len() - 2].starts_with("KILN: ") && seen[seen.len() - 2].contains("`kiln logs noisy` has more"),
             "before REPORT"
@@ -436,6 +446,7 @@ mod tests {
         assert!(writer.stopped && begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         let taken = fake.entries().len() as u64;
         assert_eq!(writer.shares[&origin.function].untaken.lines, 900 - taken);
+        assert_eq!(writer.missing.now().journal_untaken, 900 - taken);
         writer.tell_all(begin);
         let told = fake.entries();
         assert!(told[0]["MESSAGE"].contains("because the journal did not take them"), "{told:?}");
@@ -454,7 +465,7 @@ mod tests {
         };
         let (fake, journal) = Fake::start();
         let wanted = Wanted::new(Mirrored::Auto);
-        let (mirror, thread) = Mirror::start(journal, wanted.clone()).unwrap();
+        let (mirror, thread) = Mirror::start(journal, wanted.clone(), Arc::default()).unwrap();
         for what in [Mirrored::Auto, Mirrored::Platform, Mirrored::None] {
             wanted.set(what);
             let line = format!("{what:?}\n");
@@ -482,7 +493,7 @@ mod tests {
         const HANDED: usize = 5000;
         const SLOWLY: Duration = Duration::from_millis(50);
         let (fake, journal) = Fake::start();
-        let (mirror, thread) = Mirror::start(journal, Wanted::new(Mirrored::Auto)).unwrap();
+        let (mirror, thread) = Mirror::start(journal, Wanted::new(Mirrored::Auto), Arc::default()).unwrap();
         let report = Waiting {
             origin: origin("f"),
             request: None,

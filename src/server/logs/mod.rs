@@ -10,6 +10,7 @@
 
 pub mod lines;
 pub mod mirror;
+pub mod missing;
 pub mod store;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::function::FunctionName;
 use crate::invocation::RequestId;
 use crate::telemetry::bucket::Bucket;
 
+pub use missing::Missing;
 pub use store::{LogStore, LogThread};
 
 /// `X-Amz-Log-Result` has so many bytes, cut by bytes.
@@ -49,6 +51,9 @@ pub trait LogSink: Send + Sync + 'static {
 
     /// How much of the log a piece fills: never less than its own bytes.
     fn weight(&self, piece: &Piece<'_>) -> u64;
+
+    /// Lines were offered and not taken, or not offered at all since there were too many; for who counts.
+    fn missed(&self, _why: missing::Why, _lost: Lost) {}
 }
 
 /// Lines of one kind, printed at one moment.
@@ -209,7 +214,9 @@ impl Journal {
         // The platform's own words are tried even where a notice found no room.
         let taken = (told || allowed && kind != Kind::Function) && self.sink.append(&piece);
         if !taken {
-            self.lost.add(Lost::of(lines));
+            let lost = Lost::of(lines);
+            self.sink.missed(if allowed { missing::Why::Queue } else { missing::Why::Excess }, lost);
+            self.lost.add(lost);
             self.too_much = !allowed;
         }
     }

@@ -13,11 +13,12 @@ pub struct Kept {
     pieces: Mutex<Vec<KeptPiece>>,
     full: AtomicBool,
     allowance: u64,
+    missing: missing::Count,
 }
 
 impl Default for Kept {
     fn default() -> Self {
-        Self { pieces: Mutex::default(), full: AtomicBool::new(false), allowance: 1 << 30 }
+        Self { pieces: Mutex::default(), full: AtomicBool::new(false), allowance: 1 << 30, missing: missing::Count::default() }
     }
 }
 
@@ -57,6 +58,10 @@ impl LogSink for Kept {
 
     fn weight(&self, piece: &Piece<'_>) -> u64 {
         piece.lines.len() as u64
+    }
+
+    fn missed(&self, why: missing::Why, lost: Lost) {
+        self.missing.add(why, lost);
     }
 }
 
@@ -144,6 +149,7 @@ async fn a_function_that_prints_without_end_is_read_and_keeps_to_its_allowance()
     // What is told to be missing and what is there are all there was.
     let missing: usize = notices.iter().map(|notice| notice.split(' ').nth(1).unwrap().parse::<usize>().unwrap()).sum();
     assert_eq!(printed.lines().count() + missing, 4000, "{notices:?}");
+    assert_eq!(kept.missing.now(), Missing { excess: missing as u64, ..Missing::default() }, "counted as well as told");
     assert_eq!(output.end().len(), TAIL, "the caller's tail is of everything");
 }
 
@@ -176,4 +182,5 @@ async fn what_a_full_sink_refused_is_told_before_the_next_line() {
     journal.platform("END\n");
     let notice = "KILN: 2 lines (4 bytes) were dropped here: they came faster than they could be written\n";
     assert_eq!(kept.text(), format!("1\n{notice}END\n"));
+    assert_eq!(kept.missing.now(), Missing { queue: 2, ..Missing::default() });
 }

@@ -582,5 +582,8 @@ fn stale(stamp: Stamp, current: Option<Stamp>) -> Option<Retire> {
 #[path = "core_cases.rs"]
 mod cases;
 #[cfg(test)]
+#[path = "core_reserves.rs"]
+mod reserves;
+#[cfg(test)]
 #[path = "core_tests.rs"]
 mod tests;

@@ -2,12 +2,46 @@
 
 use std::time::Duration;
 
-use super::tests::{limits, want, warm};
 use super::*;
+use crate::function::Memory;
 use crate::server::pool::policy::{CLAIM, NO_CLAIM, PLACE};
 
 const MIB: u64 = 1 << 20;
 const SMALL: Usage = Usage { now: 20 * MIB, tmp: 0 };
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        budget: 1024 * MIB,
+        starts: 2,
+        concurrency: 8,
+        waiters: 3,
+        idle_min: Duration::from_millis(20),
+        idle_max: Duration::from_millis(60),
+        max_age: Some(Duration::from_millis(400)),
+        settle: Duration::from_millis(5),
+    }
+}
+
+pub(super) fn want(name: &str, mib: u32, now: Instant) -> Want {
+    Want {
+        function: FunctionName::parse(name).unwrap(),
+        stamp: Stamp(1),
+        memory: Memory::from_mib(mib).unwrap(),
+        reuse: Reuse::Always,
+        until: now + Duration::from_secs(5),
+    }
+}
+
+/// Starts one and gives it back, using so much.
+#[track_caller]
+pub(super) fn warm(core: &mut Core, want: &Want, usage: Usage, now: Instant) -> SlotId {
+    let (ticket, orders) = core.request(want.clone(), now);
+    let [Order::Start { ticket: served, slot }] = orders[..] else { panic!("{orders:?}") };
+    assert_eq!(served, ticket);
+    core.started(slot, now);
+    assert_eq!(core.give_back(slot, usage, Some(want.stamp), now), []);
+    slot
+}
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -274,6 +308,87 @@ fn a_smaller_budget_takes_the_least_recently_used_at_once_and_nobody_who_runs() 
     assert_eq!(core.bound(lowered(128), now), [Order::Retire { slot: young, why: Retire::Memory }]);
     assert_eq!(core.charged(), 512 * MIB);
     assert!(core.slot(busy).is_some());
+}
+
+#[test]
+fn a_frozen_one_is_charged_what_it_uses_and_a_busy_one_what_it_may() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    warm(&mut core, &want("a", 512, now), Usage { now: 40 * MIB, tmp: 0 }, now);
+    assert_eq!(core.charged(), 40 * MIB);
+    core.request(want("a", 512, now), now);
+    assert_eq!(core.charged(), 512 * MIB);
+}
+
+#[test]
+fn tmp_in_use_is_charged_in_steps_beside_the_memory() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let (_, orders) = core.request(want("a", 128, now), now);
+    let [Order::Start { slot, .. }] = orders[..] else { panic!("{orders:?}") };
+    core.started(slot, now);
+    assert_eq!(core.grow(slot, 1), (true, vec![]));
+    assert_eq!(core.charged(), (128 + 64) * MIB);
+    assert_eq!(core.grow(slot, 65 * MIB), (true, vec![]));
+    assert_eq!(core.charged(), (128 + 128) * MIB);
+    assert!(!core.grow(slot, 900 * MIB).0);
+}
+
+#[test]
+fn the_least_recently_used_goes_first_and_no_more_than_needed() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let old = warm(&mut core, &want("a", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now);
+    warm(&mut core, &want("b", 512, now), Usage { now: 300 * MIB, tmp: 0 }, now + Duration::from_millis(1));
+    let (_, orders) = core.request(want("c", 512, now), now);
+    assert!(
+        matches!(orders[..], [Order::Retire { slot, why: Retire::Memory }, Order::Start { .. }] if slot == old),
+        "{orders:?}"
+    );
+}
+
+#[test]
+fn a_thaw_evicts_others_but_never_itself_or_a_busy_one() {
+    let now = Instant::now();
+    let mut core = Core::new(limits());
+    let mine = warm(&mut core, &want("a", 512, now), Usage { now: 100 * MIB, tmp: 0 }, now);
+    core.request(want("b", 512, now), now);
+    let other = warm(&mut core, &want("c", 256, now), Usage { now: 100 * MIB, tmp: 0 }, now);
+    let (ticket, orders) = core.request(want("a", 512, now), now);
+    assert_eq!(orders, [Order::Retire { slot: other, why: Retire::Memory }, Order::Lend { ticket, slot: mine }]);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    let now = Instant::now();
+    let (ticket, orders) = Core::new(limits()).request(want("a", 2048, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Memory }]);
+}
+
+#[test]
+fn the_concurrency_limit_refuses_at_once_and_does_not_count_the_answered() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { concurrency: 1, ..limits() });
+    let (_, orders) = core.request(want("a", 128, now), now);
+    let [Order::Start { slot, .. }] = orders[..] else { panic!("{orders:?}") };
+    core.started(slot, now);
+    let (ticket, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Concurrency }]);
+    core.answered(slot);
+    let (_, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [], "it waits for the one that is about to come back");
+}
+
+#[test]
+fn the_queue_of_a_function_is_bounded() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits { starts: 1, ..limits() });
+    core.request(want("a", 128, now), now);
+    for _ in 0..limits().waiters {
+        assert_eq!(core.request(want("a", 128, now), now).1, []);
+    }
+    let (ticket, orders) = core.request(want("a", 128, now), now);
+    assert_eq!(orders, [Order::Refuse { ticket, why: Throttle::Queue }]);
 }
 
 #[test]

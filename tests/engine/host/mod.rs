@@ -72,6 +72,8 @@ pub struct Options {
     pub vars: Vec<(String, String)>,
     /// Runtimes of the test's own.
     pub runtimes_dir: Option<PathBuf>,
+    /// As the service's unit has it: nobody else is in kilnd's network.
+    pub private_network: bool,
 }
 
 /// How many ids each test's instance gets. Real ranges are larger; the smallest allowed is 4096.
@@ -138,7 +140,14 @@ impl Instance {
     /// Starts the supervisor (again).
     pub fn launch(&mut self) {
         // With the umask that the service's unit has.
-        let mut command = scope::command("sh");
+        let mut command = match self.options.private_network {
+            false => scope::command("sh"),
+            true => {
+                let mut command = scope::command("unshare");
+                command.args(["--net", "sh"]);
+                command
+            }
+        };
         command.args(["-c", r#"umask 077; exec "$0" "$@""#]).arg(program("kilnd"));
         command.stdin(Stdio::null()).stdout(self.log_file());
         self.launch_command(command);
@@ -146,7 +155,7 @@ impl Instance {
 
     /// The same where socket units hold the doors ([`scope::door`]).
     pub fn launch_activated(&mut self, invoke: &UnixListener, control: &UnixListener) {
-        self.launch_command(scope::activated(&program("kilnd"), &[("invoke", invoke), ("control", control)]));
+        self.launch_command(scope::activated(program("kilnd"), &[("invoke", invoke), ("control", control)]));
     }
 
     fn log_file(&self) -> File {

@@ -11,10 +11,12 @@ pub fn ledger(record: &Record, ledger: &Ledger) -> Vec<Row> {
     vec![rows_are_reports(record, ledger), rows_are_answers(record, ledger), bill(ledger)]
 }
 
-/// The server that ran what began then: how many were killed before it. `None`: the last one, which was not killed.
-fn killed_server(record: &Record, start_ms: u64) -> Option<usize> {
+/// The server that ran what began then: how many were killed before it, and whether that is sure (between a kill and the successor's
+/// first answer it may have been either). `None`: the last one, which was not killed.
+fn killed_server(record: &Record, start_ms: u64) -> Option<(usize, bool)> {
     let ms = |time: std::time::Duration| record.origin_ms + time.as_millis() as u64;
-    record.losses.iter().filter(|loss| loss.what.cuts()).position(|loss| start_ms <= ms(loss.ended))
+    let mut kills = record.losses.iter().filter(|loss| loss.what.cuts()).enumerate();
+    kills.find(|(_, loss)| start_ms <= ms(loss.ended) + 1).map(|(number, loss)| (number, start_ms < ms(loss.begun)))
 }
 
 /// Field by field. A row is older than its REPORT: so a server's kill may cost the line, never the row.
@@ -43,14 +45,20 @@ fn rows_are_reports(record: &Record, ledger: &Ledger) -> Row {
     for row in ledger.rows.iter().rev() {
         let server = killed_server(record, row.start_ms);
         if reported.contains(row.request.as_str()) {
-            later.insert((row.function.as_str(), server));
+            later.extend(server.filter(|(_, sure)| *sure).map(|(number, _)| (row.function.as_str(), number)));
             continue;
         }
         match ledger.kept_since_ms.get(&row.function) {
             // What was before is rotated away.
             Some(since) if row.start_ms <= *since => rotated += 1,
-            _ if server.is_some() && !later.contains(&(row.function.as_str(), server)) => cut += 1,
-            _ => found.push(format!("{} {} is in the books, and has no REPORT", row.function, row.request)),
+            _ if server.is_some_and(|(number, sure)| !sure || !later.contains(&(row.function.as_str(), number))) => cut += 1,
+            since => {
+                let (function, request, at) = (&row.function, &row.request, row.start_ms - record.origin_ms);
+                let log = since.map_or("there is no log".into(), |since| {
+                    format!("the log begins {} ms later", *since as i64 - row.start_ms as i64)
+                });
+                found.push(format!("{function} {request} began after {at} ms, is in the books, and has no REPORT ({log})"));
+            }
         }
     }
     let seen = format!("{same} alike, {rotated} rotated away, {cut} cut by kills");

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! [`record`] one entry · [`segments`] the files, what is kept of them · [`queue`] what waits · `writer` the thread ·
-//! [`reader`] who asks, on threads that may block.
+//! [`reader`] who asks, on threads that may block · [`merge`] who asks for several functions' logs as one.
 //!
 //! What is in a file survives SIGKILL of every process of ours; it is not synced, so a power cut may cost the last seconds (the
 //! books are synced). A line is in its file some 10 ms after it was printed.
 
+pub mod merge;
 pub mod queue;
 pub mod reader;
 pub mod record;
@@ -26,12 +27,14 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::{oneshot, watch};
 
+use self::merge::{Merge, Whose};
 use self::queue::{Queue, Removal};
 use self::reader::{Query, Reader};
 use self::segments::{Bounds, Catalogue, Position, Segments};
 use self::writer::{Disk, Writer};
 use super::mirror::{Mirror, Wanted};
-use super::{LogSink, Piece};
+use super::missing::{Count, Why};
+use super::{LogSink, Lost, Piece};
 use crate::config::{Config, Mirrored};
 use crate::function::FunctionName;
 use crate::telemetry::journald::Journald;
@@ -60,6 +63,7 @@ struct Shared {
     allowance: AtomicU64,
     /// By the mirror, where there is one.
     wanted: Wanted,
+    missing: Arc<Count>,
 }
 
 /// Joins the threads, so that what was printed is in its file (and in the journal) before the process ends.
@@ -108,16 +112,30 @@ impl LogStore {
         let (tell, written) = watch::channel(());
         let disk = Disk { root: root.into(), looked: None, full: false };
         let wanted = Wanted::new(what);
-        let started = journal.map(|journal| Mirror::start(journal, wanted.clone())).transpose();
+        let missing = Arc::<Count>::default();
+        let started = journal.map(|journal| Mirror::start(journal, wanted.clone(), missing.clone())).transpose();
         let (mirror, mirroring) = started.map_err(|source| LogError::Thread { source })?.unzip();
-        let writer = Writer { segments, queue: queue.clone(), written: tell, lost: HashMap::new(), disk, mirror };
+        let writer = Writer {
+            segments,
+            queue: queue.clone(),
+            written: tell,
+            lost: HashMap::new(),
+            missing: missing.clone(),
+            disk,
+            mirror,
+        };
         let thread = thread::Builder::new()
             .name("logs".into())
             .spawn(move || writer.run())
             .map_err(|source| LogError::Thread { source })?;
         let allowance = AtomicU64::new(allowance(&bounds));
         let threads = LogThread { writer: thread, mirror: mirroring };
-        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance, wanted })), threads))
+        Ok((Self(Arc::new(Shared { queue, catalogue, written, allowance, wanted, missing })), threads))
+    }
+
+    /// What counts lines that are missing. Keeps no log open.
+    pub fn missing(&self) -> Arc<Count> {
+        self.0.missing.clone()
     }
 
     /// Whether anything is kept of this function, which may have been deleted since.
@@ -133,6 +151,11 @@ impl LogStore {
     /// Blocks: for a thread that may.
     pub fn read(&self, function: &FunctionName, query: Query) -> io::Result<Reader> {
         Reader::open(self.0.catalogue.clone(), function.clone(), query)
+    }
+
+    /// Several functions' logs as one. Reads nothing yet.
+    pub fn merge(&self, whose: Whose, query: Query) -> Merge {
+        Merge::new(self.0.catalogue.clone(), whose, query)
     }
 
     /// Changes whenever something is written from now on, to whichever log.
@@ -177,6 +200,10 @@ impl LogSink for LogStore {
 
     fn weight(&self, piece: &Piece<'_>) -> u64 {
         record::weight(piece)
+    }
+
+    fn missed(&self, why: Why, lost: Lost) {
+        self.0.missing.add(why, lost);
     }
 }
 

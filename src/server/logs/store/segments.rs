@@ -9,9 +9,10 @@
 //! when it is older than logs are kept. What a crash or a full disk has torn is cut off before anything is appended; until
 //! then readers skip it. A file is open only while it is written, so functions cost no descriptors.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -83,6 +84,13 @@ impl Catalogue {
         self.lock().get(function)?.last().map(|extent| Position { segment: extent.id, offset: extent.size })
     }
 
+    /// Where the logs of all functions end, at one moment between two batches of the writer's.
+    pub fn ends(&self) -> Vec<(FunctionName, Position)> {
+        let extents = self.lock();
+        let end = |extent: &Extent| Position { segment: extent.id, offset: extent.size };
+        extents.iter().filter_map(|(name, of)| Some((name.clone(), of.last().map(end)?))).collect()
+    }
+
     pub fn path(&self, function: &FunctionName, segment: u64) -> PathBuf {
         self.root.join(function.as_str()).join(file_name(segment))
     }
@@ -99,6 +107,8 @@ pub struct Segments {
     functions: BTreeMap<FunctionName, VecDeque<Segment>>,
     total: u64,
     catalogue: Catalogue,
+    /// What was appended to since the catalogue was brought up to date.
+    changed: BTreeSet<FunctionName>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +127,8 @@ impl Segments {
     pub fn open(root: &Path, bounds: Bounds) -> io::Result<Self> {
         let extents = Arc::default();
         let catalogue = Catalogue { root: root.into(), extents };
-        let mut segments = Self { root: root.to_owned(), bounds, functions: BTreeMap::new(), total: 0, catalogue };
+        let mut segments =
+            Self { root: root.to_owned(), bounds, functions: BTreeMap::new(), total: 0, catalogue, changed: BTreeSet::new() };
         for entry in fs::read_dir(root)? {
             let entry = entry?;
             let name = entry.file_name().to_str().and_then(|name| FunctionName::parse(name).ok());
@@ -139,7 +150,7 @@ impl Segments {
         self.catalogue.clone()
     }
 
-    /// Appends whole records. When this fails, nothing of them is in the log.
+    /// Appends whole records, for readers to see when the batch is [`Self::over`]. When this fails, nothing of them is in the log.
     pub fn append(&mut self, function: &FunctionName, records: &[u8], now_ms: u64) -> io::Result<()> {
         let last = self.functions.get(function).and_then(|of| of.back().copied());
         let mended = match last {
@@ -167,9 +178,20 @@ impl Segments {
             _ => of.push_back(segment),
         }
         self.total += records.len() as u64;
-        self.publish(function);
+        self.changed.insert(function.clone());
         self.keep_within_bounds(function);
         Ok(())
+    }
+
+    /// Readers see what was appended: of all functions at once, so that whoever reads several of them in order of time finds, of
+    /// one moment, the lines of all or of none.
+    pub fn over(&mut self) {
+        let mut extents = self.catalogue.lock();
+        for function in mem::take(&mut self.changed) {
+            if let Some(of) = self.functions.get(&function) {
+                extents.insert(function, published(of));
+            }
+        }
     }
 
     /// The last segment as it really is: without the record that an earlier process left half written. `None`: somebody else
@@ -255,13 +277,14 @@ impl Segments {
     fn publish(&self, function: &FunctionName) {
         let mut extents = self.catalogue.lock();
         match self.functions.get(function) {
-            Some(of) => {
-                let of = of.iter().map(|segment| Extent { id: segment.id, size: segment.size }).collect();
-                extents.insert(function.clone(), of);
-            }
+            Some(of) => drop(extents.insert(function.clone(), published(of))),
             None => drop(extents.remove(function)),
         }
     }
+}
+
+fn published(of: &VecDeque<Segment>) -> Vec<Extent> {
+    of.iter().map(|segment| Extent { id: segment.id, size: segment.size }).collect()
 }
 
 fn size(of: &VecDeque<Segment>) -> u64 {

@@ -15,18 +15,26 @@ use crate::server::logs::tests::origin;
 use crate::server::logs::{Journal, Kind, Origin};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
-const WIDE: Bounds = Bounds { segment: 1 << 20, function: 16 << 20, total: 1 << 30, age: Duration::from_secs(14 * 24 * 3600) };
+pub(super) const WIDE: Bounds =
+    Bounds { segment: 1 << 20, function: 16 << 20, total: 1 << 30, age: Duration::from_secs(14 * 24 * 3600) };
 
-fn name(text: &str) -> FunctionName {
+pub(super) fn name(text: &str) -> FunctionName {
     FunctionName::parse(text).unwrap()
 }
 
-fn record(at_ms: u64, request: Option<RequestId>, text: &str) -> Vec<u8> {
+pub(super) fn record(at_ms: u64, request: Option<RequestId>, text: &str) -> Vec<u8> {
     let time = UNIX_EPOCH + Duration::from_millis(at_ms);
     let mut to = Vec::new();
     let lines = format!("{text}\n");
     encode(&Piece { origin: &origin("f"), request, kind: Kind::Function, time, lines: lines.as_bytes() }, &mut to);
     to
+}
+
+/// A batch of one.
+pub(super) fn append(segments: &mut Segments, function: &FunctionName, records: &[u8], now_ms: u64) -> io::Result<()> {
+    let appended = segments.append(function, records, now_ms);
+    segments.over();
+    appended
 }
 
 fn reader(catalogue: &Catalogue, query: Query) -> Reader {
@@ -46,7 +54,7 @@ fn rest(reader: &mut Reader) -> Vec<Entry> {
     panic!("it never comes to an end");
 }
 
-fn text(entry: &Entry) -> String {
+pub(super) fn text(entry: &Entry) -> String {
     Record::parse(&entry.json).unwrap().line.unwrap().into_owned()
 }
 
@@ -96,7 +104,7 @@ proptest! {
                         records.extend(record(now, None, &format!("{written} {}", "x".repeat(length))));
                         written += 1;
                     }
-                    segments.append(&name("f"), &records, now).unwrap();
+                    append(&mut segments, &name("f"), &records, now).unwrap();
                 }
                 Act::Crash { torn } => {
                     if let Some(end) = segments.catalogue().end(&name("f")) {
@@ -140,16 +148,32 @@ fn number(entry: &Entry) -> usize {
 }
 
 #[test]
+fn the_last_lines_are_found_however_long_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut segments = Segments::open(directory.path(), Bounds { segment: 8 << 20, ..WIDE }).unwrap();
+    // Around what is read at once on the way back, and many times it.
+    let lengths = [0, 100, (64 << 10) - 200, 64 << 10, 3, 256 << 10, 1 << 20, 0, 70 << 10, 1];
+    let numbered: Vec<String> = lengths.iter().enumerate().map(|(n, length)| format!("{n} {}", "x".repeat(*length))).collect();
+    for line in &numbered {
+        append(&mut segments, &name("f"), &record(1, None, line), 1).unwrap();
+    }
+    for tail in 0..=lengths.len() + 1 {
+        let found = texts(&segments.catalogue(), Query { tail: Some(tail), ..Query::default() });
+        assert_eq!(found, numbered[lengths.len().saturating_sub(tail)..], "{tail}");
+    }
+}
+
+#[test]
 fn a_torn_end_is_skipped_and_cut_off_before_the_next_line() {
     let directory = tempfile::tempdir().unwrap();
     let mut segments = Segments::open(directory.path(), WIDE).unwrap();
-    segments.append(&name("f"), &record(1, None, "whole"), 1).unwrap();
+    append(&mut segments, &name("f"), &record(1, None, "whole"), 1).unwrap();
     let path = segments.catalogue().path(&name("f"), 1);
     fs::write(&path, [fs::read(&path).unwrap(), b"{\"time_ms\":1,\"kind\":\"plat".to_vec()].concat()).unwrap();
 
     let mut segments = Segments::open(directory.path(), WIDE).unwrap();
     assert_eq!(texts(&segments.catalogue(), Query::default()), ["whole"]);
-    segments.append(&name("f"), &record(2, None, "next"), 2).unwrap();
+    append(&mut segments, &name("f"), &record(2, None, "next"), 2).unwrap();
     assert_eq!(texts(&segments.catalogue(), Query::default()), ["whole", "next"]);
     assert_eq!(fs::read(&path).unwrap(), [record(1, None, "whole"), record(2, None, "next")].concat());
 }
@@ -158,9 +182,9 @@ fn a_torn_end_is_skipped_and_cut_off_before_the_next_line() {
 fn a_line_that_is_no_record_is_skipped_wherever_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let mut segments = Segments::open(directory.path(), WIDE).unwrap();
-    segments.append(&name("f"), &record(1, None, "one"), 1).unwrap();
-    segments.append(&name("f"), b"\0\0\0\xff{}\n\n", 1).unwrap();
-    segments.append(&name("f"), &record(1, None, "two"), 1).unwrap();
+    append(&mut segments, &name("f"), &record(1, None, "one"), 1).unwrap();
+    append(&mut segments, &name("f"), b"\0\0\0\xff{}\n\n", 1).unwrap();
+    append(&mut segments, &name("f"), &record(1, None, "two"), 1).unwrap();
     assert_eq!(texts(&segments.catalogue(), Query::default()), ["one", "two"]);
     assert_eq!(texts(&segments.catalogue(), Query { tail: Some(2), ..Query::default() }), ["one", "two"]);
 }
@@ -169,12 +193,12 @@ fn a_line_that_is_no_record_is_skipped_wherever_it_is() {
 fn who_removes_files_under_us_costs_lines_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let mut segments = Segments::open(directory.path(), WIDE).unwrap();
-    segments.append(&name("f"), &record(1, None, "gone"), 1).unwrap();
+    append(&mut segments, &name("f"), &record(1, None, "gone"), 1).unwrap();
     let mut follower = reader(&segments.catalogue(), Query::default());
     rest(&mut follower);
     fs::remove_dir_all(directory.path().join("f")).unwrap();
     assert_eq!(texts(&segments.catalogue(), Query::default()), Vec::<String>::new());
-    segments.append(&name("f"), &record(1, None, "new"), 1).unwrap();
+    append(&mut segments, &name("f"), &record(1, None, "new"), 1).unwrap();
     assert_eq!(texts(&segments.catalogue(), Query::default()), ["new"]);
     assert_eq!(rest(&mut follower).iter().map(text).collect::<Vec<_>>(), ["new"]);
 }
@@ -185,7 +209,7 @@ fn a_request_a_container_a_stream_and_a_time_find_their_lines() {
     let mut segments = Segments::open(directory.path(), Bounds { segment: 200, ..WIDE }).unwrap();
     let (one, other) = (RequestId::new(), RequestId::new());
     for (at_ms, request, text) in [(5, None, "init"), (10, Some(one), "a"), (20, Some(other), "b"), (30, Some(one), "c")] {
-        segments.append(&name("f"), &record(at_ms, request, text), at_ms).unwrap();
+        append(&mut segments, &name("f"), &record(at_ms, request, text), at_ms).unwrap();
     }
     let find = |filter: Filter, tail| texts(&segments.catalogue(), Query { filter, tail, after: None });
     let request = |id: RequestId| Filter { request: Some(id.to_string()), ..Filter::default() };
@@ -207,7 +231,7 @@ fn what_is_too_old_goes_also_when_nobody_writes() {
     let directory = tempfile::tempdir().unwrap();
     let mut segments = Segments::open(directory.path(), WIDE).unwrap();
     for day in 0..20 {
-        segments.append(&name("f"), &record(day * DAY_MS, None, &day.to_string()), day * DAY_MS).unwrap();
+        append(&mut segments, &name("f"), &record(day * DAY_MS, None, &day.to_string()), day * DAY_MS).unwrap();
     }
     segments.expire(19 * DAY_MS);
     assert_eq!(texts(&segments.catalogue(), Query::default()).first().unwrap(), "5");
@@ -221,9 +245,9 @@ fn where_all_have_too_much_the_largest_gives() {
     let directory = tempfile::tempdir().unwrap();
     let bounds = Bounds { segment: 4 << 10, function: 1 << 20, total: 100 << 10, ..WIDE };
     let mut segments = Segments::open(directory.path(), bounds).unwrap();
-    segments.append(&name("quiet"), &record(1, None, "kept"), 1).unwrap();
+    append(&mut segments, &name("quiet"), &record(1, None, "kept"), 1).unwrap();
     for number in 2..1000 {
-        segments.append(&name("noisy"), &record(number, None, &"x".repeat(300)), number).unwrap();
+        append(&mut segments, &name("noisy"), &record(number, None, &"x".repeat(300)), number).unwrap();
     }
     let size = |function| segments.catalogue().extents(&name(function)).iter().map(|extent| extent.size).sum::<u64>();
     assert!(size("noisy") <= 100 << 10 && size("noisy") > 90 << 10, "{}", size("noisy"));
@@ -236,7 +260,7 @@ fn bounds_that_become_smaller_count_for_what_is_there() {
     let mut segments = Segments::open(directory.path(), Bounds { segment: 4 << 10, function: 1 << 20, ..WIDE }).unwrap();
     for function in ["f", "g"] {
         for number in 1..300 {
-            segments.append(&name(function), &record(number, None, &"x".repeat(300)), number).unwrap();
+            append(&mut segments, &name(function), &record(number, None, &"x".repeat(300)), number).unwrap();
         }
     }
     let size = |segments: &Segments, function| -> u64 {
@@ -262,7 +286,7 @@ async fn the_thread_takes_other_bounds_without_anything_to_write() {
     let day_ago = record::millis(SystemTime::now()) - 2 * DAY_MS;
     {
         let mut segments = Segments::open(&root, WIDE).unwrap();
-        segments.append(&name("f"), &record(day_ago, None, "old"), day_ago).unwrap();
+        append(&mut segments, &name("f"), &record(day_ago, None, "old"), day_ago).unwrap();
         let file = fs::read_dir(root.join("f")).unwrap().next().unwrap().unwrap().path();
         let time = UNIX_EPOCH + Duration::from_millis(day_ago);
         fs::File::options().write(true).open(file).unwrap().set_modified(time).unwrap();
@@ -347,9 +371,9 @@ fn a_segment_that_could_not_be_begun_leaves_no_file_that_nobody_counts() {
     let begun = |ms: u64| directory.path().join(format!("f/{ms:013}.jsonl"));
     // Takes no byte, as a disk does that has room for a name and none for what is in the file.
     std::os::unix::fs::symlink("/dev/full", begun(1000)).unwrap();
-    assert!(segments.append(&name("f"), &record(1000, None, "lost"), 1000).is_err());
+    assert!(append(&mut segments, &name("f"), &record(1000, None, "lost"), 1000).is_err());
     assert!(fs::symlink_metadata(begun(1000)).is_err(), "what could not be written is not left behind");
-    segments.append(&name("f"), &record(1001, None, "kept"), 1001).unwrap();
+    append(&mut segments, &name("f"), &record(1001, None, "kept"), 1001).unwrap();
     assert_eq!(texts(&segments.catalogue(), Query::default()), ["kept"]);
     assert_eq!(fs::read_dir(directory.path().join("f")).unwrap().count(), 1);
 }

@@ -17,6 +17,7 @@ use super::record::{self, encode};
 use super::segments::Segments;
 use crate::function::FunctionName;
 use crate::server::logs::mirror::Mirror;
+use crate::server::logs::missing::{Count, Why};
 use crate::server::logs::{Kind, Lost, Origin, Piece};
 
 /// Between two looks for what is too old.
@@ -35,6 +36,7 @@ pub struct Writer {
     pub written: watch::Sender<()>,
     /// What each function's log could not take, and who printed it last.
     pub lost: HashMap<FunctionName, (Arc<Origin>, Lost)>,
+    pub missing: Arc<Count>,
     pub disk: Disk,
     /// Where there is a journal.
     pub mirror: Option<Mirror>,
@@ -86,7 +88,9 @@ impl Writer {
         for waiting in pieces {
             let function = &waiting.origin.function;
             if full && waiting.kind == Kind::Function {
-                self.lose(function, &waiting.origin, Lost::of(&waiting.lines));
+                let lost = Lost::of(&waiting.lines);
+                self.missing.add(Why::Disk, lost);
+                self.lose(function, &waiting.origin, lost);
                 continue;
             }
             let buffer = buffers.entry(function).or_default();
@@ -106,6 +110,7 @@ impl Writer {
         for (function, buffer) in buffers {
             self.append(function, buffer);
         }
+        self.segments.over();
     }
 
     fn append(&mut self, function: &FunctionName, buffer: Buffer<'_>) {
@@ -122,6 +127,7 @@ impl Writer {
             Err(error) => {
                 if let Some(origin) = buffer.origin {
                     self.lose(function, origin, buffer.told);
+                    self.missing.add(Why::Disk, buffer.lost);
                     self.lose(function, origin, buffer.lost);
                 }
                 if told == 0 && !self.disk.full {
