@@ -60,19 +60,22 @@ pub enum Change {
 pub struct History(Database);
 
 impl History {
-    /// Closes what a server left open that died; tells how many environments those were, and the next row's number.
-    pub async fn open(database: Database) -> Result<(Self, usize, i64), DatabaseError> {
-        let work = |db: &Connection| {
-            let now = millis(SystemTime::now());
-            let left = db.execute(
-                "UPDATE environments SET ended_ms = max(?1, started_ms), why = ?2 WHERE ended_ms IS NULL",
-                params![now, WITH_KILND],
-            )?;
-            let last: Option<i64> = db.query_row("SELECT max(id) FROM environments", [], |row| row.get(0))?;
-            Ok((left, last.unwrap_or(0) + 1))
+    /// Tells the next row's number, too.
+    pub async fn open(database: Database) -> Result<(Self, i64), DatabaseError> {
+        let work = |db: &Connection| db.query_row("SELECT max(id) FROM environments", [], |row| row.get::<_, Option<i64>>(0));
+        let last = database.write("read where the history ends", work, |_| ()).await?;
+        Ok((Self(database), last.unwrap_or(0) + 1))
+    }
+
+    /// Closes what a server left open that died, below row `next`; tells how many environments those were.
+    pub async fn close(&self, next: i64) -> Result<usize, DatabaseError> {
+        let work = move |db: &Connection| {
+            db.execute(
+                "UPDATE environments SET ended_ms = max(?1, started_ms), why = ?2 WHERE ended_ms IS NULL AND id < ?3",
+                params![millis(SystemTime::now()), WITH_KILND, next],
+            )
         };
-        let (left, next) = database.write("close the history of a server that died", work, |_| ()).await?;
-        Ok((Self(database), left, next))
+        self.0.write("close the history of a server that died", work, |_| ()).await
     }
 
     /// All of them or none; when it returns, they survive SIGKILL.
@@ -276,8 +279,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kiln.db");
         let (database, thread) = Database::open(&path).unwrap();
-        let (history, left, next) = History::open(database).await.unwrap();
-        assert_eq!((left, next), (0, 1));
+        let (history, next) = History::open(database).await.unwrap();
+        assert_eq!((history.close(next).await.unwrap(), next), (0, 1));
         history.write(vec![begun(1, "a"), begun(2, "a"), over(1)]).await.unwrap();
         let living = Asked { living: true, ..Asked::default() };
         let why = |why: &str| Some(why.to_owned());
@@ -286,9 +289,11 @@ mod tests {
         drop(history);
         thread.join();
         let (database, _thread) = Database::open(&path).unwrap();
-        let (_history, left, next) = History::open(database).await.unwrap();
-        assert_eq!((left, next), (1, 3));
-        assert_eq!(all(&path, living), [("1-1".into(), why("idle")), ("1-2".into(), why(WITH_KILND))]);
+        let (history, next) = History::open(database).await.unwrap();
+        history.write(vec![begun(next, "a")]).await.unwrap();
+        assert_eq!((history.close(next).await.unwrap(), next), (1, 3));
+        let old = [("1-1".into(), why("idle")), ("1-2".into(), why(WITH_KILND))];
+        assert_eq!(all(&path, living), [&old[..], &[("1-3".into(), None)]].concat(), "what is this server's own lives on");
     }
 
     #[tokio::test]

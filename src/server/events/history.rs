@@ -23,8 +23,9 @@ pub struct Historian {
     /// Taken for some map operations; no other lock is taken inside.
     notes: Mutex<Notes>,
     more: Notify,
-    /// Held while changes are written, so that they are in their order.
-    writing: tokio::sync::Mutex<()>,
+    /// Held while changes are written, so that they are in their order. Rows below this one, if any, that a server before left open
+    /// are still to be closed.
+    writing: tokio::sync::Mutex<Option<i64>>,
 }
 
 struct Notes {
@@ -38,15 +39,28 @@ struct Notes {
 }
 
 impl Historian {
-    /// What lived when a server before this one died, ends now in the history.
+    /// What lived when a server before this one died, ends now in the history; where the disk is full, as soon as it has room.
     pub async fn open(database: Database) -> Result<Self, DatabaseError> {
-        let (history, left, next) = History::open(database).await?;
-        if left > 0 {
-            info!(environments = left, "ended with the kilnd before this one: they are closed in the history");
+        let (history, next) = History::open(database).await?;
+        let (starting, living) = (HashMap::new(), HashMap::new());
+        let notes = Notes { starting, living, next, changes: Vec::new(), lost: 0 };
+        let (more, writing) = (Notify::new(), tokio::sync::Mutex::new(Some(next)));
+        let historian = Self { history, notes: Mutex::new(notes), more, writing };
+        historian.close(&mut *historian.writing.lock().await).await;
+        Ok(historian)
+    }
+
+    async fn close(&self, before: &mut Option<i64>) {
+        let Some(next) = *before else { return };
+        match self.history.close(next).await {
+            Ok(left) => {
+                *before = None;
+                if left > 0 {
+                    info!(environments = left, "ended with the kilnd before this one: they are closed in the history");
+                }
+            }
+            Err(error) => warn!(%error, "the history still shows as living what ended with the kilnd before this one"),
         }
-        let notes = Notes { starting: HashMap::new(), living: HashMap::new(), next, changes: Vec::new(), lost: 0 };
-        let (more, writing) = (Notify::new(), tokio::sync::Mutex::default());
-        Ok(Self { history, notes: Mutex::new(notes), more, writing })
     }
 
     /// Writes what was seen, as long as it lives. A task of the server's.
@@ -59,11 +73,12 @@ impl Historian {
 
     /// What was seen before is written when this returns.
     pub async fn flush(&self) {
-        let _one = self.writing.lock().await;
+        let mut unclosed = self.writing.lock().await;
         let changes = std::mem::take(&mut self.notes().changes);
         if changes.is_empty() {
             return;
         }
+        self.close(&mut unclosed).await;
         let count = changes.len() as u64;
         if let Err(error) = self.history.write(changes).await {
             let lost = {
