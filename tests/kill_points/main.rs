@@ -13,7 +13,7 @@ mod host;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 
 use base64::Engine as _;
@@ -158,12 +158,17 @@ fn run_cell(cell: &str, victim: &str) -> bool {
         },
         &|| drop(invoke(&instance, "keep")),
     ];
+    // Before its doors are open, each step would fail at once.
+    eventually("a door is open, or somebody has come to the point", || {
+        died = arrived.try_recv().ok();
+        died.is_some() || UnixStream::connect(instance.run_dir().join("kiln.sock")).is_ok()
+    });
     for step in steps {
-        step();
-        if let Ok(target) = arrived.try_recv() {
-            died = Some(target);
+        if died.is_some() {
             break;
         }
+        step();
+        died = arrived.try_recv().ok();
     }
     // The last points are passed after the last answer.
     let target =
