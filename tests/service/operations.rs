@@ -463,7 +463,8 @@ fn look_into(row: &Row) {
         assert_it_works();
         row.with(0, &[], "--quiet --function hello").lines().next().expect("a warm container").to_owned()
     };
-    assert!(row.run(0).contains(&container()));
+    let id = container();
+    assert!(row.run(0).contains(&id), "{id}");
     assert!(row.with(1, &[("ID", &container())], "").contains("hello"));
     row.with(2, &[("ID", &container())], "");
     let said = row.with(2, &[("ID", &container()), ("bash", &row.says[3])], "/etc/os-release");
