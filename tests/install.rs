@@ -182,14 +182,16 @@ fn a_second_run_changes_nothing_and_says_so_and_an_upgrade_changes_what_is_new()
     assert_eq!(after, before);
 
     place.program("kilnd", "second");
-    // Of an earlier version, which had a file more.
-    let old = place.at("/usr/local/share/kiln/rootfs/old.py");
+    // Of an earlier version, which had a file more, in a directory of its own.
+    let old = place.at("/usr/local/share/kiln/rootfs/old/old.py");
+    fs::create_dir(old.parent().unwrap()).unwrap();
     fs::write(&old, "old").unwrap();
     let text = fs::read_to_string(place.at(list)).unwrap();
-    fs::write(place.at(list), text + "f 644 0 /usr/local/share/kiln/rootfs/old.py\n").unwrap();
+    let more = "d 755 - /usr/local/share/kiln/rootfs/old\nf 644 0 /usr/local/share/kiln/rootfs/old/old.py\n";
+    fs::write(place.at(list), text + more).unwrap();
     let said = place.install(&[]);
     assert!(said.contains("Installed below") && said.contains(": 2 files"), "{said}");
-    assert!(!old.exists(), "a file of an earlier version stays");
+    assert!(!old.parent().unwrap().exists(), "what an earlier version had stays");
     assert!(fs::read_to_string(place.at("/usr/local/lib/kiln/kilnd")).unwrap().contains("second"));
     assert_eq!(fs::read_to_string(place.at("/etc/kiln/kiln.toml")).unwrap(), "drain_s = 7\n", "the configuration is its owner's");
     assert!(!fs::read_to_string(place.at(list)).unwrap().contains("old.py"));

@@ -541,12 +541,24 @@ fn without_systemd(row: &Row) {
 
 fn get_rid(row: &Row) {
     let said = row.run(0);
-    for kept in
-        ["/etc/kiln/kiln.toml, because it was changed", "/var/lib/kiln: functions", "/var/lib/kiln/runtimes", "the user kiln"]
-    {
+    // Of the second instance both, since its configuration says where its state is.
+    for kept in [
+        "/etc/kiln/kiln.toml, because it was changed",
+        "/etc/kiln/two.toml, because what it names as state_dir is kept",
+        "/var/lib/kiln: functions",
+        "/var/lib/kiln-two: functions",
+        "/var/lib/kiln/runtimes",
+        "the user kiln",
+    ] {
         assert!(said.contains(kept), "{kept}: {said}");
     }
     assert!(!Path::new("/usr/local/lib/kiln").exists() && Path::new("/var/lib/kiln/db").exists());
+    let said = row.run(0);
+    for kept in ["/etc/kiln/kiln.toml: a configuration", "/etc/kiln/two.toml: a configuration", "/var/lib/kiln-two: functions"] {
+        assert!(said.contains(kept), "what an earlier run has kept is named again: {kept}: {said}");
+    }
     row.with(0, &[], &row.says[1]);
-    assert!(!Path::new("/var/lib/kiln").exists() && !Path::new("/etc/kiln").exists());
+    for gone in ["/var/lib/kiln", "/var/lib/kiln-two", "/etc/kiln"] {
+        assert!(!Path::new(gone).exists(), "{gone}");
+    }
 }
