@@ -49,7 +49,8 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + patience;
     while !done() {
         assert!(Instant::now() < end, "waited {patience:?} in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5)); // the pace of looking, not the time to wait
+        // The pace of looking, not the time to wait. Each look is work for a slow host, too.
+        std::thread::sleep(Duration::from_millis(5) * slower());
     }
 }
 
