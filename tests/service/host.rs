@@ -32,7 +32,8 @@ fn out_of_memory_in_the_slice_ends_functions_by_that_name_and_nobody_else() {
     kiln.create_probe("greedy", json!({ "MemorySize": 512, "Timeout": 120 }));
     let processes = || ["supervisor", "server", "launcher"].map(|role| kiln.processes(role));
     let before = processes();
-    let callers = invoke_at_once(&kiln, 4, "greedy", &json!({ "do": "touch_mib", "mib": 200, "hold_ms": 15_000 }));
+    // Kept after the answer: it does not matter who is first, nor whether one container gets both.
+    let callers = invoke_at_once(&kiln, 2, "greedy", &json!({ "hold_mib": 230 }));
     let mut ended = 0;
     for answer in answers(callers) {
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -48,7 +49,7 @@ fn out_of_memory_in_the_slice_ends_functions_by_that_name_and_nobody_else() {
     assert!(ended > 0, "the slice's limit was felt");
     assert_eq!(processes(), before, "{}", kiln.journal());
     assert_eq!(property("kilnd", "NRestarts"), "0");
-    kiln.call("greedy", &json!({ "do": "touch_mib", "mib": 100 }));
+    kiln.call("greedy", &json!({ "do": "touch_mib", "mib": 50 }));
     kiln.leave();
 }
 

@@ -46,7 +46,7 @@ pub fn bare() -> Option<Bare> {
     };
     // A test that failed has said so; the next one has the machine all the same.
     let alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(Bare { kind, alone: Some(alone) })
+    Some(Bare { kind, began: Instant::now(), alone: Some(alone) })
 }
 
 /// Starts the installed Kiln with its sample configuration, installing it first if need be, and with no function in it.
@@ -65,8 +65,8 @@ pub fn enter_with(more: &str) -> Option<Kiln> {
     }
     forget_drop_ins();
     // Those of a test that failed, too.
-    run("systemctl", &["stop", "kilnd@*.socket", "kilnd-control@*.socket", "kilnd@*.service"]);
-    run("systemctl", &["stop", "kilnd.service", "kilnd.socket", "kilnd-control.socket"]);
+    let instances = ["kilnd@*.socket", "kilnd-control@*.socket", "kilnd@*.service"];
+    run("systemctl", &[&["stop"], &instances[..], &["kilnd.service", "kilnd.socket", "kilnd-control.socket"]].concat());
     let _ = command("systemctl", &["reset-failed", "kilnd.service"]);
     // Of a test that failed.
     let _ = command("umount", &["/var/lib/kiln"]);
@@ -99,8 +99,22 @@ pub fn answers(callers: Vec<JoinHandle<io::Result<Answer>>>) -> Vec<Answer> {
 
 pub struct Bare {
     pub kind: String,
-    #[allow(dead_code)] // held, not looked at
+    began: Instant,
+    /// `None` for a second instance of the same test.
     alone: Option<MutexGuard<'static, ()>>,
+}
+
+/// What each test has taken, beside the other results of the machine.
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let Some(results) = std::env::var_os("RESULTS").filter(|_| self.alone.is_some()) else { return };
+        let file = fs::OpenOptions::new().create(true).append(true).open(Path::new(&results).join("service-seconds"));
+        let thread = thread::current();
+        let line = format!("{:4.0} {}\n", self.began.elapsed().as_secs_f32(), thread.name().unwrap_or_default());
+        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+            eprintln!("write the seconds: {error}");
+        }
+    }
 }
 
 impl Bare {
@@ -260,7 +274,7 @@ impl Kiln {
     #[track_caller]
     pub fn another(&self, unit: &'static str, run_dir: &str) -> Another {
         let another = Another(Self {
-            machine: Bare { kind: self.machine.kind.clone(), alone: None },
+            machine: Bare { kind: self.machine.kind.clone(), began: Instant::now(), alone: None },
             unit,
             run_dir: run_dir.into(),
             before: self.before.clone(),
