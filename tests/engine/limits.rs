@@ -63,10 +63,17 @@ fn at_the_outer_wall_the_kernel_kills_and_the_cause_is_named() {
     if !host::ready() {
         return;
     }
+    // A server that rests for too long is replaced by the supervisor, and nobody is left to tell: then once more.
+    let answer = (0..5).find_map(|_| at_the_outer_wall());
+    assert_out_of_memory(&answer.expect("the same server tells what it found"));
+}
+
+/// What the caller got; `None` where the server was replaced meanwhile.
+fn at_the_outer_wall() -> Option<Answer> {
     let instance = Instance::start();
     instance.create_probe("f", json!({ "MemorySize": 512, "Timeout": 60 }));
     // Most of the way is gone before, with a full /tmp, which the inner wall does not count, and a heap just below that wall: the
-    // server is to rest for a moment only, or the supervisor replaces it.
+    // server is to rest for a moment only.
     assert_eq!(instance.call("f", &json!({ "fill_tmp_mib": 500 }))["written_mib"], 500);
     instance.call("f", &json!({ "hold_mib": 400 }));
     host::eventually("it rests", || instance.busy() == 0);
@@ -74,7 +81,10 @@ fn at_the_outer_wall_the_kernel_kills_and_the_cause_is_named() {
     let answer = std::thread::scope(|scope| {
         let event = json!({ "steps": [{ "sleep": 500 }, { "hold_mib": 2000 }, { "sleep": 30_000 }] });
         let instance = &instance;
-        let caller = scope.spawn(move || instance.invoke("f", &event));
+        let path = "/2015-03-31/functions/f/invocations";
+        let body = event.to_string();
+        let caller =
+            scope.spawn(move || instance.api().try_request("POST", path, &[("X-Amz-Log-Type", "Tail")], body.as_bytes()));
         host::eventually("it runs", || instance.busy() == 1);
         host::signal(server, Signal::SIGSTOP);
         host::eventually("the kernel has killed", || kernel_kills(instance) > 0 || instance.processes("server") != [server]);
@@ -87,8 +97,7 @@ fn at_the_outer_wall_the_kernel_kills_and_the_cause_is_named() {
         host::signal(server, Signal::SIGCONT);
         caller.join().expect("the caller's thread")
     });
-    assert_eq!(instance.processes("server"), [server], "the same server tells what it found");
-    assert_out_of_memory(&answer);
+    (instance.processes("server") == [server]).then(|| answer.expect("an answer of the server"))
 }
 
 /// The kernel's own count, of all containers of the instance, in either version's file.
