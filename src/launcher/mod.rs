@@ -5,8 +5,8 @@
 //! up all starts, and nobody needs one for a kill or a deadline.
 //!
 //! ```text
-//! service      the loop: order in, report out; reaps; refills and removes while no order waits
-//!   launch     one order → one container, a flat list of steps in launcher and child
+//! service      the loop: order in, report out ([`outbox`]); reaps; refills and removes while no order waits
+//!   launch     one order → one container, a flat list of steps in launcher and child, told as they come ([`steps`])
 //!     plan     what a launch will do, as a value (and as OCI)
 //!     stock    seats: namespaces and cgroups made ahead
 //!     container  cgroup  network  identity  seccomp      one kind of resource each
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod launch;
 pub mod network;
 pub mod order;
+mod outbox;
 pub mod plan;
 pub mod seccomp;
 mod service;
