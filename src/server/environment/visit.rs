@@ -29,6 +29,7 @@ use tracing::warn;
 
 use super::container::{Guest, LaunchError, Stdio};
 use super::init::encode_start;
+use super::invoke::Frozen;
 use super::vars::vars;
 use super::watch::{Control, Ended, Word};
 use super::{Environment, Facts, Grow};
@@ -72,6 +73,13 @@ pub enum VisitError {
     Ended,
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+impl VisitError {
+    /// kiln-init itself says that it has executed nothing of the container's, or nobody was let in at all.
+    pub fn nothing_ran(&self) -> bool {
+        matches!(self, Self::NoProgram { .. } | Self::NotExecuted { .. } | Self::TooLong | Self::NoCommand)
+    }
 }
 
 fn looked_in(searched: &Option<String>) -> String {
@@ -171,6 +179,11 @@ impl Environment {
             self.cgroup.thaw();
             self.events.emit(&self.subject, None, What::Thawed);
         }
+    }
+
+    /// Nobody came in: frozen again, for the next invocation. `None`: it is not fit for one.
+    pub fn rest_again(&mut self, grow: Grow<'_>) -> Option<Frozen> {
+        self.rest(None, grow)
     }
 
     /// While somebody is in it and no invocation is: waits for what must end it, memory and time above all.

@@ -199,6 +199,15 @@ impl Core {
         orders
     }
 
+    /// Who wanted to look into the slot has not been in it, and it rests again: it is idle as before, unless it is to end for another
+    /// reason.
+    pub fn not_entered(&mut self, id: SlotId, usage: Usage, current: Option<Stamp>, now: Instant) -> Vec<Order> {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.leaving = slot.leaving.filter(|why| *why != Retire::Entered);
+        }
+        self.give_back(id, usage, current, now)
+    }
+
     /// A slot has ended by itself, or could not be given back.
     pub fn remove(&mut self, slot: SlotId, why: Retire, now: Instant) -> Vec<Order> {
         self.end(slot, why);

@@ -247,6 +247,24 @@ async fn what_somebody_looks_into_is_lent_to_nobody_and_ends_when_they_leave() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_nobody_got_into_after_all_serves_as_before() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    let Ok(Entered::Held(held)) = shop.pool.enter("red").await else { panic!("it is idle") };
+    held.not_entered(USAGE, Some(Stamp(1)));
+    assert_eq!((shop.count(SeenState::Idle), shop.thrown_away()), (1, 0));
+    assert!(shop.pool.0.lock().visitors.is_empty());
+    assert!(matches!(shop.acquire().await, Ok(Turn::Warm(_))), "a request gets it");
+    // Unless the function has changed meanwhile.
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    let Ok(Entered::Held(held)) = shop.pool.enter("red").await else { panic!("it is idle") };
+    held.not_entered(USAGE, Some(Stamp(2)));
+    assert_eq!((shop.count(SeenState::Idle), shop.thrown_away()), (0, 1));
+    assert_eq!(shop.pool.snapshot().retired, [(Retire::Updated, 1)].into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_looks_into_one_is_told_when_it_has_to_end() {
     for why in [Retire::Stopping, Retire::Drained, Retire::Recycled, Retire::Killed] {
         let shop = Shop::new();

@@ -197,6 +197,13 @@ async fn who_may_not_enter_is_told_why() {
         other => panic!("{other}"),
     };
     assert!(text.starts_with("there is no zsh in this container, in none of /var/lang/bin:"), "{text}");
+    // Nobody was in it: it sleeps again, and serves.
+    house.launcher.saw("2 freeze").await;
+    assert_eq!(house.count(SeenState::Idle), 1);
+    let built = house.launcher.built();
+    house.tail().await;
+    house.settled().await;
+    assert_eq!((house.launcher.built(), house.count(SeenState::Idle)), (built, 1), "it is used again");
     house.dispatch.drain().await;
     assert!(matches!(why("/bin/sh", "1-2").await, NoVisit::Stopping));
 }
