@@ -116,17 +116,21 @@ pub fn launch(workshop: &mut Workshop, order: &Build) -> Result<Launching, Box<L
     // The seat's namespaces live on in the processes that are in them, or end here.
     let remains = Remains { groups: seat.groups, user: seat.user };
     match begun {
-        Ok((child, hearing, handles)) => Ok(Launching { order: order.order, plan, remains, child, hearing, handles, steps }),
+        Ok(Begun { child, hearing, handles }) => {
+            Ok(Launching { order: order.order, plan, remains, child, hearing, handles, steps })
+        }
         Err(failure) => Err(Box::new((failure, Some(remains)))),
     }
 }
 
-fn begin(
-    workshop: &mut Workshop,
-    plan: &Plan,
-    seat: &Seat,
-    steps: &mut Steps,
-) -> Result<(Child, Hearing, Vec<(Handle, OwnedFd)>), StepFailure> {
+/// A child, and what the server gets when it rests.
+struct Begun {
+    child: Child,
+    hearing: Hearing,
+    handles: Vec<(Handle, OwnedFd)>,
+}
+
+fn begin(workshop: &mut Workshop, plan: &Plan, seat: &Seat, steps: &mut Steps) -> Result<Begun, StepFailure> {
     let Workshop { trees, store, stock, .. } = workshop;
     let prepared = steps.step("mounts", || trees.prepare(store, plan))?;
     steps.step("cgroup limits", || seat.groups.limit(&plan.limits))?;
@@ -148,7 +152,7 @@ fn begin(
     let mut handles =
         vec![(Handle::Listener, listener), (Handle::Log, ours.log), (Handle::Control, ours.control), (Handle::Tmp, prepared.tmp)];
     handles.extend(cgroup_handles);
-    Ok((child, ours.hearing, handles))
+    Ok(Begun { child, hearing: ours.hearing, handles })
 }
 
 impl Launching {
