@@ -241,3 +241,34 @@ fn invocation() -> Invocation {
         log_type: LogType::None,
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_initialises_is_seen_by_its_container_and_a_kill_of_it_is_a_failed_init() {
+    let first = AtomicBool::new(true);
+    let house = House::new(move |inside| {
+        let hangs = first.swap(false, Ordering::SeqCst);
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            echo(inside).await
+        }
+    });
+    let (answer, state) = tokio::join!(house.tail(), async {
+        let container = loop {
+            let seen = house.dispatch.snapshot().environments;
+            if let Some(container) = seen.first().and_then(|seen| seen.container.clone()) {
+                break container;
+            }
+            tokio::task::yield_now().await;
+        };
+        let (seen, ..) = house.dispatch.look_into(&container).await.expect("it can be looked into");
+        house.dispatch.kill_container(&container, "uid 8").expect("it can be killed");
+        seen.state
+    });
+    assert_eq!((answer.0.as_str(), state), ("{}", SeenState::Initialising));
+    assert_eq!(house.rules.names(), ["starting", "init_failed", "starting", "ready", "invoked", "ended"]);
+    house.settled().await;
+    let left = house.dispatch.snapshot().environments;
+    assert_eq!(left.iter().map(|seen| (seen.state, seen.leaving)).collect::<Vec<_>>(), [(SeenState::Idle, None)]);
+}
