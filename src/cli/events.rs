@@ -1,7 +1,8 @@
 //! `kiln events`: what happens in the engine, a line for each, as it was and as it comes.
 //!
-//! kilnd says what happened and why; this puts it into words. `-f` goes on behind the last event that it saw when the server is
-//! replaced, and says so when some were missed.
+//! kilnd says what happened and why; this puts it into words. `-f` goes on behind the last event that it saw when the connection is
+//! cut, and with the first of another server when that is replaced. A server that drains tells everything before it goes; one that
+//! was killed may have had more to tell, which is said.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use super::output;
 const LINES: u32 = 100;
 /// Between two tries to reach a server that is away, and between two looks whether anybody still reads what we print.
 const PAUSE: Duration = Duration::from_millis(500);
+const NOTHING: &str = "kiln: nothing of that kind is kept: kilnd remembers some thousand events since its start; kiln history and kiln logs go \
+                       further back";
 /// More than the longest event.
 const MAX_EVENT: usize = 1 << 20;
 
@@ -30,6 +33,8 @@ pub async fn execute(client: &Client, asked: Events, as_json: bool) -> Result<()
     // The number to go on with.
     let mut next: Option<u64> = None;
     let mut away = false;
+    // The first number of the server that told us the last events, if it has not told all.
+    let mut cut: Option<String> = None;
     loop {
         let from = next.map_or_else(|| begin(&asked), |next| format!("&since_seq={next}"));
         match client.stream(&format!("/v1/events?{query}{from}")).await {
@@ -37,16 +42,28 @@ pub async fn execute(client: &Client, asked: Events, as_json: bool) -> Result<()
                 if std::mem::take(&mut away) {
                     output::say("kiln: kilnd is back");
                 }
+                let first = stream.header("x-kiln-first-seq").map(str::to_owned);
+                if cut.take().is_some_and(|cut| Some(cut) != first) {
+                    output::say(
+                        "kiln: kilnd was killed, and this is another: events of the last moments before may be missing here",
+                    );
+                }
                 if let (None, Some(number)) = (next, stream.header("x-kiln-seq").and_then(|number| number.parse().ok())) {
                     next = Some(number);
                 }
                 match copy(stream, &mut shown, &mut next).await? {
                     Ended::Reader => return Ok(()),
-                    Ended::Whole if !asked.follow => return Ok(()),
+                    Ended::Whole if !asked.follow => {
+                        if shown.is_nothing && !as_json {
+                            output::say(NOTHING);
+                        }
+                        return Ok(());
+                    }
                     Ended::Cut if !asked.follow => {
                         return Err(Failure::Unreachable("kilnd went away in the middle of the events".into()));
                     }
-                    Ended::Whole | Ended::Cut => {}
+                    Ended::Whole => {}
+                    Ended::Cut => cut = first,
                 }
             }
             // It was there before: it will be there again.
@@ -145,15 +162,18 @@ struct Shown {
     colours: bool,
     function: usize,
     container: usize,
+    /// So far.
+    is_nothing: bool,
 }
 
 impl Shown {
     fn new(as_json: bool) -> Self {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { as_json, colours, function: 12, container: 5 }
+        Self { as_json, colours, function: 12, container: 5, is_nothing: true }
     }
 
     fn event(&mut self, event: &Value, json: &[u8], to: &mut Vec<u8>) {
+        self.is_nothing = false;
         if self.as_json {
             return to.extend_from_slice(json);
         }
@@ -301,7 +321,7 @@ mod tests {
     use super::*;
 
     fn shown(colours: bool, events: &[Value]) -> String {
-        let mut shown = Shown { as_json: false, colours, function: 5, container: 4 };
+        let mut shown = Shown { as_json: false, colours, function: 5, container: 4, is_nothing: true };
         let mut text = Vec::new();
         for event in events {
             shown.event(event, event.to_string().as_bytes(), &mut text);

@@ -1,6 +1,10 @@
 //! What people are told, by `kiln events` and `kiln history` alone: why a function was cold, why somebody was refused, why an
 //! environment ended, whatever ended it.
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -176,4 +180,69 @@ fn what_lived_when_the_server_was_killed_ended_with_it_and_nothing_told_before_i
     is(&rows[0], json!({ "why": "with_kilnd", "invocations": null }));
     is(&history(&instance, &["--function", "g"])[0], json!({ "why": "drained", "invocations": 1 }));
     is(&events(&instance, &["--kind", "starting"])[0], json!({ "function": "f", "why": "first" }));
+}
+
+/// A `kiln events -f` under way. What it prints goes into files.
+struct Follower {
+    kiln: Child,
+    place: tempfile::TempDir,
+}
+
+impl Follower {
+    fn start(instance: &Instance, words: &[&str]) -> Self {
+        let place = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| Stdio::from(File::create(place.path().join(name)).expect("a file"));
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        kiln.arg("--run").arg(instance.run_dir()).args(["events", "-f", "--json"]).args(words);
+        let kiln = kiln.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).spawn().expect("run kiln");
+        Self { kiln, place }
+    }
+
+    fn printed(&self, name: &str) -> String {
+        fs::read_to_string(self.place.path().join(name)).expect("what it printed")
+    }
+
+    #[track_caller]
+    fn sees(&self, what: &str) {
+        host::eventually("the follower sees it", || self.printed("out").contains(what));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.kiln.kill();
+        let _ = self.kiln.wait();
+    }
+}
+
+#[test]
+fn a_follower_of_events_goes_on_with_the_next_server_and_is_told_when_the_last_one_was_killed() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("f", json!({}));
+    let call = |instance: &Instance| instance.invoke("f", &json!({ "do": "echo" })).request_id().to_owned();
+    let mut requests = vec![call(&instance)];
+    let follower = Follower::start(&instance, &["--kind", "ended"]);
+    follower.sees(&requests[0]);
+    const KILLED: &str = "kiln: kilnd was killed, and this is another: events of the last moments before may be missing here";
+    let told = || follower.printed("err").lines().filter(|line| *line == KILLED).count();
+
+    host::kill(instance.processes("server")[0]);
+    host::eventually("it is told that events may be missing", || told() == 1);
+    instance.await_ready();
+    requests.push(call(&instance));
+    follower.sees(&requests[1]);
+
+    // One that is stopped tells everything before it goes.
+    assert!(instance.stop().success());
+    instance.launch();
+    instance.await_ready();
+    requests.push(call(&instance));
+    follower.sees(&requests[2]);
+    let events: Vec<Value> = follower.printed("out").lines().map(|line| serde_json::from_str(line).expect("whole")).collect();
+    assert_eq!(events.iter().map(|event| event["request"].as_str().unwrap()).collect::<Vec<_>>(), requests);
+    assert!(events.windows(2).all(|two| two[0]["seq"].as_u64() < two[1]["seq"].as_u64()), "{events:?}");
+    assert_eq!(told(), 1, "{}", follower.printed("err"));
 }

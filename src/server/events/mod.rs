@@ -129,9 +129,10 @@ impl Events {
         Listener::new(self.clone(), filter, place, ring.next())
     }
 
-    /// The number that the next one will bear.
-    pub fn next_seq(&self) -> u64 {
-        self.ring().next()
+    /// The number that the first one bore, or will bear, and the next one will.
+    pub fn seqs(&self) -> (u64, u64) {
+        let ring = self.ring();
+        (ring.first(), ring.next())
     }
 
     /// What is kept now, the oldest first.
