@@ -134,6 +134,10 @@ fn shown(pool: &Pool) -> String {
         0 => {}
         held => summary += &format!("\n{held} held by people who are inside"),
     }
+    if !pool.refused.is_empty() {
+        let refused: Vec<_> = pool.refused.iter().map(|(reason, count)| format!("{count} for {reason}")).collect();
+        summary += &format!("\nrefused since kilnd's start: {} (kiln events --kind throttled)", refused.join(", "));
+    }
     for Reserve { function, reserved, in_flight } in &pool.reserves {
         summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
     }
@@ -217,7 +221,10 @@ mod tests {
         assert!(text.ends_with("\nhello: 1 of its 5 reserved"), "{text}");
         let summary =
             "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB in use; 0 of 1000 invocations running, 0 starting, 0 waiting\n";
-        assert!(text.contains(summary), "{text}");
+        assert!(text.contains(summary) && !text.contains("refused"), "{text}");
+        pool.refused = [("memory".into(), 4), ("queue".into(), 1)].into();
+        let refused = "\nrefused since kilnd's start: 4 for memory, 1 for queue (kiln events --kind throttled)\n";
+        assert!(shown(&pool).contains(refused), "{}", shown(&pool));
         pool.environments.clear();
         assert!(shown(&pool).starts_with("no execution environments; 0 busy"));
     }
