@@ -8,6 +8,7 @@ mod seat;
 #[path = "cli/watching.rs"]
 mod watching;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,7 +19,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use doors::{House, ended_environment, shown_pool, snapshot};
 use kiln::function::FunctionName;
 use kiln::invocation::Throttle;
-use kiln::server::events::{Cold, Detail, Retire, Subject, What};
+use kiln::server::events::{Cold, Detail, Retire, Subject, What, When};
 use kiln::server::logs::{Kind, LogSink, Origin, Piece};
 use kiln::server::pool::SeenState;
 use kiln::wire::supervisor::{Unpacked, ZipRefusal};
@@ -324,6 +325,9 @@ fn everything() -> Vec<What> {
         What::Retired { why: Retire::Failed, detail: retired, age_s: 1.0, invocations: 1, peak_mib: 1 },
         What::LauncherStarted { launcher: 1 },
         What::LauncherLost { launcher: 1 },
+        What::Entered { by: text() },
+        What::Left { by: text() },
+        What::Swept { when: When::Running, cgroups: 1, staging: 0, code: 0 },
         What::Draining,
     ]
 }
@@ -339,6 +343,8 @@ fn events_and_the_history_are_lines_for_people_and_objects_for_programs_with_the
         events.emit(&of, None, what);
     }
     let told = |words: &[&str]| ended(&kiln(run, words), 0).0;
+    let kinds: BTreeSet<&str> = everything().iter().map(What::name).collect();
+    assert_eq!(kinds, What::NAMES.into(), "one of each kind");
     let lines = told(&["events"]);
     assert_eq!(lines.lines().count(), everything().len(), "{lines}");
     assert!(lines.contains("  hello         3-17   starting     cold: the last one ended: idle too long\n"), "{lines}");

@@ -203,6 +203,7 @@ fn dress(event: &Value) -> &'static str {
     let bad = |key: &str| event[key].is_string();
     match event["event"].as_str() {
         Some("init_failed" | "throttled" | "launcher_lost") => RED,
+        Some("swept") if event["when"] == "running" => RED,
         Some("ended") if bad("cause") => RED,
         Some("retired") if matches!(event["why"].as_str(), Some("failed" | "died" | "tmp" | "killed")) => RED,
         Some("lost" | "draining" | "retired" | "taken_back") => YELLOW,
@@ -257,6 +258,7 @@ fn words(event: &Value) -> String {
         "entered" | "left" => format!("by {}", text("by")),
         "launcher_started" => format!("launcher {}", number("launcher")),
         "launcher_lost" => format!("launcher {}: it is dead, and its containers with it", number("launcher")),
+        "swept" => swept(event),
         "draining" => "kilnd stops: no new invocations".to_owned(),
         _ => String::new(),
     };
@@ -265,6 +267,20 @@ fn words(event: &Value) -> String {
         Some(request) => format!("{told}  {request}"),
         None => told,
     }
+}
+
+/// What was removed, and what that means.
+fn swept(event: &Value) -> String {
+    let removed = [("cgroups", "cgroups"), ("staging", "staging directories"), ("code", "code half stored")]
+        .into_iter()
+        .filter_map(|(key, what)| event[key].as_u64().filter(|count| *count > 0).map(|count| format!("{what} ({count})")));
+    let removed = removed.collect::<Vec<_>>().join(", ");
+    let whose = match event["when"].as_str() {
+        Some("start") => "left by a kilnd that was killed",
+        Some("death") => "of a process of kilnd's that died",
+        _ => "of nobody's, though nobody had died: a bug, please report it",
+    };
+    format!("removed {removed}, {whose}")
 }
 
 /// Why an environment ended, with what is known beside it: `failed: Runtime.OutOfMemory`.
@@ -351,6 +367,8 @@ mod tests {
                 ),
                 some(json!({ "event": "retired", "why": "failed", "cause": "Runtime.OutOfMemory", "text": "signal: killed" })),
                 some(json!({ "event": "retired", "why": "killed", "by": "uid 0 (kiln container kill)" })),
+                json!({ "time_ms": 1_000, "event": "swept", "when": "running", "cgroups": 2, "staging": 0, "code": 1 }),
+                some(json!({ "event": "throttled", "reason": "payloads", "in_use": 250, "limit": 256, "waited_us": 5_000_000 })),
                 json!({ "event": "lost", "lost": 7 }),
             ],
         );
@@ -363,6 +381,10 @@ mod tests {
             "1970-01-01T00:00:01.000Z  hello  1-17  retired      its memory was needed, by big; 2 invocations in 1m15s, peak 36 MB",
             "1970-01-01T00:00:01.000Z  hello  1-17  retired      its invocation failed: Runtime.OutOfMemory; 0 invocations in 0s, peak 0 MB",
             "1970-01-01T00:00:01.000Z  hello  1-17  retired      killed, by uid 0 (kiln container kill); 0 invocations in 0s, peak 0 MB",
+            "1970-01-01T00:00:01.000Z  -      -     swept        removed cgroups (2), code half stored (1), of nobody's, though \
+             nobody had died: a bug, please report it",
+            "1970-01-01T00:00:01.000Z  hello  1-17  throttled    payloads over 64 KiB: 250 of 256 MB are in use, by one user or by \
+             all; refused after 5.00 s",
             "KILN: 7 events are missing here: they came faster than they could be told",
         ];
         assert_eq!(lines, expected);

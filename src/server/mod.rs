@@ -59,7 +59,7 @@ use self::api::{Api, Engine};
 use self::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor};
 use self::dispatch::{Dispatch, NoVisit, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
-use self::events::{Events, Historian, Subject, What};
+use self::events::{Events, Historian, Subject, What, swept};
 use self::http::Stop;
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
@@ -237,6 +237,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
 
 /// Carries out what the supervisor says. Ends when the supervisor does.
 async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, events: &Events) -> anyhow::Result<()> {
+    let mut last = None;
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
             Event::Launcher { number, socket } => {
@@ -259,6 +260,9 @@ async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, e
             }
             Event::Metrics { listener } => told.loopback.listen(listener),
             Event::Upkeep(upkeep) => {
+                for what in swept(last.replace(upkeep), &upkeep) {
+                    events.emit(&Subject::NOBODY, None, what);
+                }
                 told.upkeep.send_replace(upkeep);
             }
             Event::Drain => {

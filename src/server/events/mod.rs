@@ -14,6 +14,7 @@
 
 mod history;
 mod ring;
+mod swept;
 mod what;
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,8 @@ use tokio::sync::Notify;
 pub use self::history::Historian;
 use self::ring::Ring;
 pub use self::ring::{Filter, Heard, Listener};
-pub use self::what::{Cold, Detail, Retire, What};
+pub use self::swept::swept;
+pub use self::what::{Cold, Detail, Retire, What, When};
 use crate::function::FunctionName;
 use crate::invocation::RequestId;
 

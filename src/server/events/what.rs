@@ -95,8 +95,27 @@ pub enum What {
     LauncherLost {
         launcher: u32,
     },
+    /// The supervisor has removed what nobody had any more.
+    Swept {
+        when: When,
+        cgroups: u64,
+        staging: u64,
+        code: u64,
+    },
     /// kilnd takes no new invocations.
     Draining,
+}
+
+/// When something was found that nobody had any more. People and metrics know these by their names in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// At the supervisor's start: of a kilnd that was killed.
+    Start,
+    /// A process of kilnd's had died.
+    Death,
+    /// Nobody had died: a leak, and a bug.
+    Running,
 }
 
 /// What is known beside the reason of an environment's end.
@@ -147,6 +166,7 @@ impl What {
             Self::Retired { .. } => "retired",
             Self::LauncherStarted { .. } => "launcher_started",
             Self::LauncherLost { .. } => "launcher_lost",
+            Self::Swept { .. } => "swept",
             Self::Draining => "draining",
         }
     }
