@@ -246,6 +246,7 @@ fn words(event: &Value) -> String {
                 "starts" => format!("starts: {in_use} of {limit} places are taken (parallel_starts)"),
                 "concurrency" => format!("concurrency: {in_use} of {limit} invocations at once, over all functions"),
                 "reserved" => format!("reserved concurrency: {in_use} of {limit} invocations at once"),
+                "payloads" => format!("payloads over 64 KiB: {in_use} of {limit} MB are in use, by one user or by all"),
                 _ => format!("queue: {in_use} of {limit} of the function wait already"),
             };
             format!("{short}; refused after {}", ms(number("waited_us")))

@@ -367,8 +367,18 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
-    pub fn events(&self) -> &Events {
-        &self.0.events
+    /// Somebody was refused before they came here, as so much of so much was in use: told and counted as others are.
+    pub fn refused_before(
+        &self,
+        function: &FunctionName,
+        request: RequestId,
+        reason: Throttle,
+        waited: Duration,
+        (in_use, limit): (u64, u64),
+    ) {
+        self.0.pool.refused_before(reason);
+        let throttled = What::Throttled { reason, waited_us: micros(waited), in_use, limit };
+        self.0.events.emit(&Subject::function(function), Some(request), throttled);
     }
 
     pub fn snapshot(&self) -> Snapshot {

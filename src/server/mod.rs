@@ -55,7 +55,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use self::api::{Api, Engine};
+use self::api::{Api, Engine, NoRoom};
 use self::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor};
 use self::dispatch::{Dispatch, NoVisit, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
@@ -403,10 +403,8 @@ impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
         Dispatch::function_changed(self, name);
     }
 
-    fn no_room_for_payload(&self, function: &FunctionName, request: RequestId, waited: Duration, mib: u64) {
-        let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-        let throttled = What::Throttled { reason: Throttle::Memory, waited_us, in_use: mib, limit: mib };
-        self.events().emit(&Subject::function(function), Some(request), throttled);
+    fn no_room_for_payload(&self, function: &FunctionName, request: RequestId, waited: Duration, none: NoRoom) {
+        self.refused_before(function, request, Throttle::Payloads, waited, (none.in_use_mib, none.limit_mib));
     }
 }
 

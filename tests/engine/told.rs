@@ -157,6 +157,37 @@ fn who_is_refused_is_told_what_was_short_and_what_there_is_of_it() {
 }
 
 #[test]
+fn large_events_of_one_user_are_refused_past_half_of_the_room_with_a_reason_of_their_own() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start_with(Options { config: "capacity_wait_s = 1".into(), ..Options::default() });
+    instance.create_probe("f", json!({}));
+    let path = "/2015-03-31/functions/f/invocations";
+    // Room is taken for what is announced.
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 6 << 20);
+    let hold = || {
+        let mut caller = UnixStream::connect(instance.run_dir().join("kiln.sock")).expect("connect");
+        caller.write_all(head.as_bytes()).expect("write");
+        caller
+    };
+    let _held: Vec<UnixStream> = (0..42).map(|_| hold()).collect();
+    let large = format!("\"{}\"", "x".repeat((6 << 20) - 2));
+    let dry_run = [("x-amz-invocation-type", "DryRun")];
+    host::eventually("one more is refused", || instance.api().request("POST", path, &dry_run, large.as_bytes()).status == 429);
+    // Small ones are not.
+    instance.call("f", &json!({ "do": "echo" }));
+    let told = events(&instance, &["--kind", "throttled"]).pop().expect("an event");
+    is(&told, json!({ "function": "f", "reason": "payloads", "in_use": 252, "limit": 256, "container": null }));
+    let (_, lines, _) = kiln(&instance, &["events", "--kind", "throttled"]);
+    assert!(lines.contains("payloads over 64 KiB: 252 of 256 MB are in use, by one user or by all; refused after 1."), "{lines}");
+    let (_, pool, _) = kiln(&instance, &["pool"]);
+    assert!(pool.contains(" for payloads (kiln events --kind throttled)"), "{pool}");
+    let (_, metrics, _) = kiln(&instance, &["metrics"]);
+    assert!(metrics.contains("\nkiln_throttles_total{function=\"f\",reason=\"payloads\"} "), "{metrics}");
+}
+
+#[test]
 fn what_lived_when_the_server_was_killed_ended_with_it_and_nothing_told_before_is_lost() {
     if !host::ready() {
         return;

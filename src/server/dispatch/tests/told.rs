@@ -190,6 +190,16 @@ async fn a_refusal_says_what_was_short_how_much_there_is_and_how_long_it_waited(
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_refused_before_the_queue_is_told_and_counted_like_others() {
+    let house = House::new(echo);
+    let waited = Duration::from_secs(5);
+    house.dispatch.refused_before(&name(), RequestId::new(), Throttle::Payloads, waited, (252, 256));
+    let told = house.rules.last("throttled");
+    assert_eq!(told, What::Throttled { reason: Throttle::Payloads, waited_us: 5_000_000, in_use: 252, limit: 256 });
+    assert_eq!(house.dispatch.snapshot().refused, [(Throttle::Payloads, 1)].into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_init_that_fails_is_told_each_time_and_its_invocation_ends_all_the_same() {
     let house = House::new(|mut inside: Inside| async move {
         inside.init_error("Runtime.ImportModuleError", b"{}").await;
