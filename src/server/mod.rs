@@ -170,6 +170,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         dispatch: dispatch.clone(),
         launchers: launchers.clone(),
         missing: logs.missing(),
+        historian: historian.clone(),
         upkeep,
         draining: stopping.clone(),
     };
@@ -292,6 +293,7 @@ struct Known {
     dispatch: Dispatch<SqliteRegistry, SqliteMeter>,
     launchers: Launchers,
     missing: Arc<Count>,
+    historian: Arc<Historian>,
     upkeep: watch::Receiver<Upkeep>,
     draining: Stop,
 }
@@ -308,6 +310,7 @@ impl Known {
             not_cleared,
             missing: self.missing.now(),
             lost_rows: self.dispatch.lost_rows(),
+            lost_environments: self.historian.lost(),
             waiting_keys: self.in_force.waiting().len(),
             draining: *self.draining.borrow(),
             process: Process::look(),

@@ -131,7 +131,7 @@ pub struct Detail {
 }
 
 impl What {
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 16] = [
         "starting",
         "ready",
         "init_failed",
@@ -146,6 +146,7 @@ impl What {
         "retired",
         "launcher_started",
         "launcher_lost",
+        "swept",
         "draining",
     ];
 
@@ -246,7 +247,7 @@ pub enum Retire {
 }
 
 impl Retire {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Idle,
         Self::Age,
         Self::Memory,
@@ -257,6 +258,7 @@ impl Retire {
         Self::Drained,
         Self::Recycled,
         Self::Killed,
+        Self::Entered,
         Self::Died,
         Self::Init,
         Self::Failed,
@@ -267,5 +269,17 @@ impl Retire {
 impl fmt::Display for Retire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_ends_has_every_end() {
+        let unknown = serde_json::from_value::<Retire>("nothing".into()).unwrap_err().to_string();
+        let named: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert_eq!(named, Retire::ALL.map(|why| why.to_string()));
     }
 }
