@@ -190,7 +190,10 @@ fn a_pool_is_a_table_for_people_and_json_for_programs() {
     *house.fakes.snapshot.lock().unwrap() = snapshot();
     let (out, _) = ended(&kiln(house.run_dir(), &["pool"]), 0);
     let heading: Vec<&str> = out.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"]);
+    assert_eq!(
+        heading,
+        ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "CHARGED", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"]
+    );
     assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
     let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
     let pool: Value = serde_json::from_str(&out).unwrap();

@@ -242,7 +242,7 @@ fn words(event: &Value) -> String {
         "throttled" => {
             let (in_use, limit) = (number("in_use"), number("limit"));
             let short = match text("reason") {
-                "memory" => format!("memory: {in_use} of {limit} MB are in use"),
+                "memory" => format!("memory: {in_use} of {limit} MB are charged (kiln pool says to whom)"),
                 "starts" => format!("starts: {in_use} of {limit} places are taken (parallel_starts)"),
                 "concurrency" => format!("concurrency: {in_use} of {limit} invocations at once, over all functions"),
                 "reserved" => format!("reserved concurrency: {in_use} of {limit} invocations at once"),
@@ -311,6 +311,7 @@ fn reason(why: &str) -> &str {
         "age" => "too old",
         "memory" => "its memory was needed",
         "tmp" => "no memory left for its /tmp",
+        "entered" => "somebody was in its container",
         "updated" => "its function was updated",
         "deleted" => "its function was deleted",
         "once" => "its function reuses none",

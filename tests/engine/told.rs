@@ -147,7 +147,7 @@ fn who_is_refused_is_told_what_was_short_and_what_there_is_of_it() {
         is(&told[0], json!({ "reason": "reserved", "in_use": 1, "limit": 1 }));
         let (code, lines, _) = kiln(&instance, &["events", "--kind", "throttled"]);
         assert_eq!(code, 0);
-        assert!(lines.contains("memory: 256 of 256 MB are in use; refused after 1."), "{lines}");
+        assert!(lines.contains("memory: 256 of 256 MB are charged (kiln pool says to whom); refused after 1."), "{lines}");
         assert!(lines.contains("reserved concurrency: 1 of 1 invocations at once"), "{lines}");
         assert_eq!(kiln(&instance, &["function", "drain", "holds", "--no-wait"]).0, 0);
         let busy = instance.pool()["environments"][0]["container"].as_str().expect("an id").to_owned();
