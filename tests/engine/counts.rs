@@ -207,7 +207,9 @@ fn what_died_and_what_it_left_is_counted_and_a_leak_is_told_from_it() {
     });
     instance.await_ready();
     let counts = Counts::of(&instance);
-    assert_eq!((counts.get("kiln_launchers_restarted_total"), swept(&counts, "running")), (1.0, 1.0));
+    // A launcher that saw the server's end before the supervisor did was replaced, too.
+    assert!(counts.get("kiln_launchers_restarted_total") >= 1.0, "{counts:?}");
+    assert_eq!(swept(&counts, "running"), 1.0);
     assert_eq!(counts.get("kiln_invocations_total{function=\"f\"}"), 0.0);
     instance.call("f", &json!({ "do": "echo" }));
     assert_eq!(Counts::of(&instance).get("kiln_invocations_total{function=\"f\"}"), 1.0);

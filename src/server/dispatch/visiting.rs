@@ -94,7 +94,7 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Entered::Beside(facts) => (Place::Beside(facts.clone()), facts),
         };
         // Whatever fails from here on ends a held environment: it is awake, and somebody may have been in it.
-        facts.unwanted(by);
+        facts.visited(by);
         let visit = facts.enter(asked, by).await?;
         let function = facts.function().clone();
         let subject = Subject::environment(&function, &facts.container);

@@ -173,6 +173,7 @@ impl<L: Launcher> Starter<L> {
                 peak: AtomicU64::default(),
                 unfit: OnceLock::new(),
                 by: OnceLock::new(),
+                visitor: OnceLock::new(),
                 ended: ended.clone(),
                 function: function.clone(),
                 recipe: recipe.clone(),
