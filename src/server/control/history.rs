@@ -48,7 +48,7 @@ impl HistoryDoor {
             let environments = read.environments(&asked)?;
             Ok::<_, anyhow::Error>(serde_json::to_vec(&Answer { environments })?)
         });
-        match async { Ok::<_, anyhow::Error>(read.await??) }.await {
+        match async { read.await? }.await {
             Ok(json) => written(StatusCode::OK, json.into()),
             Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the history: {error}")),
         }
