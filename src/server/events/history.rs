@@ -325,7 +325,8 @@ mod tests {
         let rows = house.all().await;
         assert_eq!((rows.len(), house.historian.lost()), (lives + 1, 0));
         assert!(rows.iter().all(|row| row.why.is_some()), "none is told to live that has ended");
-        assert_eq!(rows.last().unwrap().why.as_deref(), Some("killed"));
+        let first = rows.iter().find(|row| row.container.as_deref() == Some("1-1"));
+        assert_eq!(first.unwrap().why.as_deref(), Some("killed"));
     }
 
     #[tokio::test]
