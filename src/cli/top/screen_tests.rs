@@ -22,6 +22,7 @@ fn environment(function: &str, container: &str, state: &str, memory_mib: u64, us
         idle_s: (state == "idle").then_some(12.0),
         memory_mib,
         used_mib,
+        charged_mib: memory_mib,
         peak_mib: (used_mib + used_mib / 4).min(memory_mib),
         cpu_ms: Some(300),
         invocations: 12,

@@ -97,13 +97,18 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         // Whatever else fails from here on ends a held environment: it is awake, and somebody may have been in it.
         let visit = match facts.enter(asked, by).await {
             Ok(visit) => visit,
-            Err(error) => {
-                if let (Place::Held(held), true) = (place, error.nothing_ran()) {
+            Err(error) if error.nothing_ran() => {
+                if let Place::Held(held) = place {
                     self.not_entered(*held, facts.function());
                 }
                 return Err(error.into());
             }
+            Err(error) => {
+                facts.visited(by);
+                return Err(error.into());
+            }
         };
+        facts.visited(by);
         let function = facts.function().clone();
         let subject = Subject::environment(&function, &facts.container);
         let events = self.0.events.clone();

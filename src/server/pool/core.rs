@@ -362,8 +362,15 @@ impl Core {
                 (in_flight, most)
             }
             Throttle::Queue => (self.waiting.of(function).len(), self.limits.waiters),
+            // The door's, which refuses before anybody asks here, and knows.
+            Throttle::Payloads => return (0, 0),
         };
         (in_use as u64, limit as u64)
+    }
+
+    /// Somebody was refused before they came here.
+    pub fn refused_before(&mut self, why: Throttle) {
+        *self.tally.refused.entry(why).or_default() += 1;
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&Slot> {
@@ -539,7 +546,7 @@ impl Core {
     }
 
     fn refuse(&mut self, ticket: Ticket, why: Throttle, orders: &mut Vec<Order>) {
-        *self.tally.refused.entry(why).or_default() += 1;
+        self.refused_before(why);
         orders.push(Order::Refuse { ticket, why });
     }
 

@@ -259,6 +259,7 @@ impl Shadow {
                         Throttle::Reserved => assert!(reserved, "refused for a reserve that is not there"),
                         Throttle::Concurrency => assert!(!reserved, "others have used the reserve up"),
                         Throttle::Memory | Throttle::Starts | Throttle::Queue => {}
+                        Throttle::Payloads => panic!("the core knows no payloads"),
                     }
                     self.refused += 1;
                     self.ended += 1;

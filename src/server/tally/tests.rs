@@ -131,12 +131,14 @@ fn every_cause_that_kiln_finds_itself_has_a_name_of_its_own() {
 
 #[test]
 fn reasons_are_spelled_as_people_know_them() {
-    for why in [Throttle::Memory, Throttle::Starts, Throttle::Concurrency, Throttle::Reserved, Throttle::Queue] {
+    for why in Throttle::ALL {
         assert_eq!(serde_json::json!(why), reading::throttle(why));
     }
     let text = Tally::new("test", |_| true).text(&Reading::default());
     for why in Retire::ALL {
         assert_eq!(value(&text, &format!("kiln_environments_retired_total{{reason=\"{why}\"}}")), 0.0);
+        // The first of a kind is an increase only where there was a 0 before.
+        assert_eq!(value(&text, &format!("kiln_environment_starts_total{{why=\"{why}\"}}")), 0.0);
     }
 }
 
@@ -194,25 +196,29 @@ fn what_others_keep_is_taken_over_and_never_goes_back() {
             seen("f", SeenState::Idle, 30),
             seen("g", SeenState::Initialising, 128),
             seen("h", SeenState::Idle, 44),
+            seen("h", SeenState::Held, 128),
         ],
         ..Snapshot::default()
     };
     let mut reading = Reading { pool, ..Reading::default() };
     reading.upkeep.while_running.cgroups = 2;
     reading.missing.queue = 7;
+    reading.lost_environments = 5;
     let text = tally.text(&reading);
     for (series, expected) in [
         ("kiln_environments{state=\"busy\"}", 1.0),
         ("kiln_environments{state=\"idle\"}", 2.0),
         ("kiln_environments{state=\"initialising\"}", 1.0),
+        ("kiln_environments{state=\"held\"}", 1.0),
         ("kiln_memory_budget_bytes", (1024_u64 << 20) as f64),
         ("kiln_environments_retired_total{reason=\"memory\"}", 3.0),
         ("kiln_swept_total{kind=\"cgroup\",when=\"running\"}", 2.0),
         ("kiln_log_lines_dropped_total{reason=\"queue\"}", 7.0),
+        ("kiln_history_rows_lost_total", 5.0),
         ("kiln_function_environments{function=\"f\"}", 2.0),
         ("kiln_function_memory_charged_bytes{function=\"f\"}", (158_u64 << 20) as f64),
-        ("kiln_function_environments{function=\"(others)\"}", 2.0),
-        ("kiln_function_memory_charged_bytes{function=\"(others)\"}", (172_u64 << 20) as f64),
+        ("kiln_function_environments{function=\"(others)\"}", 3.0),
+        ("kiln_function_memory_charged_bytes{function=\"(others)\"}", (300_u64 << 20) as f64),
     ] {
         assert_eq!(value(&text, series), expected, "{series}\n{text}");
     }

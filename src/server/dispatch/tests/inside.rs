@@ -79,6 +79,8 @@ async fn an_idle_one_is_woken_for_whoever_enters_and_ends_when_they_leave() {
     house.launcher.saw("1 kill").await;
     assert_eq!(house.dispatch.snapshot().retired, [(Retire::Entered, 1)].into());
     assert!(house.log().contains("KILN: container 1-1 was entered by uid 7 (kiln container exec)\n"), "{}", house.log());
+    let What::Retired { detail, .. } = house.rules.last("retired") else { panic!("it has ended") };
+    assert_eq!(detail.by.as_deref(), Some(BY), "who was inside is why it ended");
     let names = house.rules.names();
     let of_guest: Vec<_> = names.iter().filter(|name| ["entered", "left", "retired"].contains(*name)).collect();
     assert_eq!(of_guest, [&"entered", &"left", &"retired"], "{names:?}");

@@ -67,6 +67,17 @@ impl<E: Pooled> Permit<E> {
         self.reserved.grow(tmp)
     }
 
+    /// What people can be shown while it is being built, or that there is nothing any more.
+    pub fn building(&self, facts: Option<Arc<E::Facts>>) {
+        if let Some(pool) = &self.reserved.pool {
+            let former = match (&mut pool.lock().building, facts) {
+                (building, Some(facts)) => building.insert(self.reserved.slot, facts),
+                (building, None) => building.remove(&self.reserved.slot),
+            };
+            drop(former);
+        }
+    }
+
     /// It goes on inside of its request's own time, which nobody else has to wait for: the start is over,
     /// the memory stays reserved.
     pub fn start_is_over(&self) {
@@ -89,6 +100,7 @@ impl<E: Pooled> Permit<E> {
         if let Some(pool) = &self.reserved.pool {
             let facts = environment.facts();
             pool.change(|inner, now| {
+                inner.building.remove(&slot);
                 inner.facts.insert(slot, facts);
                 ((), inner.core.started(slot, now))
             });
