@@ -239,8 +239,12 @@ impl Screen<'_> {
     fn environments(&self, buffer: &mut Buffer, mut area: Rect, rows: &[EnvironmentRow<'_>], all: usize) {
         let by = self.settings.by_environment;
         let state = |state: &str| rows.iter().filter(|row| row.seen.state == state).count();
+        let held = match state("held") {
+            0 => String::new(),
+            held => format!("{held} held, "),
+        };
         let title = format!(
-            "ENVIRONMENTS {}: {} busy, {} initialising, {} idle, by {}",
+            "ENVIRONMENTS {}: {} busy, {} initialising, {held}{} idle, by {}",
             self.of(rows.len(), all),
             state("busy"),
             state("initialising"),
@@ -270,6 +274,7 @@ impl Screen<'_> {
             let (state, style) = match seen.state.as_str() {
                 "busy" => ("busy", self.busy()),
                 "initialising" => ("init", self.terminal.style(Color::Yellow)),
+                "held" => ("held", self.terminal.style(Color::Cyan)),
                 "idle" => ("idle", self.terminal.faint()),
                 other => (other, Style::new()),
             };
@@ -387,7 +392,7 @@ const HELP: &str = "
   IDLE/END   since when it is idle; or why it ends when its invocation does
   MEMORY     the bar: used now, the most so far, what is configured
   CPU        of what its memory buys: 1769 MB are one, init has one at least
-  INVOC      invocations that it has served
+  INVOC      invocations that it has served; held: somebody is inside
 
   Looking wakes no frozen container. For programs: kiln pool --watch --json
   Any key goes back.";
