@@ -22,6 +22,8 @@ pub struct Ledger {
     pub kept_since_ms: BTreeMap<String, u64>,
     /// Requests, cold starts and GB-seconds of each function.
     pub bill: BTreeMap<String, (u64, u64, f64)>,
+    /// Environments, by container and by the request that they were started for: why they ended, if they have.
+    pub history: BTreeMap<(String, String), Option<String>>,
     /// What could not be read.
     pub strange: Vec<String>,
 }
@@ -61,6 +63,29 @@ impl Ledger {
         }
         ledger.read_bill(instance);
         ledger
+    }
+
+    /// How many rows there are.
+    pub fn rows_now(instance: &Instance) -> u64 {
+        let count = || {
+            let db = Connection::open_with_flags(instance.state_dir().join("db/kiln.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            db.query_row("SELECT count(*) FROM invocations", [], |row| row.get::<_, i64>(0))
+        };
+        count().expect("count the rows of the books") as u64
+    }
+
+    /// When kilnd has stopped: until then ends may be about to be written.
+    pub fn read_history(&mut self, instance: &Instance) {
+        let read = || -> rusqlite::Result<Vec<_>> {
+            let db = Connection::open_with_flags(instance.state_dir().join("db/kiln.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            let mut statement = db.prepare("SELECT container, request, why FROM environments WHERE container IS NOT NULL")?;
+            let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?;
+            rows.collect()
+        };
+        match read() {
+            Ok(rows) => self.history = rows.into_iter().collect(),
+            Err(error) => self.strange.push(format!("read the history: {error}")),
+        }
     }
 
     fn read_rows(&mut self, path: &Path) -> rusqlite::Result<()> {
