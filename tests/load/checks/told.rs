@@ -165,7 +165,7 @@ pub fn counts(record: &Record, from: usize, booked: u64, before: &Counts, after:
 
     // At the end, of all the time since the supervisor's start; of the last server's for what only it knows.
     let running = last.of_metric("kiln_swept_total").filter(|(series, _)| series.contains("when=\"running\""));
-    let others = ["kiln_containers_not_cleared_total", "kiln_books_rows_lost_total"];
+    let others = ["kiln_containers_not_cleared_total", "kiln_books_rows_lost_total", "kiln_history_rows_lost_total"];
     let leaks: Vec<(&str, f64)> = running.chain(others.iter().flat_map(|metric| last.of_metric(metric))).collect();
     let mut found: Vec<String> =
         leaks.iter().filter(|(_, value)| *value != 0.0).map(|(series, value)| format!("{series} is {value}")).collect();
