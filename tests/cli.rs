@@ -1,8 +1,12 @@
 //! The `kiln` command as people and scripts meet it: what it prints where, and its exit codes.
 
+#[path = "cli/containers.rs"]
+mod containers;
 mod doors;
 #[allow(dead_code)] // serves several test programs; each uses its part
 mod eyes;
+#[path = "cli/printed.rs"]
+mod printed;
 #[path = "cli/seat.rs"]
 mod seat;
 #[path = "cli/watching.rs"]
@@ -12,15 +16,11 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use doors::{House, ended_environment, shown_pool, snapshot};
 use kiln::function::FunctionName;
 use kiln::invocation::Throttle;
 use kiln::server::events::{Cold, Detail, Retire, Subject, What};
-use kiln::server::logs::{Kind, LogSink, Origin, Piece};
-use kiln::server::pool::SeenState;
 use kiln::wire::supervisor::{Unpacked, ZipRefusal};
 use serde_json::Value;
 
@@ -413,141 +413,6 @@ fn a_shell_that_sources_its_completions_knows_every_verb() {
 }
 
 #[test]
-fn containers_are_listed_recycled_and_killed_and_a_function_is_drained() {
-    let house = House::open();
-    let run = house.run_dir();
-    let shows = |state: SeenState| {
-        let mut seen = snapshot();
-        seen.environments[0].state = state;
-        *house.fakes.snapshot.lock().unwrap() = seen;
-    };
-    shows(SeenState::Idle);
-    let (out, _) = ended(&kiln(run, &["container", "list"]), 0);
-    assert!(out.starts_with("FUNCTION") && out.contains("hello") && out.contains("3-17"), "{out}");
-    assert_eq!(ended(&kiln(run, &["container", "list", "-q"]), 0).0, "3-17\n");
-    assert_eq!(ended(&kiln(run, &["container", "list", "-q", "--function", "other"]), 0).0, "");
-    let (out, err) = ended(&kiln(run, &["container", "list", "--function", "other"]), 0);
-    assert_eq!((out.as_str(), err.as_str()), ("", "there are no containers now\n"));
-
-    let (_, err) = ended(&kiln(run, &["container", "recycle", "3-99", "3-17"]), 4);
-    assert!(err.contains("container 3-17 of hello recycled") && err.contains("no container 3-99"), "each is tried: {err}");
-    for (state, verb, said) in [
-        (SeenState::Busy, "recycle", "container 3-17 of hello ends when its invocation does\n"),
-        (SeenState::Busy, "kill", "container 3-17 of hello killed, and the invocation that it ran\n"),
-        (SeenState::Idle, "kill", "container 3-17 of hello killed\n"),
-    ] {
-        shows(state);
-        assert_eq!(ended(&kiln(run, &["container", verb, "3-17"]), 0), (String::new(), said.into()));
-    }
-
-    // The fake's drained environments end when they have been looked at.
-    shows(SeenState::Busy);
-    let (_, err) = ended(&kiln(run, &["function", "drain", "hello"]), 0);
-    assert_eq!(err, "waiting for 1 running of hello\nfunction hello drained: 0 idle ended, 1 after their invocation\n");
-    shows(SeenState::Busy);
-    let (_, err) = ended(&kiln(run, &["function", "drain", "hello", "--no-wait"]), 0);
-    assert_eq!(err, "function hello drained: 0 idle ended, 1 end after their invocation\n");
-    let (out, _) = ended(&kiln(run, &["container", "list"]), 0);
-    assert!(out.contains("busy, drained"), "{out}");
-    shows(SeenState::Idle);
-    let (out, _) = ended(&kiln(run, &["function", "drain", "arn:aws:lambda:us-east-1:000000000000:function:hello", "--json"]), 0);
-    assert_eq!(
-        serde_json::from_str::<Value>(&out).unwrap(),
-        serde_json::json!({ "function": "hello", "ended": 1, "leaving": 0 })
-    );
-}
-
-#[test]
-fn a_program_in_a_container_has_our_stdin_and_we_have_its_output_and_its_exit_code() {
-    let house = House::open();
-    let run = house.run_dir();
-    *house.fakes.snapshot.lock().unwrap() = snapshot();
-    // More than one frame, and more than any pipe holds.
-    let long = "all that was typed\n".repeat(20_000);
-    for (program, code, err) in [("sh", 0, ""), ("sh", 7, ""), ("complain", 1, "no\n")] {
-        let typed = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(typed.path(), &long).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
-        command.args(["container", "exec", "3-17", "--", program, "-c", &code.to_string()]).env("KILN_RUN_DIR", run);
-        // A file, so that nobody here has to write while nobody reads.
-        let output = command.stdin(typed.reopen().unwrap()).output().unwrap();
-        let (out, said) = ended(&output, code);
-        assert!(out == long && said == err, "{} bytes of {}, {said}", out.len(), long.len());
-    }
-    let (asked, by) = house.fakes.entered.lock().unwrap()[0].clone();
-    assert_eq!((asked.command, asked.root, asked.terminal), (vec!["sh".into(), "-c".into(), "0".into()], false, None));
-    assert_eq!(by, format!("uid {} (kiln container exec)", nix::unistd::getuid()));
-    ended(&kiln(run, &["container", "exec", "3-17", "--root", "--", "sh", "0"]), 0);
-    let (asked, by) = house.fakes.entered.lock().unwrap().last().unwrap().clone();
-    assert!(asked.root && by.ends_with("(kiln container exec --root)"), "{by}");
-
-    let exec = |id: &str, program: &str, code: i32| ended(&kiln(run, &["container", "exec", id, "--", program, "x"]), code).1;
-    exec("3-17", "killed", 137);
-    assert_eq!(exec("3-17", "sh", 1), "kiln: container 3-17 has ended, and with it what ran in it: kilnd stops\n");
-    assert!(exec("3-17", "vanish", 3).contains("kilnd went away"));
-    assert!(exec("3-17", "beside", 1).starts_with("container 3-17 runs an invocation, and ends with it: so will this\n"));
-    assert_eq!(exec("3-17", "no-such", 127), "kiln: container 3-17: there is no no-such in this container, in none of /bin\n");
-    assert!(exec("3-17", "directory", 126).contains("directory cannot be executed in this container: Permission denied"));
-    assert!(exec("3-17", "occupied", 1).contains("somebody is in it already"));
-    assert!(exec("3-17", "no-room", 1).contains("`kiln pool` shows who has it"));
-    let gone = exec("3-18", "sh", 4);
-    assert!(gone.contains("there is no container 3-18, or it has ended: `kiln container list`"), "{gone}");
-    assert_eq!(kiln(run, &["container", "exec", "3-17"]).status.code(), Some(2), "a command is needed");
-    assert_eq!(kiln(run, &["container", "exec", "3-17", "ls"]).status.code(), Some(2), "and stands behind --");
-}
-
-#[test]
-fn whoever_closes_our_output_has_what_they_wanted_of_a_program_in_a_container() {
-    let house = House::open();
-    *house.fakes.snapshot.lock().unwrap() = snapshot();
-    let script = "yes | \"$0\" container exec 3-17 -- sh x | head -n 1";
-    let mut command = Command::new("bash");
-    let output = command.args(["-c", script, env!("CARGO_BIN_EXE_kiln")]).env("KILN_RUN_DIR", house.run_dir()).output().unwrap();
-    assert_eq!(ended(&output, 0), ("y\n".into(), String::new()));
-}
-
-#[test]
-fn a_container_is_shown_on_a_page_and_as_json_and_as_oci_has_it() {
-    let house = House::open();
-    let run = house.run_dir();
-    *house.fakes.snapshot.lock().unwrap() = snapshot();
-    let (out, _) = ended(&kiln(run, &["container", "inspect", "3-17"]), 0);
-    for line in [
-        "3-17 of hello $LATEST\n",
-        "  state       idle for 3s, frozen\n",
-        "  cold        its function had none before, since kilnd's start\n",
-        "  runtime     nodejs8.10, index.handler\n",
-        "  memory      36 of 128 MiB, 40 at the most; 36 against the budget\n",
-        "  /tmp        3 MiB of 512 MiB\n",
-        "  processes   kiln-init 4711, runtime 4712\n",
-        "  user        1879113728 is 993 inside\n",
-        "  cgroup      unified /kiln-test-3-17\n",
-        "  namespaces  mnt 4026531840\n",
-        "  /tmp        tmp 512 MiB (nosuid,nodev)\n",
-        "\nlife\n  1970-01-01T00:00:01.000Z  starting\n",
-    ] {
-        assert!(out.contains(line), "{line:?}: {out}");
-    }
-    let json = |words: &[&str]| serde_json::from_str::<Value>(&ended(&kiln(run, words), 0).0).unwrap();
-    let found = json(&["container", "inspect", "3-17", "--json"]);
-    assert_eq!((&found["namespaces"]["mnt"], &found["why_cold"]["why"]), (&4_026_531_840_u64.into(), &"first".into()));
-    assert_eq!((&found["timeline"][0]["event"], &found["tasks"]["now"]), (&"starting".into(), &12.into()));
-    // Every field is named in the help, so that scripts may rely upon them.
-    let help = ended(&kiln(run, &["container", "inspect", "--help"]), 0).0;
-    for (name, value) in found.as_object().unwrap() {
-        assert!(help.contains(name.as_str()), "{name} is not in the help");
-        for inner in value.as_object().into_iter().flatten().map(|(inner, _)| inner) {
-            assert!(help.contains(inner.as_str()), "{name}.{inner} is not in the help");
-        }
-    }
-    assert_eq!(json(&["container", "inspect", "3-17", "--oci"])["hostname"], "sandbox");
-    for words in [&["container", "inspect", "3-18"][..], &["container", "inspect", "3-18", "--oci"]] {
-        let (_, err) = ended(&kiln(run, words), 4);
-        assert!(err.contains("`kiln container list` shows those that there are"), "{err}");
-    }
-}
-
-#[test]
 fn reuse_is_set_at_creation_and_by_an_update_and_shown() {
     let house = House::open();
     let run = house.run_dir();
@@ -632,94 +497,6 @@ fn a_reader_that_has_enough_is_no_error() {
         let (_, err) = ended(&child.wait_with_output().unwrap(), 0);
         assert_eq!(err, "", "{words:?}");
     }
-}
-
-/// What a function printed, as the house's log has it.
-fn printed(house: &House, function: &str, kind: Kind, lines: &[u8]) {
-    let origin = Arc::new(Origin {
-        function: FunctionName::parse(function).unwrap(),
-        version: "$LATEST".into(),
-        stream: "2026/05/04/[$LATEST]0123456789abcdef0123456789abcdef".into(),
-        container: Some("3-17".into()),
-    });
-    let logs = house.fakes.logs.lock().unwrap();
-    let time = UNIX_EPOCH + Duration::from_millis(1_777_896_000_007);
-    assert!(logs.as_ref().unwrap().append(&Piece { origin: &origin, request: None, kind, time, lines }));
-}
-
-#[test]
-fn a_log_goes_into_a_pipe_as_it_was_and_to_a_terminal_without_its_commands() {
-    let house = House::open();
-    let run = house.run_dir();
-    create(&house, "hello");
-    assert_eq!(ended(&kiln(run, &["logs", "hello"]), 0).0, "", "it has not run yet");
-    printed(&house, "hello", Kind::Platform, b"START RequestId: 1\n");
-    printed(&house, "hello", Kind::Function, b"\x1b[2J\xff two\rlines\n");
-    let raw = b"START RequestId: 1\n\x1b[2J\xff two\rlines\n";
-    let piped = || kiln(run, &["logs", "hello"]).stdout;
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
-    // Both may come a moment apart.
-    while piped() != raw && std::time::Instant::now() < until {
-        std::thread::sleep(std::time::Duration::from_millis(20)); // the pace of looking
-    }
-    assert_eq!(piped(), raw);
-    for name in ["hello:$LATEST", "000000000000:function:hello", "arn:aws:lambda:us-east-1:000000000000:function:hello"] {
-        assert_eq!(kiln(run, &["logs", name]).stdout, raw, "{name}");
-    }
-    let (out, _) = ended(&kiln(run, &["logs", "hello", "--json", "-n", "1"]), 0);
-    let entry: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&entry["kind"], &entry["base64"]), (&"function".into(), &"G1sySv8gdHdvDWxpbmVz".into()));
-    let timed = kiln(run, &["logs", "hello", "--time", "-n", "2"]).stdout;
-    assert!(timed.starts_with(b"2026-05-04T12:00:00.007Z START"), "{}", String::from_utf8_lossy(&timed));
-
-    let careful = "\x1b[2mSTART RequestId: 1\x1b[0m\r\n\\x1b[2J\\xff two\r\n    lines\r\n";
-    assert_eq!(on_a_terminal(run, &["logs", "hello"]), careful);
-    let unquoted = on_a_terminal(run, &["logs", "hello", "--raw"]);
-    assert!(unquoted.contains("\x1b[2J"), "{unquoted:?}");
-
-    for (words, code, said) in [
-        (&["logs", "nope"][..], 4, "no function nope, and no log of one"),
-        (&["logs", "no pe"][..], 4, "no function no pe, and no log of one"),
-        (&["logs", "--function", "hello", "--function", "nope"][..], 4, "no function nope, and no log of one"),
-        (&["logs", "--delete"][..], 2, "NAME"),
-        (&["logs", "-n", "70000"][..], 1, "of several functions it must be 0 to 65536"),
-        (&["logs", "nope:$LATEST", "--delete"][..], 4, "no function nope:$LATEST, and no log of one"),
-        (&["logs", "hello", "--since", "soon"][..], 2, "--since soon: write 90s"),
-        (&["logs", "hello", "-n", "many"][..], 2, "a number of at most"),
-    ] {
-        let (_, err) = ended(&kiln(run, words), code);
-        assert!(err.contains(said), "{err}");
-    }
-}
-
-#[test]
-fn what_an_invocation_printed_is_no_command_to_a_terminal_and_untouched_in_a_pipe() {
-    let house = House::open();
-    create(&house, "prints");
-    let words = ["invoke", "prints", "--log", "--payload", "\"\u{9b}31m\""];
-    let (out, err) = ended(&kiln(house.run_dir(), &words), 0);
-    assert_eq!(out, "\"\u{9b}31m\"");
-    assert!(err.ends_with("\n\x1b[2Jone\rtwo\n"), "{err:?}");
-    let seen = on_a_terminal(house.run_dir(), &words);
-    assert!(seen.starts_with("START RequestId: "), "{seen:?}");
-    assert!(seen.ends_with("\r\n\\x1b[2Jone\r\n    two\r\n\"\\x9b31m\"\r\n"), "{seen:?}");
-}
-
-/// What a terminal gets to see (which makes CR LF of each line's end).
-fn on_a_terminal(run_dir: &Path, words: &[&str]) -> String {
-    let terminal = nix::pty::openpty(None, None).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
-    command.args(words).env("KILN_RUN_DIR", run_dir).env_remove("NO_COLOR").stdin(Stdio::null());
-    command.stderr(terminal.slave.try_clone().unwrap()).stdout(terminal.slave);
-    let status = command.status().unwrap();
-    // The last handles of its other end, so that reading comes to an end (EIO, on Linux).
-    drop(command);
-    assert!(status.success());
-    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
-    while let Ok(length @ 1..) = nix::unistd::read(&terminal.master, &mut buffer) {
-        seen.extend_from_slice(&buffer[..length]);
-    }
-    String::from_utf8_lossy(&seen).into_owned()
 }
 
 #[test]
