@@ -116,6 +116,10 @@ impl Ledger {
     fn read_log(&mut self, directory: &Path, function: &str) {
         let mut files: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         files.sort();
+        // Lines come to the disk some time after their own: those of an invocation that began before the first file may have been in
+        // one that is rotated away. Where one is, several are left.
+        let named = |path: &std::path::PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        let cut = files.first().filter(|_| files.len() > 1).and_then(named).unwrap_or(0);
         let mut first = None;
         for path in files {
             let Ok(file) = File::open(&path) else { continue };
@@ -143,7 +147,7 @@ impl Ledger {
             }
         }
         if let Some(since) = first {
-            self.kept_since_ms.insert(function.to_owned(), since);
+            self.kept_since_ms.insert(function.to_owned(), since.max(cut));
         }
     }
 
@@ -200,4 +204,25 @@ pub fn report(function: &str, line: &str) -> Option<Entry> {
         },
         error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_before_the_first_file_that_is_left_may_be_rotated_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = |time_ms: u64| format!("{{\"time_ms\":{time_ms},\"kind\":\"function\",\"line\":\"x\"}}\n");
+        let since = || {
+            let mut ledger = Ledger::default();
+            ledger.read_log(directory.path(), "f");
+            assert_eq!(ledger.strange, Vec::<String>::new());
+            ledger.kept_since_ms["f"]
+        };
+        fs::write(directory.path().join("2000.jsonl"), line(1500)).unwrap();
+        assert_eq!(since(), 1500, "nothing is rotated away, and the first line comes to the disk later than its time");
+        fs::write(directory.path().join("3000.jsonl"), line(2900)).unwrap();
+        assert_eq!(since(), 2000, "lines of other containers until then may have been in a file before");
+    }
 }

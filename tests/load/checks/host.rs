@@ -10,8 +10,8 @@ use crate::standing::{Course, Disk, Held, Standing};
 const MEMORY_MARGIN_KIB: u64 = 8 << 10;
 /// Connections and files that a moment may hold open.
 const DESCRIPTORS_MARGIN: u64 = 8;
-/// Environments that are warm at a moment, and requests under way, hold more.
-const TREND_DESCRIPTORS: f64 = 100.0;
+/// An environment has a dozen, and how many are warm goes up and down; what is left of them at rest is judged by itself.
+const TREND_DESCRIPTORS: f64 = 1000.0;
 /// For less, what was under way by chance is more than what a leak would be.
 const LEAST_COURSE: Duration = Duration::from_secs(240);
 /// A row of the books with its index, and the write-ahead log.
