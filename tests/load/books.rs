@@ -1,7 +1,7 @@
 //! What Kiln has written down: the rows of the books, the REPORT lines of the logs, and the bill.
 //!
-//! Read as somebody else would: the database by SQLite, the logs from their files, the bill by `kiln usage`. Call it when
-//! nothing is under way.
+//! Read as somebody else would: the bill by `kiln usage` when nothing is under way; the database by SQLite and the logs from their
+//! files when kilnd has stopped.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -53,16 +53,21 @@ impl Entry {
 }
 
 impl Ledger {
-    pub fn read(instance: &Instance, functions: &[String]) -> Self {
+    /// What only a running kilnd tells.
+    pub fn bill_of(instance: &Instance) -> Self {
         let mut ledger = Self::default();
-        if let Err(error) = ledger.read_rows(&instance.state_dir().join("db/kiln.db")) {
-            ledger.strange.push(format!("read the books: {error}"));
-        }
-        for function in functions {
-            ledger.read_log(&instance.state_dir().join("logs").join(function), function);
-        }
+        ledger.read_rows(instance);
         ledger.read_bill(instance);
         ledger
+    }
+
+    /// The rest, when it has stopped: until then lines and ends of environments may be about to be written.
+    pub fn read(&mut self, instance: &Instance, functions: &[String]) {
+        self.read_rows(instance);
+        for function in functions {
+            self.read_log(&instance.state_dir().join("logs").join(function), function);
+        }
+        self.read_history(instance);
     }
 
     /// How many rows there are.
@@ -74,8 +79,7 @@ impl Ledger {
         count().expect("count the rows of the books") as u64
     }
 
-    /// When kilnd has stopped: until then ends may be about to be written.
-    pub fn read_history(&mut self, instance: &Instance) {
+    fn read_history(&mut self, instance: &Instance) {
         let read = || -> rusqlite::Result<Vec<_>> {
             let db = Connection::open_with_flags(instance.state_dir().join("db/kiln.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             let mut statement = db.prepare("SELECT container, request, why FROM environments WHERE container IS NOT NULL")?;
@@ -88,7 +92,14 @@ impl Ledger {
         }
     }
 
-    fn read_rows(&mut self, path: &Path) -> rusqlite::Result<()> {
+    fn read_rows(&mut self, instance: &Instance) {
+        match Self::rows_of(&instance.state_dir().join("db/kiln.db")) {
+            Ok(rows) => self.rows = rows,
+            Err(error) => self.strange.push(format!("read the books: {error}")),
+        }
+    }
+
+    fn rows_of(path: &Path) -> rusqlite::Result<Vec<Entry>> {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let mut statement = db.prepare(
             "SELECT function, request, start_ms, duration_us, billed_ms, memory_mib, max_memory_used_mib, init_us, error_type \
@@ -108,8 +119,7 @@ impl Ledger {
                 error: row.get(8)?,
             })
         })?;
-        self.rows = rows.collect::<Result<_, _>>()?;
-        Ok(())
+        rows.collect()
     }
 
     /// Segments are named by the time of their beginning.

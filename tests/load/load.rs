@@ -203,14 +203,14 @@ impl Run {
         bar.set_message("");
         let (disk, mut ledger) = {
             let instance = lock(&self.instance);
-            let names: Vec<String> = self.scene.record().functions.iter().map(|function| function.name.clone()).collect();
-            (Disk::of(&instance, LOG_TOTAL_MIB), Ledger::read(&instance, &names))
+            (Disk::of(&instance, LOG_TOTAL_MIB), Ledger::bill_of(&instance))
         };
         let at_last = Counts::of(&control);
         ear.last_server();
         let left = self.stop();
         let heard = ear.close();
-        ledger.read_history(&lock(&self.instance));
+        let names: Vec<String> = self.scene.record().functions.iter().map(|function| function.name.clone()).collect();
+        ledger.read(&lock(&self.instance), &names);
         bar.finish_and_clear();
 
         let record = self.scene.record().clone();
