@@ -120,6 +120,12 @@ pub fn sort(environments: &mut [Environment], by: Sort) {
 }
 
 fn shown(pool: &Pool) -> String {
+    let (table, below) = parts(pool);
+    if table.is_empty() { below } else { format!("{table}\n{below}") }
+}
+
+/// A line for each environment, and what bounds them all.
+fn parts(pool: &Pool) -> (String, String) {
     let count = |state: &str| pool.environments.iter().filter(|environment| environment.state == state).count();
     let mut summary = format!(
         "{} busy, {} initialising, {} idle; {} of {} MB charged; {} of {} invocations running, {} starting, {} waiting",
@@ -144,10 +150,10 @@ fn shown(pool: &Pool) -> String {
     for Reserve { function, reserved, in_flight } in &pool.reserves {
         summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
     }
-    if pool.environments.is_empty() {
-        return format!("no execution environments; {summary}");
+    match pool.environments.is_empty() {
+        true => (String::new(), format!("no execution environments; {summary}")),
+        false => (table(&pool.environments), summary),
     }
-    format!("{}\n{summary}", table(&pool.environments))
 }
 
 /// One line for each.

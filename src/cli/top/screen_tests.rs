@@ -243,6 +243,15 @@ fn the_help_names_every_key() {
 }
 
 #[test]
+fn who_is_inside_of_one_is_told_between_those_at_work_and_the_idle_ones() {
+    let mut known = usual();
+    known.last.pool.environments[1].state = "held".into();
+    known.last.pool.environments.push(environment("hello", "1-3", "idle", 128, 36));
+    let screen = stored("held", &known, &Settings::default(), COLOURS, SMALL);
+    assert!(screen.contains("ENVIRONMENTS 9: 3 busy, 2 initialising, 1 held, 3 idle"), "{screen}");
+}
+
+#[test]
 fn a_filter_is_typed_and_narrows_both_tables() {
     let known = usual();
     let mut settings = Settings::default();
