@@ -12,6 +12,7 @@ mod seat;
 #[path = "cli/watching.rs"]
 mod watching;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,7 +21,7 @@ use std::process::{Command, Output, Stdio};
 use doors::{House, ended_environment, shown_pool, snapshot};
 use kiln::function::FunctionName;
 use kiln::invocation::Throttle;
-use kiln::server::events::{Cold, Detail, Retire, Subject, What};
+use kiln::server::events::{Cold, Detail, Retire, Subject, What, When};
 use kiln::wire::supervisor::{Unpacked, ZipRefusal};
 use serde_json::Value;
 
@@ -189,7 +190,10 @@ fn a_pool_is_a_table_for_people_and_json_for_programs() {
     *house.fakes.snapshot.lock().unwrap() = snapshot();
     let (out, _) = ended(&kiln(house.run_dir(), &["pool"]), 0);
     let heading: Vec<&str> = out.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(heading, ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"]);
+    assert_eq!(
+        heading,
+        ["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "CHARGED", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"]
+    );
     assert!(out.contains("hello") && out.contains("3-17") && out.contains("1m15s"), "{out}");
     let (out, _) = ended(&kiln(house.run_dir(), &["pool", "--json"]), 0);
     let pool: Value = serde_json::from_str(&out).unwrap();
@@ -324,6 +328,9 @@ fn everything() -> Vec<What> {
         What::Retired { why: Retire::Failed, detail: retired, age_s: 1.0, invocations: 1, peak_mib: 1 },
         What::LauncherStarted { launcher: 1 },
         What::LauncherLost { launcher: 1 },
+        What::Entered { by: text() },
+        What::Left { by: text() },
+        What::Swept { when: When::Running, cgroups: 1, staging: 0, code: 0 },
         What::Draining,
     ]
 }
@@ -339,6 +346,8 @@ fn events_and_the_history_are_lines_for_people_and_objects_for_programs_with_the
         events.emit(&of, None, what);
     }
     let told = |words: &[&str]| ended(&kiln(run, words), 0).0;
+    let kinds: BTreeSet<&str> = everything().iter().map(What::name).collect();
+    assert_eq!(kinds, What::NAMES.into(), "one of each kind");
     let lines = told(&["events"]);
     assert_eq!(lines.lines().count(), everything().len(), "{lines}");
     assert!(lines.contains("  hello         3-17   starting     cold: the last one ended: idle too long\n"), "{lines}");
@@ -347,7 +356,9 @@ fn events_and_the_history_are_lines_for_people_and_objects_for_programs_with_the
         told(&["events", "--json"]).lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
     assert_eq!(objects.len(), everything().len());
     assert_eq!(told(&["events", "--json", "--kind", "frozen", "--kind", "thawed", "-n", "1"]).lines().count(), 1);
-    assert_eq!(told(&["events", "--function", "other"]), "");
+    let (nothing, said) = ended(&kiln(run, &["events", "--function", "other"]), 0);
+    assert!(nothing.is_empty() && said.contains("kiln history and kiln logs go further back"), "{said}");
+    assert_eq!(ended(&kiln(run, &["events", "--function", "other", "--json"]), 0), (String::new(), String::new()));
     ended(&kiln(run, &["events", "--kind", "nothing"]), 2);
     ended(&kiln(run, &["events", "--since", "yesterday"]), 2);
     let lines = told(&["history"]);

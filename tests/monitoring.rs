@@ -46,8 +46,7 @@ struct Metric {
 /// With a sample of everything that happens to one function or to all.
 fn exposition() -> String {
     let tally = Tally::new("default", |_| true);
-    let throttled = [Throttle::Memory, Throttle::Starts, Throttle::Concurrency, Throttle::Reserved, Throttle::Queue]
-        .map(|reason| What::Throttled { reason, waited_us: 5_000_000, in_use: 1, limit: 1 });
+    let throttled = Throttle::ALL.map(|reason| What::Throttled { reason, waited_us: 5_000_000, in_use: 1, limit: 1 });
     let causes = [
         Cause::Reported { error_type: "My.Error".into() },
         Cause::Timeout(Duration::from_secs(1)),

@@ -32,7 +32,7 @@ const FLOORS: &[(&str, &[(&str, u32)])] = &[
         ("container", 30), ("order", 30),
         ("plan", 20), ("stock", 20),
         ("cgroup", 10), ("network", 10), ("identity", 10), ("seccomp", 10), ("store", 10),
-        ("steps", 5),
+        ("steps", 5), ("outbox", 5),
     ]),
 ];
 

@@ -178,7 +178,9 @@ fn refused(status: StatusCode, reply: &Reply) -> Failure {
                     "the function runs as often at once as its reserve allows (0 switches it off). `kiln function concurrency NAME` \
                      shows and sets it"
                 }
-                _ => "all capacity is in use, try again. `kiln pool` shows by whom",
+                _ => {
+                    "all capacity is in use, try again. `kiln pool` shows by whom, `kiln events --kind throttled` what was short"
+                }
             };
             Failure::Throttled(format!("{message} {reason}: {cure}"))
         }

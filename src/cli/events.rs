@@ -1,7 +1,8 @@
 //! `kiln events`: what happens in the engine, a line for each, as it was and as it comes.
 //!
-//! kilnd says what happened and why; this puts it into words. `-f` goes on behind the last event that it saw when the server is
-//! replaced, and says so when some were missed.
+//! kilnd says what happened and why; this puts it into words. `-f` goes on behind the last event that it saw when the connection is
+//! cut, and with the first of another server when that is replaced. A server that drains tells everything before it goes; one that
+//! was killed may have had more to tell, which is said.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use super::output;
 const LINES: u32 = 100;
 /// Between two tries to reach a server that is away, and between two looks whether anybody still reads what we print.
 const PAUSE: Duration = Duration::from_millis(500);
+const NOTHING: &str = "kiln: nothing of that kind is kept: kilnd remembers some thousand events since its start; kiln history and kiln logs go \
+                       further back";
 /// More than the longest event.
 const MAX_EVENT: usize = 1 << 20;
 
@@ -30,6 +33,8 @@ pub async fn execute(client: &Client, asked: Events, as_json: bool) -> Result<()
     // The number to go on with.
     let mut next: Option<u64> = None;
     let mut away = false;
+    // The first number of the server that told us the last events, if it has not told all.
+    let mut cut: Option<String> = None;
     loop {
         let from = next.map_or_else(|| begin(&asked), |next| format!("&since_seq={next}"));
         match client.stream(&format!("/v1/events?{query}{from}")).await {
@@ -37,16 +42,28 @@ pub async fn execute(client: &Client, asked: Events, as_json: bool) -> Result<()
                 if std::mem::take(&mut away) {
                     output::say("kiln: kilnd is back");
                 }
+                let first = stream.header("x-kiln-first-seq").map(str::to_owned);
+                if cut.take().is_some_and(|cut| Some(cut) != first) {
+                    output::say(
+                        "kiln: kilnd was killed, and this is another: events of the last moments before may be missing here",
+                    );
+                }
                 if let (None, Some(number)) = (next, stream.header("x-kiln-seq").and_then(|number| number.parse().ok())) {
                     next = Some(number);
                 }
                 match copy(stream, &mut shown, &mut next).await? {
                     Ended::Reader => return Ok(()),
-                    Ended::Whole if !asked.follow => return Ok(()),
+                    Ended::Whole if !asked.follow => {
+                        if shown.is_nothing && !as_json {
+                            output::say(NOTHING);
+                        }
+                        return Ok(());
+                    }
                     Ended::Cut if !asked.follow => {
                         return Err(Failure::Unreachable("kilnd went away in the middle of the events".into()));
                     }
-                    Ended::Whole | Ended::Cut => {}
+                    Ended::Whole => {}
+                    Ended::Cut => cut = first,
                 }
             }
             // It was there before: it will be there again.
@@ -145,15 +162,18 @@ struct Shown {
     colours: bool,
     function: usize,
     container: usize,
+    /// So far.
+    is_nothing: bool,
 }
 
 impl Shown {
     fn new(as_json: bool) -> Self {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { as_json, colours, function: 12, container: 5 }
+        Self { as_json, colours, function: 12, container: 5, is_nothing: true }
     }
 
     fn event(&mut self, event: &Value, json: &[u8], to: &mut Vec<u8>) {
+        self.is_nothing = false;
         if self.as_json {
             return to.extend_from_slice(json);
         }
@@ -183,6 +203,7 @@ fn dress(event: &Value) -> &'static str {
     let bad = |key: &str| event[key].is_string();
     match event["event"].as_str() {
         Some("init_failed" | "throttled" | "launcher_lost") => RED,
+        Some("swept") if event["when"] == "running" => RED,
         Some("ended") if bad("cause") => RED,
         Some("retired") if matches!(event["why"].as_str(), Some("failed" | "died" | "tmp" | "killed")) => RED,
         Some("lost" | "draining" | "retired" | "taken_back") => YELLOW,
@@ -221,10 +242,11 @@ fn words(event: &Value) -> String {
         "throttled" => {
             let (in_use, limit) = (number("in_use"), number("limit"));
             let short = match text("reason") {
-                "memory" => format!("memory: {in_use} of {limit} MB are in use"),
+                "memory" => format!("memory: {in_use} of {limit} MB are charged (kiln pool says to whom)"),
                 "starts" => format!("starts: {in_use} of {limit} places are taken (parallel_starts)"),
                 "concurrency" => format!("concurrency: {in_use} of {limit} invocations at once, over all functions"),
                 "reserved" => format!("reserved concurrency: {in_use} of {limit} invocations at once"),
+                "payloads" => format!("payloads over 64 KiB: {in_use} of {limit} MB are in use, by one user or by all"),
                 _ => format!("queue: {in_use} of {limit} of the function wait already"),
             };
             format!("{short}; refused after {}", ms(number("waited_us")))
@@ -237,6 +259,7 @@ fn words(event: &Value) -> String {
         "entered" | "left" => format!("by {}", text("by")),
         "launcher_started" => format!("launcher {}", number("launcher")),
         "launcher_lost" => format!("launcher {}: it is dead, and its containers with it", number("launcher")),
+        "swept" => swept(event),
         "draining" => "kilnd stops: no new invocations".to_owned(),
         _ => String::new(),
     };
@@ -245,6 +268,20 @@ fn words(event: &Value) -> String {
         Some(request) => format!("{told}  {request}"),
         None => told,
     }
+}
+
+/// What was removed, and what that means.
+fn swept(event: &Value) -> String {
+    let removed = [("cgroups", "cgroups"), ("staging", "staging directories"), ("code", "code half stored")]
+        .into_iter()
+        .filter_map(|(key, what)| event[key].as_u64().filter(|count| *count > 0).map(|count| format!("{what} ({count})")));
+    let removed = removed.collect::<Vec<_>>().join(", ");
+    let whose = match event["when"].as_str() {
+        Some("start") => "left by a kilnd that was killed",
+        Some("death") => "of a process of kilnd's that died",
+        _ => "of nobody's, though nobody had died: a bug, please report it",
+    };
+    format!("removed {removed}, {whose}")
 }
 
 /// Why an environment ended, with what is known beside it: `failed: Runtime.OutOfMemory`.
@@ -274,6 +311,7 @@ fn reason(why: &str) -> &str {
         "age" => "too old",
         "memory" => "its memory was needed",
         "tmp" => "no memory left for its /tmp",
+        "entered" => "somebody was in its container",
         "updated" => "its function was updated",
         "deleted" => "its function was deleted",
         "once" => "its function reuses none",
@@ -301,7 +339,7 @@ mod tests {
     use super::*;
 
     fn shown(colours: bool, events: &[Value]) -> String {
-        let mut shown = Shown { as_json: false, colours, function: 5, container: 4 };
+        let mut shown = Shown { as_json: false, colours, function: 5, container: 4, is_nothing: true };
         let mut text = Vec::new();
         for event in events {
             shown.event(event, event.to_string().as_bytes(), &mut text);
@@ -331,6 +369,8 @@ mod tests {
                 ),
                 some(json!({ "event": "retired", "why": "failed", "cause": "Runtime.OutOfMemory", "text": "signal: killed" })),
                 some(json!({ "event": "retired", "why": "killed", "by": "uid 0 (kiln container kill)" })),
+                json!({ "time_ms": 1_000, "event": "swept", "when": "running", "cgroups": 2, "staging": 0, "code": 1 }),
+                some(json!({ "event": "throttled", "reason": "payloads", "in_use": 250, "limit": 256, "waited_us": 5_000_000 })),
                 json!({ "event": "lost", "lost": 7 }),
             ],
         );
@@ -343,6 +383,10 @@ mod tests {
             "1970-01-01T00:00:01.000Z  hello  1-17  retired      its memory was needed, by big; 2 invocations in 1m15s, peak 36 MB",
             "1970-01-01T00:00:01.000Z  hello  1-17  retired      its invocation failed: Runtime.OutOfMemory; 0 invocations in 0s, peak 0 MB",
             "1970-01-01T00:00:01.000Z  hello  1-17  retired      killed, by uid 0 (kiln container kill); 0 invocations in 0s, peak 0 MB",
+            "1970-01-01T00:00:01.000Z  -      -     swept        removed cgroups (2), code half stored (1), of nobody's, though \
+             nobody had died: a bug, please report it",
+            "1970-01-01T00:00:01.000Z  hello  1-17  throttled    payloads over 64 KiB: 250 of 256 MB are in use, by one user or by \
+             all; refused after 5.00 s",
             "KILN: 7 events are missing here: they came faster than they could be told",
         ];
         assert_eq!(lines, expected);

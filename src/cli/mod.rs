@@ -96,7 +96,8 @@ async fn execute(arguments: Arguments, run_asked: bool) -> Result<(), Failure> {
 }
 
 fn end(failure: &Failure) -> ExitCode {
-    let text = failure.to_string();
+    // Some of it may be a function's own words: its PATH, where a program was not found.
+    let text = output::careful_lines(failure.to_string().as_bytes());
     if !text.is_empty() {
         output::say(&format!("kiln: {text}"));
     }

@@ -1,7 +1,8 @@
 //! `kiln pool`: who is warm, who works, and what bounds them; with `--watch` ([`watch`]) again and again.
 //!
-//! MEMORY is what the function uses at this moment (frozen ones are read, not woken) of what it may, /tmp not counted; PEAK
-//! is the most that was seen, as REPORT's Max Memory Used tells it; CPU is the time that its processes have had so far.
+//! MEMORY is what the function uses at this moment (frozen ones are read, not woken) of what it may, /tmp not counted; CHARGED is its
+//! part of what is in use of the budget: all that it may use while it works, what it uses when it is frozen; PEAK is the most that
+//! was seen, as REPORT's Max Memory Used tells it; CPU is the time that its processes have had so far.
 
 mod watch;
 
@@ -52,6 +53,7 @@ pub struct Environment {
     pub age_s: f64,
     pub idle_s: Option<f64>,
     pub memory_mib: u64,
+    pub charged_mib: u64,
     pub used_mib: u64,
     pub peak_mib: u64,
     /// Of all its time; none where nobody counts.
@@ -72,7 +74,8 @@ pub struct Counts {
     pub duration_ms: f64,
 }
 
-const HEADINGS: &[&str] = &["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"];
+const HEADINGS: &[&str] =
+    &["FUNCTION", "VERSION", "STATE", "AGE", "IDLE", "MEMORY", "CHARGED", "PEAK", "CPU", "INVOCATIONS", "CONTAINER"];
 
 pub async fn execute(client: &Client, arguments: Arguments, as_json: bool) -> Result<(), Failure> {
     if let Some(seconds) = arguments.watch {
@@ -117,9 +120,15 @@ pub fn sort(environments: &mut [Environment], by: Sort) {
 }
 
 fn shown(pool: &Pool) -> String {
+    let (table, below) = parts(pool);
+    if table.is_empty() { below } else { format!("{table}\n{below}") }
+}
+
+/// A line for each environment, and what bounds them all.
+fn parts(pool: &Pool) -> (String, String) {
     let count = |state: &str| pool.environments.iter().filter(|environment| environment.state == state).count();
     let mut summary = format!(
-        "{} busy, {} initialising, {} idle; {} of {} MB in use; {} of {} invocations running, {} starting, {} waiting",
+        "{} busy, {} initialising, {} idle; {} of {} MB charged; {} of {} invocations running, {} starting, {} waiting",
         count("busy"),
         count("initialising"),
         count("idle"),
@@ -134,13 +143,17 @@ fn shown(pool: &Pool) -> String {
         0 => {}
         held => summary += &format!("\n{held} held by people who are inside"),
     }
+    if !pool.refused.is_empty() {
+        let refused: Vec<_> = pool.refused.iter().map(|(reason, count)| format!("{count} for {reason}")).collect();
+        summary += &format!("\nrefused since kilnd's start: {} (kiln events --kind throttled)", refused.join(", "));
+    }
     for Reserve { function, reserved, in_flight } in &pool.reserves {
         summary += &format!("\n{function}: {in_flight} of its {reserved} reserved");
     }
-    if pool.environments.is_empty() {
-        return format!("no execution environments; {summary}");
+    match pool.environments.is_empty() {
+        true => (String::new(), format!("no execution environments; {summary}")),
+        false => (table(&pool.environments), summary),
     }
-    format!("{}\n{summary}", table(&pool.environments))
 }
 
 /// One line for each.
@@ -155,6 +168,7 @@ pub fn table(environments: &[Environment]) -> String {
             time(environment.age_s),
             environment.idle_s.map_or_else(|| "-".into(), time),
             format!("{}/{} MB", environment.used_mib, environment.memory_mib),
+            format!("{} MB", environment.charged_mib),
             format!("{} MB", environment.peak_mib),
             environment.cpu_ms.map_or_else(|| "-".into(), |ms| format!("{:.1}s", ms as f64 / 1e3)),
             environment.invocations.to_string(),
@@ -176,6 +190,7 @@ mod tests {
             age_s: 75.2,
             idle_s: (state == "idle").then_some(3.0),
             memory_mib: 128,
+            charged_mib: used_mib,
             used_mib,
             peak_mib: 40,
             cpu_ms: Some(1234),
@@ -213,11 +228,17 @@ mod tests {
         };
         let text = shown(&pool);
         let cells: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(cells, ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "40", "MB", "1.2s", "2", "3-17"]);
+        assert_eq!(
+            cells,
+            ["hello", "$LATEST", "idle", "1m15s", "3s", "36/128", "MB", "36", "MB", "40", "MB", "1.2s", "2", "3-17"]
+        );
         assert!(text.ends_with("\nhello: 1 of its 5 reserved"), "{text}");
         let summary =
-            "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB in use; 0 of 1000 invocations running, 0 starting, 0 waiting\n";
-        assert!(text.contains(summary), "{text}");
+            "\n0 busy, 0 initialising, 1 idle; 36 of 3200 MB charged; 0 of 1000 invocations running, 0 starting, 0 waiting\n";
+        assert!(text.contains(summary) && !text.contains("refused"), "{text}");
+        pool.refused = [("memory".into(), 4), ("queue".into(), 1)].into();
+        let refused = "\nrefused since kilnd's start: 4 for memory, 1 for queue (kiln events --kind throttled)\n";
+        assert!(shown(&pool).contains(refused), "{}", shown(&pool));
         pool.environments.clear();
         assert!(shown(&pool).starts_with("no execution environments; 0 busy"));
     }

@@ -104,8 +104,10 @@ fn shown(bill: &Bill, function: Option<&str>) -> String {
         rows.push(vec!["all".into(), total, blank(), blank(), blank(), format!("{:.3}", bill.gb_s), dollars(bill.cost_usd)]);
     }
     let Tariff { million_requests_usd, gb_s_usd, free_requests, free_gb_s } = bill.tariff;
+    // The free tier is the month's: no function's part of what is due can be told.
+    let whose = if function.is_some() { ", all functions together" } else { "" };
     format!(
-        "{}\n{}: ${} due, for {} requests and {:.3} GB-seconds\n\
+        "{}\n{}{whose}: ${} due, for {} requests and {:.3} GB-seconds\n\
          free:    {} requests and {} GB-seconds a month, over all functions\n\
          prices:  ${million_requests_usd:.2} a million requests, ${gb_s_usd:.8} a GB-second",
         output::table_of_numbers(HEADINGS, rows),
@@ -160,6 +162,13 @@ mod tests {
         assert_eq!(lines[2], "a                 7       1     2  12.3 s        0.400   0.000013");
         assert_eq!(lines[3], "all       3,000,007                        1500000.400  18.737000");
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn what_is_due_is_said_to_be_all_functions_where_one_is_shown() {
+        let one = || bill(vec![line("hello", 7, 0.4, 0.000_013)]);
+        assert!(shown(&one(), Some("hello")).contains("\n2026-11, all functions together: $0.000000 due, for 7 requests"));
+        assert!(shown(&one(), None).contains("\n2026-11: $0.000000 due"));
     }
 
     #[test]

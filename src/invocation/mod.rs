@@ -93,6 +93,7 @@ impl Refusal {
             Self::Throttled(Throttle::Concurrency) => "Throttled.Concurrency",
             Self::Throttled(Throttle::Reserved) => "Throttled.Reserved",
             Self::Throttled(Throttle::Queue) => "Throttled.Queue",
+            Self::Throttled(Throttle::Payloads) => "Throttled.Payloads",
             Self::Internal(_) => "Sandbox.Failure",
             Self::Stopping => "Stopping",
         }
@@ -113,6 +114,12 @@ pub enum Throttle {
     Reserved,
     /// So many of the function wait already that one more could not be served in time.
     Queue,
+    /// The server's memory for payloads, or the part of it that one user may have, after waiting for `capacity_wait_s`.
+    Payloads,
+}
+
+impl Throttle {
+    pub const ALL: [Self; 6] = [Self::Memory, Self::Starts, Self::Concurrency, Self::Reserved, Self::Queue, Self::Payloads];
 }
 
 impl fmt::Display for Throttle {
@@ -123,6 +130,19 @@ impl fmt::Display for Throttle {
             Self::Concurrency => "concurrency",
             Self::Reserved => "reserved concurrency",
             Self::Queue => "room in the function's queue",
+            Self::Payloads => "room for payloads",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_what_may_be_short_has_everything() {
+        let unknown = serde_json::from_value::<Throttle>("nothing".into()).unwrap_err().to_string();
+        let named: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert_eq!(serde_json::json!(named), serde_json::json!(Throttle::ALL));
     }
 }

@@ -66,8 +66,8 @@ pub struct Trees {
 
 /// Runtimes that one launcher keeps mounted; the one mounted first goes first.
 const MAX_TEMPLATES: usize = 64;
-/// Only directories are in it.
-const BENCH_OPTIONS: [(&str, &str); 3] = [("size", "1m"), ("nr_inodes", "64"), ("mode", "0700")];
+/// Directories, and kiln-init.
+const BENCH_OPTIONS: [(&str, &str); 3] = [("size", "4m"), ("nr_inodes", "64"), ("mode", "0700")];
 /// Directories that a root needs whatever its trees bring, as Lambda has them.
 const SKELETON: [&str; 6] = ["dev", "proc", "tmp", "opt", "var", "var/task"];
 const OWN: &str = "/proc/self/ns/mnt";

@@ -11,21 +11,22 @@
 //!                                     execs kiln-init, which waits for "start"
 //!   descriptors → server  ◀────────   the pipe's end; or step name and errno, through it
 //! ```
+//!
+//! The launcher does not wait for the child ([`Launching`]): it serves others meanwhile.
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::SigSet;
-use nix::unistd::{Gid, Uid, close, execveat, fchown, pipe2, sethostname};
+use nix::unistd::{Gid, Pid, Uid, close, execveat, fchown, pipe2, sethostname};
 
 use crate::kill_point;
 use crate::kill_point::Carried;
@@ -34,14 +35,14 @@ use crate::launcher::container::{self, Prepared, Trees};
 use crate::launcher::identity;
 use crate::launcher::network;
 use crate::launcher::plan::{Plan, Rlimit};
-use crate::launcher::steps::{self, Steps, failure};
+use crate::launcher::steps::{self, Hearing, Steps, failure};
 use crate::launcher::stock::{Seat, Stock};
 use crate::launcher::store::Store;
 use crate::sys::descriptor::lay_out;
 use crate::sys::packet;
 use crate::sys::process::{Child, InChild, SingleThreaded, clone3, go_first_when_memory_is_short};
 use crate::sys::seccomp::{self, Instruction};
-use crate::wire::launcher::{Build, Handle, StepFailure, StepTime};
+use crate::wire::launcher::{Build, Handle, OrderId, StepFailure, StepTime};
 
 /// What a launcher needs for every launch.
 #[derive(Debug)]
@@ -64,9 +65,31 @@ pub struct LifePipe {
     pub write: OwnedFd,
 }
 
+/// A container whose child is on its way.
+#[derive(Debug)]
+pub struct Launching {
+    pub order: OrderId,
+    pub plan: Plan,
+    /// Not to be forgotten: it has names.
+    pub remains: Remains,
+    child: Child,
+    hearing: Hearing,
+    handles: Vec<(Handle, OwnedFd)>,
+    steps: Steps,
+}
+
+/// What is known of one that was on its way.
+pub enum Heard {
+    /// It still is.
+    Nothing(Launching),
+    Rests(Launched),
+    Failed(OrderId, Box<LaunchFailure>),
+}
+
 /// A container that rests.
 #[derive(Debug)]
 pub struct Launched {
+    pub order: OrderId,
     pub plan: Plan,
     pub remains: Remains,
     pub child: Child,
@@ -84,29 +107,30 @@ pub struct Remains {
 /// The failed step; and what it leaves, if it came so far.
 pub type LaunchFailure = (StepFailure, Option<Remains>);
 
-/// A child is in its last step long before this; one that is not hangs in the kernel, and is killed.
-pub const CHILD_DEADLINE: Duration = Duration::from_secs(10);
-
-pub fn launch(workshop: &mut Workshop, order: &Build) -> Result<Launched, Box<LaunchFailure>> {
+pub fn launch(workshop: &mut Workshop, order: &Build) -> Result<Launching, Box<LaunchFailure>> {
     let mut steps = Steps::default();
     let taken = steps.step("seat", || workshop.stock.take(&workshop.alone));
     let seat = taken.map_err(|failure| Box::new((failure, None)))?;
     let plan = Plan::new(order, seat.container, cgroup::name(&workshop.instance, seat.container), seat.maps.clone());
-    let built = build(workshop, &plan, &seat, &mut steps);
+    let begun = begin(workshop, &plan, &seat, &mut steps);
     // The seat's namespaces live on in the processes that are in them, or end here.
     let remains = Remains { groups: seat.groups, user: seat.user };
-    match built {
-        Ok((child, handles)) => Ok(Launched { plan, remains, child, handles, steps: steps.into_times() }),
+    match begun {
+        Ok(Begun { child, hearing, handles }) => {
+            Ok(Launching { order: order.order, plan, remains, child, hearing, handles, steps })
+        }
         Err(failure) => Err(Box::new((failure, Some(remains)))),
     }
 }
 
-fn build(
-    workshop: &mut Workshop,
-    plan: &Plan,
-    seat: &Seat,
-    steps: &mut Steps,
-) -> Result<(Child, Vec<(Handle, OwnedFd)>), StepFailure> {
+/// A child, and what the server gets when it rests.
+struct Begun {
+    child: Child,
+    hearing: Hearing,
+    handles: Vec<(Handle, OwnedFd)>,
+}
+
+fn begin(workshop: &mut Workshop, plan: &Plan, seat: &Seat, steps: &mut Steps) -> Result<Begun, StepFailure> {
     let Workshop { trees, store, stock, .. } = workshop;
     let prepared = steps.step("mounts", || trees.prepare(store, plan))?;
     steps.step("cgroup limits", || seat.groups.limit(&plan.limits))?;
@@ -123,31 +147,50 @@ fn build(
         .step("clone", || clone3(&workshop.alone, namespaces, Some(birthplace.as_fd()), |proof| be_the_child(proof, &gear)))?;
     kill_point!("after-clone");
     // From here on, what fails ends the child too: whoever removes the remains kills what is left in them.
-    // Its ends of the pipes go first, else our own would outlive it.
+    // Its ends of the pipes go first, else our own would outlive it, or get into the next child.
     drop(theirs);
-    let deadline = Instant::now() + CHILD_DEADLINE;
-    let told = steps.step("child", || steps::listen(Deadlined { pipe: &ours.reports, deadline }))?;
-    steps.append(told?);
-
-    // Not before: on a busy host a small function's weight would make its launch wait in every step.
-    steps.step("cpu weight", || seat.groups.weigh(&plan.limits))?;
-
-    let mut handles = vec![
-        (Handle::InitPidfd, steps.step("pidfd", || child.pidfd.try_clone())?),
-        (Handle::Listener, listener),
-        (Handle::Log, ours.log),
-        (Handle::Control, ours.control),
-        (Handle::Tmp, prepared.tmp),
-    ];
+    let mut handles =
+        vec![(Handle::Listener, listener), (Handle::Log, ours.log), (Handle::Control, ours.control), (Handle::Tmp, prepared.tmp)];
     handles.extend(cgroup_handles);
-    Ok((child, handles))
+    Ok(Begun { child, hearing: ours.hearing, handles })
+}
+
+impl Launching {
+    pub fn hearing(&self) -> &Hearing {
+        &self.hearing
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.child.pid
+    }
+
+    /// Takes what its child has said, without waiting.
+    pub fn hear(mut self, now: Instant) -> Heard {
+        let Some(told) = self.hearing.hear(now) else { return Heard::Nothing(self) };
+        let order = self.order;
+        let Self { plan, remains, child, mut handles, mut steps, .. } = self;
+        let finished = told.and_then(|told| {
+            steps.took("child", self.hearing.begun());
+            steps.append(told);
+            // Not before: on a busy host a small function's weight would make its launch wait in every step.
+            steps.step("cpu weight", || remains.groups.weigh(&plan.limits))?;
+            steps.step("pidfd", || child.pidfd.try_clone())
+        });
+        match finished {
+            Ok(pidfd) => {
+                handles.push((Handle::InitPidfd, pidfd));
+                Heard::Rests(Launched { order, plan, remains, child, handles, steps: steps.into_times() })
+            }
+            Err(failure) => Heard::Failed(order, Box::new((failure, Some(remains)))),
+        }
+    }
 }
 
 /// The launcher's ends; the first two go to the server.
 struct Ours {
     log: OwnedFd,
     control: OwnedFd,
-    reports: OwnedFd,
+    hearing: Hearing,
 }
 
 /// The child's ends.
@@ -166,24 +209,7 @@ fn pipes(user: u32) -> io::Result<(Ours, Theirs)> {
         fcntl(server, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let (reports, report) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((Ours { log, control, reports }, Theirs { log: log_end, control: control_end, report }))
-}
-
-/// A pipe that is read until its end, but not for ever.
-pub struct Deadlined<'a> {
-    pub pipe: &'a OwnedFd,
-    pub deadline: Instant,
-}
-
-impl Read for Deadlined<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)], timeout)? {
-            0 => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
-            _ => Ok(nix::unistd::read(self.pipe, into)?),
-        }
-    }
+    Ok((Ours { log, control, hearing: Hearing::new(reports)? }, Theirs { log: log_end, control: control_end, report }))
 }
 
 // ------------------------------------------------------------------------------------------------------------------
@@ -212,6 +238,8 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
     let Gear { workshop, plan, seat, .. } = gear;
     let mut steps = Steps::default();
     let (before_ids, before_exec) = (Carried::connect("child-before-ids"), Carried::connect("child-before-exec"));
+    // Our own copy would keep the pipe from ending, for ourselves and for others who are on their way.
+    let _ = close(workshop.life.write.as_raw_fd());
 
     steps.step("version 1 cgroups", || cgroup::join(gear.tasks))?;
     steps.step("network", || network::enter(&seat.network))?;
@@ -233,11 +261,7 @@ fn become_init(proof: &InChild, gear: &Gear<'_>, report: &mut BorrowedFd<'_>) ->
     // After setns(user), which refills them; the last use of CAP_SETPCAP.
     steps.step("capabilities", identity::drop_all_capabilities)?;
     // After the last change of ids, which clears it silently.
-    steps.step("die with the launcher", || {
-        // Our own copy would keep the pipe from ending.
-        close(workshop.life.write.as_raw_fd()).map_err(io::Error::from)?;
-        identity::die_with_launcher(workshop.life.read.as_fd()).map_err(io::Error::other)
-    })?;
+    steps.step("die with the launcher", || identity::die_with_launcher(workshop.life.read.as_fd()))?;
     steps.step("no new privileges", || rustix::thread::set_no_new_privs(true).map_err(io::Error::from))?;
     before_exec.reached();
     let kept = [null.as_fd(), gear.pipes.log.as_fd(), gear.pipes.log.as_fd(), gear.pipes.control.as_fd()];

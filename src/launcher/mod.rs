@@ -5,8 +5,8 @@
 //! up all starts, and nobody needs one for a kill or a deadline.
 //!
 //! ```text
-//! service      the loop: order in, report out; reaps; refills and removes while no order waits
-//!   launch     one order → one container, a flat list of steps in launcher and child
+//! service      the loop: order in, report out ([`outbox`]); reaps; refills and removes while no order waits
+//!   launch     one order → one container, a flat list of steps in launcher and child, told as they come ([`steps`])
 //!     plan     what a launch will do, as a value (and as OCI)
 //!     stock    seats: namespaces and cgroups made ahead
 //!     container  cgroup  network  identity  seccomp      one kind of resource each
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod launch;
 pub mod network;
 pub mod order;
+mod outbox;
 pub mod plan;
 pub mod seccomp;
 mod service;
@@ -35,8 +36,9 @@ pub mod stock;
 pub mod store;
 mod visit;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -128,11 +130,14 @@ fn workshop(alone: SingleThreaded, config: &Config, number: u32, slot: u32) -> a
     let ids = Ids::of_slot(config, slot, number)?;
     let parents = recorded_parents(config)?;
     let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("make the life pipe")?;
+    let bench = config.run_dir.join("trees");
+    let trees = container::Trees::open(&bench, owner)?;
+    let init = open_init(&bench)?;
     Ok(Workshop {
         stock: Stock::new(config.instance.clone(), number, ids, owner, parents)?,
-        trees: container::Trees::open(&config.run_dir.join("trees"), owner)?,
+        trees,
         store: Store::open(&config.state_dir, &config.runtimes_dir, owner)?,
-        init: open_init()?,
+        init,
         life: LifePipe { read, write },
         filter: seccomp::filter(),
         instance: config.instance.clone(),
@@ -147,8 +152,16 @@ fn recorded_parents(config: &Config) -> anyhow::Result<Hierarchies> {
     Ok(Hierarchies::from_record(&text)?)
 }
 
-/// kiln-init lies beside kilnd.
-fn open_init() -> anyhow::Result<OwnedFd> {
+/// kiln-init lies beside kilnd. What is executed is a copy, on the launcher's own tmpfs, which nobody may read: so the kernel makes
+/// it not dumpable before its first instruction (execve(2)), and not only it itself in its first. Who enters a container starts it
+/// beside the function, which has the same user, and would have that moment to get hold of it.
+fn open_init(bench: &Path) -> anyhow::Result<OwnedFd> {
     let path = fs::read_link("/proc/self/exe").context("find kilnd")?.with_file_name("kiln-init");
-    openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).with_context(|| format!("open {}", path.display()))
+    let copy = bench.join("kiln-init");
+    let copied = fs::copy(&path, &copy).and_then(|_| {
+        let executable = fs::metadata(&path)?.permissions().mode() & 0o111;
+        fs::set_permissions(&copy, Permissions::from_mode(executable))
+    });
+    copied.with_context(|| format!("copy {} to {}", path.display(), copy.display()))?;
+    openat(CWD, &copy, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).with_context(|| format!("open {}", copy.display()))
 }

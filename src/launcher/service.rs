@@ -2,19 +2,19 @@
 //! What takes long is done by helpers ([`super::errand`]), which are children like the containers.
 //!
 //! ```text
-//!            Build                 init ends, reaped
-//!  (nothing) ─────▶ running ─────────────────────────▶ ended
-//!                      │ End: killed                     │ End
-//!                      ▼         init ends, reaped       ▼
-//!                    ending ─────────────────────────▶ removing ─────▶ (nothing), "ended"
+//!            Build            its init rests     init ends, reaped
+//!  (nothing) ─────▶ launching ───────────▶ running ─────────────────▶ ended
+//!                                             │ End: killed             │ End
+//!                                             ▼    init ends, reaped    ▼
+//!                                           ending ────────────────▶ removing ─────▶ (nothing), "ended"
 //! ```
 //!
-//! Nothing here waits for the server: reports that it does not take are kept, and until they are gone no further order is read.
+//! Nothing here waits for a child, which may hang, or for the server: reports that it does not take are kept, and until they are gone no further order is read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -30,14 +30,14 @@ use crate::kill_point;
 use crate::launcher::cgroup::{CgroupError, Removed};
 use crate::launcher::describe::describe;
 use crate::launcher::errand::{Errand, Errands, Office};
-use crate::launcher::launch::{Launched, Remains, Workshop, launch};
+use crate::launcher::launch::{self, LaunchFailure, Launched, Launching, Remains, Workshop, launch};
 use crate::launcher::order::{self, Checked};
+use crate::launcher::outbox::Outbox;
 use crate::launcher::plan::Plan;
-use crate::launcher::steps::failure;
-use crate::launcher::visit::{self, Hosts};
+use crate::launcher::steps::{Hearing, failure};
+use crate::launcher::visit::{self, Entering, Hosts};
 use crate::sys::packet;
 use crate::sys::process::Child;
-use crate::wire;
 use crate::wire::launcher::{Build, ContainerId, Enter, Order, OrderId, Report, StepFailure};
 
 pub struct Service {
@@ -46,11 +46,15 @@ pub struct Service {
     life: OwnedFd,
     /// Readable when a child has ended.
     children: SignalFd,
+    /// Containers whose init does not rest yet.
+    launching: Vec<Launching>,
     residents: BTreeMap<ContainerId, Resident>,
+    /// People on their way into containers.
+    entering: Vec<Entering>,
     removals: Vec<Removal>,
     errands: Errands,
     /// Reports that the server has not taken yet.
-    outbox: VecDeque<Outgoing>,
+    outbox: Outbox,
     /// Containers that may live here at once.
     most: usize,
     /// When the stock may be refilled: later, after a failure.
@@ -84,11 +88,6 @@ struct Removal {
     give_up: Instant,
 }
 
-struct Outgoing {
-    bytes: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-}
-
 /// Why the loop ends.
 struct ServerGone;
 
@@ -105,6 +104,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(10);
 const OVERDUE: Duration = Duration::from_millis(100);
 const REFILL_AGAIN: Duration = Duration::from_secs(1);
+/// Each holds a few descriptors, and for as long as the function likes.
+const MOST_ENTERING: usize = 16;
 
 impl Service {
     pub fn new(workshop: Workshop, server: OwnedFd, life: OwnedFd, most: usize) -> anyhow::Result<Self> {
@@ -122,10 +123,12 @@ impl Service {
             server,
             life,
             children,
+            launching: Vec::new(),
             residents: BTreeMap::new(),
+            entering: Vec::new(),
             removals: Vec::new(),
             errands: Errands::default(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             most,
             refill_at: Instant::now(),
         })
@@ -139,11 +142,12 @@ impl Service {
     /// Waits for one thing and does it.
     fn turn(&mut self) -> Result<(), ServerGone> {
         let server_events = if self.outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
-        let mut ready = [
+        let mut ready = vec![
             PollFd::new(self.server.as_fd(), server_events),
             PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.life.as_fd(), PollFlags::POLLIN),
         ];
+        ready.extend(self.hearings().map(|hearing| PollFd::new(hearing.pipe(), PollFlags::POLLIN)));
         match poll(&mut ready, self.until_idle_work(Instant::now())) {
             Ok(_) => {}
             Err(nix::Error::EINTR) => return Ok(()),
@@ -152,10 +156,13 @@ impl Service {
                 return Err(ServerGone);
             }
         }
-        let [server, children, life] = ready.map(|fd| fd.revents().is_none_or(|events| !events.is_empty()));
+        let happened = |fd: &PollFd<'_>| fd.revents().is_none_or(|events| !events.is_empty());
+        let (server, children, life) = (happened(&ready[0]), happened(&ready[1]), happened(&ready[2]));
+        let spoken = ready[3..].iter().any(happened);
         if life {
             return Err(ServerGone);
         }
+        self.hear(Instant::now());
         if children {
             self.reap();
         }
@@ -163,11 +170,37 @@ impl Service {
             if self.outbox.is_empty() { self.receive()? } else { self.flush()? }
         }
         let now = Instant::now();
-        if !(server || children) || self.is_overdue(now) {
+        if !(server || children || spoken) || self.is_overdue(now) {
             self.idle_work(now);
         }
         // What was done may have something to tell.
         self.flush()
+    }
+
+    fn hearings(&self) -> impl Iterator<Item = &Hearing> {
+        let launching = self.launching.iter().map(Launching::hearing);
+        launching.chain(self.entering.iter().map(Entering::hearing))
+    }
+
+    /// Takes what children on their way have said.
+    fn hear(&mut self, now: Instant) {
+        for launching in std::mem::take(&mut self.launching) {
+            match launching.hear(now) {
+                launch::Heard::Nothing(launching) => self.launching.push(launching),
+                launch::Heard::Rests(launched) => self.launched(launched),
+                launch::Heard::Failed(order, failed) => self.not_launched(order, *failed),
+            }
+        }
+        for entering in std::mem::take(&mut self.entering) {
+            match entering.hear(now) {
+                visit::Heard::Nothing(entering) => self.entering.push(entering),
+                visit::Heard::Inside(order, handles) => {
+                    let (handles, descriptors) = handles.into_iter().unzip();
+                    self.report(&Report::Entered { order, handles }, descriptors);
+                }
+                visit::Heard::Failed(order, failure) => self.fail(order, failure),
+            }
+        }
     }
 
     fn receive(&mut self) -> Result<(), ServerGone> {
@@ -205,7 +238,9 @@ impl Service {
             }
             (Order::AdoptCode { .. }, None) => self.refuse(id, "no zip came along"),
             (Order::ForgetCode { code, .. }, _) => {
-                if self.residents.values().any(|resident| resident.plan.uses(code)) {
+                let launching = self.launching.iter().map(|launching| &launching.plan);
+                let mut plans = launching.chain(self.residents.values().map(|resident| &resident.plan));
+                if plans.any(|plan| plan.uses(code)) {
                     return self.refuse(id, "a container uses this code");
                 }
                 self.send_out(id, Errand::Forget { code });
@@ -229,7 +264,7 @@ impl Service {
     }
 
     fn build(&mut self, build: &Build) {
-        if self.residents.len() + self.removals.len() >= self.most {
+        if self.launching.len() + self.residents.len() + self.removals.len() >= self.most {
             let why = format!("{} containers live here: that is the most", self.most);
             return self.refuse(build.order, why);
         }
@@ -237,22 +272,26 @@ impl Service {
             return self.refuse(build.order, "this code is being removed");
         }
         match launch(&mut self.workshop, build) {
-            Ok(Launched { plan, remains, child, handles, steps }) => {
-                let container = plan.container;
-                let (handles, descriptors) = handles.into_iter().unzip();
-                let cgroups = remains.groups.layout();
-                self.residents.insert(container, Resident { plan, remains, child, life: Life::Running });
-                kill_point!("before-built");
-                self.report(&Report::Built { order: build.order, container, cgroups, handles, steps }, descriptors);
-            }
-            Err(failed) => {
-                let (failure, remains) = *failed;
-                if let Some(remains) = remains {
-                    self.kill_and_remove(remains);
-                }
-                self.fail(build.order, failure);
-            }
+            Ok(launching) => self.launching.push(launching),
+            Err(failed) => self.not_launched(build.order, *failed),
         }
+    }
+
+    fn launched(&mut self, launched: Launched) {
+        let Launched { order, plan, remains, child, handles, steps } = launched;
+        let container = plan.container;
+        let (handles, descriptors) = handles.into_iter().unzip();
+        let cgroups = remains.groups.layout();
+        self.residents.insert(container, Resident { plan, remains, child, life: Life::Running });
+        kill_point!("before-built");
+        self.report(&Report::Built { order, container, cgroups, handles, steps }, descriptors);
+    }
+
+    fn not_launched(&mut self, order: OrderId, (failure, remains): LaunchFailure) {
+        if let Some(remains) = remains {
+            self.kill_and_remove(remains);
+        }
+        self.fail(order, failure);
     }
 
     fn end(&mut self, order: OrderId, container: ContainerId) {
@@ -275,7 +314,8 @@ impl Service {
     }
 
     fn describe(&mut self, order: OrderId, container: ContainerId) {
-        let Some(resident) = self.residents.get(&container) else {
+        // Of one whose init was reaped the kernel knows nothing; and the number of its process may be another's by now.
+        let Some(resident) = self.residents.get(&container).filter(|resident| resident.life != Life::Ended) else {
             return self.refuse(order, format_args!("there is no container {container}"));
         };
         match describe(&resident.plan, &resident.remains.groups, resident.child.pid.as_raw().unsigned_abs()) {
@@ -286,15 +326,15 @@ impl Service {
 
     fn enter(&mut self, asked: &Enter) {
         let order = asked.order;
+        if self.entering.len() >= MOST_ENTERING {
+            return self.refuse(order, format_args!("{MOST_ENTERING} people are on their way into containers: that is the most"));
+        }
         let Some(resident) = self.residents.get_mut(&asked.container).filter(|resident| resident.life == Life::Running) else {
             return self.refuse(order, format_args!("there is no container {}", asked.container));
         };
         let hosts = Hosts { plan: &resident.plan, groups: &mut resident.remains.groups, init: &resident.child };
         match visit::enter(&self.workshop, hosts, asked) {
-            Ok(handles) => {
-                let (handles, descriptors) = handles.into_iter().unzip();
-                self.report(&Report::Entered { order, handles }, descriptors);
-            }
+            Ok(entering) => self.entering.push(entering),
             Err(failure) => self.fail(order, failure),
         }
     }
@@ -311,6 +351,10 @@ impl Service {
                 Err(_) => return Left::None,
                 Ok(_) => continue,
             };
+            // Its end of the pipe has ended before it could be reaped: if it came to rest, it is a resident now, whose end is told.
+            if self.launching.iter().any(|launching| launching.pid() == pid) {
+                self.hear(Instant::now());
+            }
             if let Some(reports) = self.errands.ended(pid, how) {
                 reports.iter().for_each(|report| self.report(report, Vec::new()));
                 self.start_errands();
@@ -341,12 +385,18 @@ impl Service {
 
     /// Until there is something to do that no order asked for: no time at all, or the next removal's.
     fn until_idle_work(&self, now: Instant) -> PollTimeout {
-        let refill = (!self.workshop.stock.is_full()).then_some(self.refill_at);
-        let next = self.removals.iter().map(|removal| removal.next).chain(refill).min();
+        let refill = self.may_refill().then_some(self.refill_at);
+        let hearings = self.hearings().map(Hearing::until);
+        let next = self.removals.iter().map(|removal| removal.next).chain(refill).chain(hearings).min();
         let Some(next) = next else { return PollTimeout::NONE };
         // Rounded up: a poll that ends a fraction too early would turn idly.
         let left = next.saturating_duration_since(now).as_nanos().div_ceil(1_000_000);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// A seat takes milliseconds, which who waits for a launch should not wait, too.
+    fn may_refill(&self) -> bool {
+        !self.workshop.stock.is_full() && self.launching.is_empty()
     }
 
     /// Orders come first, but not for ever: somebody waits for a removal.
@@ -359,7 +409,7 @@ impl Service {
         if let Some(due) = self.removals.iter().position(|removal| removal.next <= now) {
             let removal = self.removals.swap_remove(due);
             self.try_removal(removal, now);
-        } else if !self.workshop.stock.is_full() && self.refill_at <= now {
+        } else if self.may_refill() && self.refill_at <= now {
             if let Err(error) = self.workshop.stock.refill(&self.workshop.alone) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "make a seat ahead");
                 self.refill_at = now + REFILL_AGAIN;
@@ -401,30 +451,22 @@ impl Service {
     }
 
     fn report(&mut self, report: &Report, descriptors: Vec<OwnedFd>) {
-        match wire::encode(report) {
-            Ok(bytes) => self.outbox.push_back(Outgoing { bytes, descriptors }),
-            // Every text in a report is bounded where it is made.
-            Err(error) => tracing::error!(%error, "a report is lost"),
-        }
+        self.outbox.put(report, descriptors);
     }
 
-    /// Sends what the server takes now.
     fn flush(&mut self) -> Result<(), ServerGone> {
-        while let Some(next) = self.outbox.front() {
-            let descriptors: Vec<BorrowedFd<'_>> = next.descriptors.iter().map(AsFd::as_fd).collect();
-            match packet::send(self.server.as_fd(), &next.bytes, &descriptors) {
-                Ok(()) => drop(self.outbox.pop_front()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(ServerGone),
-            }
-        }
-        Ok(())
+        self.outbox.flush(self.server.as_fd()).map_err(|_| ServerGone)
     }
 
     /// Kills everything, reaps it, removes it.
     fn close_down(mut self) -> anyhow::Result<()> {
         self.outbox.clear();
         self.errands.kill();
+        // Who was on their way in dies with the container.
+        self.entering.clear();
+        for launching in std::mem::take(&mut self.launching) {
+            self.kill_and_remove(launching.remains);
+        }
         for seat in self.workshop.stock.empty() {
             self.remove(Remains { groups: seat.groups, user: seat.user }, None);
         }

@@ -2,11 +2,16 @@
 //!
 //! Used on both sides of clone3. The child's half travels through a close-on-exec pipe: its times just before the
 //! exec, or the failure that ended it. The exec closes the pipe, so the end of the pipe is the launch's success.
+//!
+//! Nobody waits for a child: one that hangs in the kernel, or that the function which is entered has stopped, would hold up all
+//! others. What it says is taken as it comes ([`Hearing`]).
 
 use std::error::Error;
-use std::io::{self, Read, Write};
-use std::time::Instant;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::launcher::{StepFailure, StepTime};
@@ -24,9 +29,14 @@ impl Steps {
     {
         let begun = Instant::now();
         let done = act().map_err(|error| failure(name, &error))?;
+        self.took(name, begun);
+        Ok(done)
+    }
+
+    /// A step that began then, and is over now.
+    pub fn took(&mut self, name: &str, begun: Instant) {
         let micros = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
         self.times.push(StepTime { step: name.to_owned(), micros });
-        Ok(done)
     }
 
     pub fn into_times(self) -> Vec<StepTime> {
@@ -87,11 +97,71 @@ fn tell(pipe: &mut impl Write, told: &Told) -> io::Result<()> {
     pipe.write_all(&postcard::to_stdvec(told).map_err(io::Error::other)?)
 }
 
-/// Launcher: everything the child says, until it execs or ends. The outer error is the pipe's own.
-pub fn listen(mut pipe: impl Read) -> io::Result<Result<Vec<StepTime>, StepFailure>> {
-    let mut bytes = Vec::new();
-    pipe.read_to_end(&mut bytes)?;
-    let (mut rest, mut times) = (&bytes[..], None);
+/// A child is in its last step long before this; one that is not hangs in the kernel, or was stopped.
+const CHILD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Launcher: what a child says until it execs or ends, taken as it comes.
+#[derive(Debug)]
+pub struct Hearing {
+    pipe: OwnedFd,
+    bytes: Vec<u8>,
+    begun: Instant,
+}
+
+impl Hearing {
+    /// `pipe` is the read end; the launcher has closed its own copy of the other, which would outlive the child's.
+    pub fn new(pipe: OwnedFd) -> io::Result<Self> {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { pipe, bytes: Vec::new(), begun: Instant::now() })
+    }
+
+    /// Readable when there is something to hear.
+    pub fn pipe(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// When it is given up.
+    pub fn until(&self) -> Instant {
+        self.begun + CHILD_DEADLINE
+    }
+
+    /// Everything that it has said, once that is everything. `None`: there may be more.
+    pub fn hear(&mut self, now: Instant) -> Option<Result<Vec<StepTime>, StepFailure>> {
+        let late = || io::Error::from_raw_os_error(libc::ETIMEDOUT);
+        match self.read() {
+            Ok(Said::All) => Some(understand(&self.bytes).unwrap_or_else(|error| Err(failure("child", &error)))),
+            Ok(Said::NotAll) if now < self.until() => None,
+            Ok(Said::NotAll) => Some(Err(failure("child", &late()))),
+            Err(error) => Some(Err(failure("child", &error))),
+        }
+    }
+
+    fn read(&mut self) -> io::Result<Said> {
+        let mut piece = [0; 4096];
+        loop {
+            match nix::unistd::read(&self.pipe, &mut piece) {
+                Ok(0) => return Ok(Said::All),
+                Ok(length) => self.bytes.extend_from_slice(&piece[..length]),
+                Err(nix::Error::EAGAIN) => return Ok(Said::NotAll),
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+enum Said {
+    NotAll,
+    All,
+}
+
+/// The outer error: these are not a child's words.
+fn understand(bytes: &[u8]) -> io::Result<Result<Vec<StepTime>, StepFailure>> {
+    let (mut rest, mut times) = (bytes, None);
     while !rest.is_empty() {
         let (told, behind) = postcard::take_from_bytes(rest).map_err(io::Error::other)?;
         rest = behind;
@@ -128,15 +198,33 @@ mod tests {
         let mut steps = Steps::default();
         steps.step("pivot", || Ok::<_, io::Error>(())).unwrap();
         tell_times(&mut pipe, steps).unwrap();
-        assert_eq!(listen(&pipe[..]).unwrap().unwrap()[0].step, "pivot");
+        assert_eq!(understand(&pipe).unwrap().unwrap()[0].step, "pivot");
 
         let failed = StepFailure { step: "exec".into(), what: "exec kiln-init".into(), errno: libc::EACCES };
         tell_failure(&mut pipe, failed.clone()).unwrap();
-        assert_eq!(listen(&pipe[..]).unwrap(), Err(failed));
+        assert_eq!(understand(&pipe).unwrap(), Err(failed));
     }
 
     #[test]
     fn a_child_that_says_nothing_was_killed() {
-        assert_eq!(listen(&[][..]).unwrap().unwrap_err().errno, libc::EINTR);
+        assert_eq!(understand(&[]).unwrap().unwrap_err().errno, libc::EINTR);
+    }
+
+    #[test]
+    fn a_child_is_not_waited_for_and_is_given_up_in_the_end() {
+        let (ours, theirs) = nix::unistd::pipe().unwrap();
+        let mut hearing = Hearing::new(ours).unwrap();
+        let now = Instant::now();
+        assert_eq!(hearing.hear(now), None);
+        let mut said = Vec::new();
+        tell_times(&mut said, Steps { times: vec![StepTime { step: "pivot".into(), micros: 1 }] }).unwrap();
+        let (first, second) = said.split_at(2);
+        nix::unistd::write(&theirs, first).unwrap();
+        assert_eq!(hearing.hear(now), None, "half a word");
+        nix::unistd::write(&theirs, second).unwrap();
+        assert_eq!(hearing.hear(now), None, "it has not become kiln-init yet");
+        assert_eq!(hearing.hear(hearing.until()).unwrap().unwrap_err().errno, libc::ETIMEDOUT);
+        drop(theirs);
+        assert_eq!(hearing.hear(hearing.until()).unwrap().unwrap()[0].step, "pivot", "it came, if late");
     }
 }

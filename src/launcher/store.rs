@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat, openat2};
+use rustix::io::Errno;
 
 use crate::code::Digest;
 use crate::runtime::TreeId;
@@ -17,7 +20,7 @@ pub enum StoreError {
     Open { path: String, source: io::Error },
     #[error("read {path}")]
     Read { path: String, source: io::Error },
-    #[error("lock {path}, which the builder may be removing")]
+    #[error("lock {path}")]
     Lock { path: String, source: io::Error },
     #[error("{path} belongs to {found}, not to the owner of the trees")]
     NotOurs { path: String, found: u32, source: io::Error },
@@ -37,6 +40,8 @@ pub struct Store {
 
 /// Most trees of one runtime. They are named in one mount option of at most 255 bytes.
 const MAX_TREES: usize = 10;
+/// So long the builder has a tree for itself, at the most: for one rename, which removes it.
+const BUILDERS_TIME: Duration = Duration::from_millis(100);
 /// A longer file is no set: a digest has 64 digits and a line end.
 const MAX_SET: u64 = 65 * MAX_TREES as u64;
 
@@ -64,15 +69,33 @@ impl Store {
     /// The trees of a runtime, the top one first. As long as these are open, the builder removes none of them: each holds a
     /// shared lock.
     pub fn trees(&self, tree: TreeId) -> Result<Vec<OwnedFd>, StoreError> {
-        let lock = |digest: Digest| {
+        self.set(tree)?.into_iter().map(|digest| self.held_tree(digest)).collect()
+    }
+
+    fn held_tree(&self, digest: Digest) -> Result<OwnedFd, StoreError> {
+        let path = format!("trees/{digest}");
+        let failed = |errno: Errno| StoreError::Lock { path: path.clone(), source: errno.into() };
+        let until = Instant::now() + BUILDERS_TIME;
+        loop {
+            // By its name, each time: what the builder has removed is not there any more.
             let found = self.tree(&self.trees, "trees", digest)?;
             // O_PATH cannot be locked.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let locked = openat(&found, ".", flags, Mode::empty())
-                .and_then(|found| flock(&found, FlockOperation::NonBlockingLockShared).map(|()| found));
-            locked.map_err(|errno| StoreError::Lock { path: format!("trees/{digest}"), source: errno.into() })
-        };
-        self.set(tree)?.into_iter().map(lock).collect()
+            let found = openat(&found, ".", flags, Mode::empty()).map_err(failed)?;
+            match flock(&found, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return Ok(found),
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(BUILDERS_TIME / 20),
+                Err(Errno::WOULDBLOCK) => {
+                    // Everybody who may read a tree may lock it, and must not keep functions from running.
+                    tracing::warn!(
+                        path,
+                        "somebody has locked a runtime's tree for themselves: what runs from it has no lock on it"
+                    );
+                    return Ok(found);
+                }
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
     }
 
     fn set(&self, tree: TreeId) -> Result<Vec<Digest>, StoreError> {

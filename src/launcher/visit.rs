@@ -16,7 +16,8 @@
 //! descriptors → server  ◀───────────────────────────────────────────────────  the pipe's end; or step name and errno
 //! ```
 //!
-//! The function is awake, and hostile. So the guide stays in the launcher's pid namespace: a process that the function could see in
+//! The function is awake, and hostile. It can stop kiln-init on its way (SIGSTOP: it has the same user), or leave it no CPU time, so
+//! the launcher waits for neither of the two ([`Entering`]). The guide stays in the launcher's pid namespace: a process that the function could see in
 //! its /proc while it still has the host's mounts would show them (mountinfo is anybody's to read). It is not dumpable from its first
 //! step on, and no file of the container's is executed, opened or resolved before everything is dropped: only kiln-init is, by a
 //! descriptor of the host's file, which nobody inside may write to (CVE-2019-5736).
@@ -28,6 +29,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -45,14 +47,14 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::launcher::cgroup::{self, Groups};
 use crate::launcher::identity;
-use crate::launcher::launch::{CHILD_DEADLINE, Deadlined, Pipe, Workshop, set_rlimit};
+use crate::launcher::launch::{Pipe, Workshop, set_rlimit};
 use crate::launcher::plan::Plan;
-use crate::launcher::steps::{self, Steps, failure};
+use crate::launcher::steps::{self, Hearing, Steps, failure};
 use crate::sys::descriptor::lay_out;
 use crate::sys::packet;
 use crate::sys::process::{Child, InChild, clone_sibling, clone3, go_first_when_memory_is_short};
 use crate::sys::seccomp;
-use crate::wire::launcher::{Enter, Handle, StepFailure, TerminalSize};
+use crate::wire::launcher::{Enter, Handle, OrderId, StepFailure, TerminalSize};
 
 /// The container that is entered.
 #[derive(Debug)]
@@ -73,7 +75,24 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
     .union(CloneFlags::CLONE_NEWUTS)
     .union(CloneFlags::CLONE_NEWCGROUP);
 
-pub fn enter(workshop: &Workshop, hosts: Hosts<'_>, asked: &Enter) -> Result<Handles, StepFailure> {
+/// Somebody on their way in.
+#[derive(Debug)]
+pub struct Entering {
+    order: OrderId,
+    hearing: Hearing,
+    group: File,
+    handles: Handles,
+}
+
+/// What is known of somebody who was on their way.
+pub enum Heard {
+    /// They still are.
+    Nothing(Entering),
+    Inside(OrderId, Handles),
+    Failed(OrderId, StepFailure),
+}
+
+pub fn enter(workshop: &Workshop, hosts: Hosts<'_>, asked: &Enter) -> Result<Entering, StepFailure> {
     let Hosts { plan, groups, init } = hosts;
     let mut steps = Steps::default();
     // The one with the id of the user, whoever enters: its own output must open.
@@ -81,31 +100,52 @@ pub fn enter(workshop: &Workshop, hosts: Hosts<'_>, asked: &Enter) -> Result<Han
     let ends = steps.step("ends", || Ends::make(user, asked.terminal))?;
     let (control, control_end) = steps.step("control", packet::pair)?;
     let (reports, report) = steps.step("pipes", || pipe2(OFlag::O_CLOEXEC))?;
+    let hearing = steps.step("pipes", || Hearing::new(reports))?;
     let tasks = steps.step("cgroup tasks", || groups.tasks())?;
     let visit = steps.step("cgroup", || groups.visit())?;
 
     let gear = Gear { workshop, plan, init, root: asked.root, ends: &ends, control: control_end.as_fd(), tasks: &tasks };
     let birthplace = Some(visit.birthplace.as_fd());
-    let guide = steps.step("clone", || {
+    // Reaped with all others.
+    let _guide = steps.step("clone", || {
         clone3(&workshop.alone, CloneFlags::empty(), birthplace, |proof| be_the_guide(proof, &gear, report.as_fd()))
-    });
+    })?;
     // Our own copies would outlive theirs.
-    drop((control_end, report));
-    let told = guide.and_then(|_reaped_with_all_others| {
-        let deadline = Instant::now() + CHILD_DEADLINE;
-        steps.step("child", || steps::listen(Deadlined { pipe: &reports, deadline }))?.map(drop)
-    });
-    if let Err(failed) = told {
-        // Whatever has come so far.
-        let _ = nix::unistd::write(&visit.kill, b"1");
-        return Err(failed);
-    }
-    let mut handles = vec![(Handle::Control, control), (Handle::CgroupKill, visit.kill.into())];
+    drop((control_end, report, ends.inside));
+    let mut handles = vec![(Handle::Control, control)];
     handles.extend(ends.servers);
-    for (_, end) in handles.iter().filter(|(handle, _)| *handle != Handle::CgroupKill) {
-        steps.step("non-blocking", || fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)))?;
+    let entering = Entering { order: asked.order, hearing, group: visit.kill, handles };
+    let set = entering.handles.iter().try_for_each(|(_, end)| fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop));
+    match set {
+        Ok(()) => Ok(entering),
+        Err(errno) => Err(entering.turn_back(failure("non-blocking", &errno))),
     }
-    Ok(handles)
+}
+
+impl Entering {
+    pub fn hearing(&self) -> &Hearing {
+        &self.hearing
+    }
+
+    /// Takes what they have said, without waiting.
+    pub fn hear(mut self, now: Instant) -> Heard {
+        match self.hearing.hear(now) {
+            None => Heard::Nothing(self),
+            Some(Ok(_times)) => {
+                let Self { order, group, mut handles, .. } = self;
+                handles.push((Handle::CgroupKill, group.into()));
+                Heard::Inside(order, handles)
+            }
+            Some(Err(failure)) => Heard::Failed(self.order, self.turn_back(failure)),
+        }
+    }
+
+    /// Ends whoever has come so far.
+    fn turn_back(self, why: StepFailure) -> StepFailure {
+        // An error: the group is gone, and they with it.
+        let _ = nix::unistd::write(&self.group, b"1");
+        why
+    }
 }
 
 /// What becomes 0, 1 and 2 inside, and the other ends of it.
@@ -158,7 +198,7 @@ struct Gear<'a> {
     root: bool,
     ends: &'a Ends,
     control: BorrowedFd<'a>,
-    tasks: &'a [std::fs::File],
+    tasks: &'a [File],
 }
 
 fn be_the_guide(proof: &InChild, gear: &Gear<'_>, report: BorrowedFd<'_>) -> i32 {
@@ -174,6 +214,8 @@ fn be_the_guide(proof: &InChild, gear: &Gear<'_>, report: BorrowedFd<'_>) -> i32
 fn lead_in(proof: &InChild, gear: &Gear<'_>, report: BorrowedFd<'_>) -> Result<(), StepFailure> {
     let Gear { workshop, plan, init, .. } = gear;
     let mut steps = Steps::default();
+    // Our own copy, and the sibling's, would keep the pipe from ending, for others too who are on their way.
+    let _ = close(workshop.life.write.as_raw_fd());
     steps.step("version 1 cgroups", || cgroup::join(gear.tasks))?;
     // Before the host's /proc is out of reach.
     steps.step("memory shortage", go_first_when_memory_is_short)?;
@@ -191,8 +233,6 @@ fn lead_in(proof: &InChild, gear: &Gear<'_>, report: BorrowedFd<'_>) -> Result<(
     // Once more: a change of ids sets it as the host's fs.suid_dumpable says.
     steps.step("undumpable", || set_dumpable(false))?;
     steps.step("no new privileges", || rustix::thread::set_no_new_privs(true))?;
-    // Our own copy, and the sibling's, would keep the pipe from ending.
-    steps.step("life pipe", || close(workshop.life.write.as_raw_fd()))?;
     let steps = ManuallyDrop::new(steps);
     clone_sibling(proof, |proof| {
         let mut report = report;

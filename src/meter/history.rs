@@ -4,6 +4,7 @@
 //! for as long as it takes, and blocks. Bounded by age (as the books), by rows of one function, and by rows.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -79,7 +80,7 @@ impl History {
     }
 
     /// All of them or none; when it returns, they survive SIGKILL.
-    pub async fn write(&self, changes: Vec<Change>) -> Result<(), DatabaseError> {
+    pub async fn write(&self, changes: Arc<Vec<Change>>) -> Result<(), DatabaseError> {
         let work = move |db: &Connection| changes.iter().try_for_each(|change| apply(db, change));
         self.0.write("write to the history", work, |()| ()).await
     }
@@ -108,7 +109,7 @@ fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
             }
         }
         Change::Over(row) => {
-            let statement = "UPDATE environments SET ended_ms = ?2, why = ?3, cause = ?4, text = ?5, by = ?6, needed_by = ?7, \
+            let statement = "UPDATE environments SET ended_ms = max(?2, started_ms), why = ?3, cause = ?4, text = ?5, by = ?6, needed_by = ?7, \
                              invocations = ?8, peak_mib = ?9 WHERE id = ?1";
             db.prepare_cached(statement)?.execute(params![
                 row.id,
@@ -281,7 +282,7 @@ mod tests {
         let (database, thread) = Database::open(&path).unwrap();
         let (history, next) = History::open(database).await.unwrap();
         assert_eq!((history.close(next).await.unwrap(), next), (0, 1));
-        history.write(vec![begun(1, "a"), begun(2, "a"), over(1)]).await.unwrap();
+        history.write(Arc::new(vec![begun(1, "a"), begun(2, "a"), over(1)])).await.unwrap();
         let living = Asked { living: true, ..Asked::default() };
         let why = |why: &str| Some(why.to_owned());
         assert_eq!(all(&path, living.clone()), [("1-1".into(), why("idle")), ("1-2".into(), None)]);
@@ -290,7 +291,7 @@ mod tests {
         thread.join();
         let (database, _thread) = Database::open(&path).unwrap();
         let (history, next) = History::open(database).await.unwrap();
-        history.write(vec![begun(next, "a")]).await.unwrap();
+        history.write(Arc::new(vec![begun(next, "a")])).await.unwrap();
         assert_eq!((history.close(next).await.unwrap(), next), (1, 3));
         let old = [("1-1".into(), why("idle")), ("1-2".into(), why(WITH_KILND))];
         assert_eq!(all(&path, living), [&old[..], &[("1-3".into(), None)]].concat(), "what is this server's own lives on");
@@ -302,9 +303,9 @@ mod tests {
         let path = directory.path().join("kiln.db");
         let (database, _thread) = Database::open(&path).unwrap();
         let (history, ..) = History::open(database.clone()).await.unwrap();
-        history.write(vec![begun(1, "quiet"), over(1), begun(2, "busy")]).await.unwrap();
-        let flood = (3..=i64::from(OF_ONE) + 50).flat_map(|id| [begun(id, "busy"), over(id)]).collect();
-        history.write(flood).await.unwrap();
+        history.write(Arc::new(vec![begun(1, "quiet"), over(1), begun(2, "busy")])).await.unwrap();
+        let flood: Vec<_> = (3..=i64::from(OF_ONE) + 50).flat_map(|id| [begun(id, "busy"), over(id)]).collect();
+        history.write(flood.into()).await.unwrap();
         let of = |function: &str| all(&path, Asked { function: Some(function.into()), living: true, ..Asked::default() });
         assert_eq!(of("quiet").len(), 1);
         let busy = of("busy");
@@ -323,7 +324,7 @@ mod tests {
         let (database, _thread) = Database::open(&path).unwrap();
         let (history, ..) = History::open(database).await.unwrap();
         let changes = (1..=6).flat_map(|id| [begun(id, if id % 2 == 0 { "even" } else { "odd" }), over(id)]);
-        history.write(changes.collect()).await.unwrap();
+        history.write(Arc::new(changes.collect())).await.unwrap();
         let names = |asked: Asked| all(&path, asked).into_iter().map(|(container, _)| container).collect::<Vec<_>>();
         assert_eq!(names(Asked { function: Some("even".into()), ..Asked::default() }), ["1-2", "1-4", "1-6"]);
         assert_eq!(names(Asked { container: Some("1-3".into()), ..Asked::default() }), ["1-3"]);

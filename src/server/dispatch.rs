@@ -29,7 +29,7 @@ use crate::invocation::{Answer, Cause, FunctionFailure, Invocation, LogType, Out
 use crate::meter::{Meter, Row, billed};
 use crate::registry::Functions;
 use crate::server::environment::{
-    Environment, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
+    Environment, Facts, InitFailure, Invoked, Launcher, Launchers, Run, Settled, Starter, max_memory_used_mib,
 };
 use crate::server::events::{Cold, Events, Retire, Subject, What};
 use crate::server::logs::{Journal, LogSink, lines};
@@ -275,7 +275,12 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         inside: Option<Run>,
     ) -> Result<Environment, InitFailure> {
         let (pool, slot) = (self.0.pool.clone(), permit.slot());
-        self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), move || pool.died(slot)).await
+        let built = |facts: &Arc<Facts>| permit.building(Some(facts.clone()));
+        let started = self.0.starter.start(function, inside, &|tmp| permit.grow(tmp), built, move || pool.died(slot)).await;
+        if started.is_err() {
+            permit.building(None);
+        }
+        started
     }
 
     /// Both inits failed, now or a moment ago: the invocation ends with the second one's error.
@@ -362,8 +367,18 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
         }
     }
 
-    pub fn events(&self) -> &Events {
-        &self.0.events
+    /// Somebody was refused before they came here, as so much of so much was in use: told and counted as others are.
+    pub fn refused_before(
+        &self,
+        function: &FunctionName,
+        request: RequestId,
+        reason: Throttle,
+        waited: Duration,
+        (in_use, limit): (u64, u64),
+    ) {
+        self.0.pool.refused_before(reason);
+        let throttled = What::Throttled { reason, waited_us: micros(waited), in_use, limit };
+        self.0.events.emit(&Subject::function(function), Some(request), throttled);
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -55,11 +55,11 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use self::api::{Api, Engine};
+use self::api::{Api, Engine, NoRoom};
 use self::control::{Control, Environments, Happenings, Inspected, Logs, Loopback, Metrics, Shown, Stream, Visit, Visitor};
 use self::dispatch::{Dispatch, NoVisit, Visiting};
 use self::environment::{LaunchError, Launcher, Launchers};
-use self::events::{Events, Historian, Subject, What};
+use self::events::{Events, Historian, Subject, What, swept};
 use self::http::Stop;
 use self::intake::room::Room;
 use self::intake::{HandError, Hands, Intake};
@@ -170,6 +170,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
         dispatch: dispatch.clone(),
         launchers: launchers.clone(),
         missing: logs.missing(),
+        historian: historian.clone(),
         upkeep,
         draining: stopping.clone(),
     };
@@ -237,6 +238,7 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
 
 /// Carries out what the supervisor says. Ends when the supervisor does.
 async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, events: &Events) -> anyhow::Result<()> {
+    let mut last = None;
     while let Some(event) = link.event().await.context("read from the supervisor")? {
         match event {
             Event::Launcher { number, socket } => {
@@ -259,6 +261,9 @@ async fn follow(link: &SupervisorLink, launchers: &Launchers, told: &Told<'_>, e
             }
             Event::Metrics { listener } => told.loopback.listen(listener),
             Event::Upkeep(upkeep) => {
+                for what in swept(last.replace(upkeep), &upkeep) {
+                    events.emit(&Subject::NOBODY, None, what);
+                }
                 told.upkeep.send_replace(upkeep);
             }
             Event::Drain => {
@@ -288,6 +293,7 @@ struct Known {
     dispatch: Dispatch<SqliteRegistry, SqliteMeter>,
     launchers: Launchers,
     missing: Arc<Count>,
+    historian: Arc<Historian>,
     upkeep: watch::Receiver<Upkeep>,
     draining: Stop,
 }
@@ -304,6 +310,7 @@ impl Known {
             not_cleared,
             missing: self.missing.now(),
             lost_rows: self.dispatch.lost_rows(),
+            lost_environments: self.historian.lost(),
             waiting_keys: self.in_force.waiting().len(),
             draining: *self.draining.borrow(),
             process: Process::look(),
@@ -399,10 +406,8 @@ impl<F: Functions, M: Meter, L: Launcher> Engine for Dispatch<F, M, L> {
         Dispatch::function_changed(self, name);
     }
 
-    fn no_room_for_payload(&self, function: &FunctionName, request: RequestId, waited: Duration, mib: u64) {
-        let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-        let throttled = What::Throttled { reason: Throttle::Memory, waited_us, in_use: mib, limit: mib };
-        self.events().emit(&Subject::function(function), Some(request), throttled);
+    fn no_room_for_payload(&self, function: &FunctionName, request: RequestId, waited: Duration, none: NoRoom) {
+        self.refused_before(function, request, Throttle::Payloads, waited, (none.in_use_mib, none.limit_mib));
     }
 }
 

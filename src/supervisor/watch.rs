@@ -1,27 +1,30 @@
-//! The loop: waits for signals, messages and deadlines, tells [`Course`] what has happened, and carries out its orders.
+//! The loop: waits for signals, messages and deadlines, tells [`Course`] what has happened, and has its orders carried out
+//! ([`orders`]).
 //!
 //! One thread; every wait is the one poll in [`Watch::run`]. Messages are read before any deadline is looked at, so that
 //! a supervisor that was held up itself does not take its own delay for a silent server.
 
-use std::collections::{HashMap, VecDeque};
+mod orders;
+
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tracing::{debug, error, info, warn};
 
-use super::children::{Children, ServerEnds};
-use super::course::{Course, Event, Finish, Order};
+use super::children::Children;
+use super::course::{Course, Event, Finish};
 use super::listen::MetricsDoor;
 use super::notify::Notify;
 use super::premises::Doors;
 use super::unpacking::{Answer, Unpacking};
-use super::{Places, Settings, sweep};
+use super::{Places, Settings};
 use crate::config::Config;
 use crate::config::reload::{Reload, reload};
 use crate::invocation::ProcessEnd;
@@ -396,172 +399,10 @@ impl<'a> Watch<'a> {
         self.carry_out(orders)
     }
 
-    fn carry_out(&mut self, orders: Vec<Order>) -> Option<Ended> {
-        let mut orders = VecDeque::from(orders);
-        while let Some(order) = orders.pop_front() {
-            // Each may wait for a slow disk.
-            self.notify.alive(Instant::now());
-            let failed = match order {
-                Order::StartServer => self.start_server().err().map(|error| (error, Event::ServerEnded)),
-                Order::StartLauncher { number, slot } => {
-                    self.start_launcher(number, slot).err().map(|error| (error, Event::LauncherEnded { number }))
-                }
-                Order::BuryLauncher { number } => {
-                    kill_point!("before-launcher-replace");
-                    self.sweep_groups(&format!("kiln-{}-{number}-", self.places.instance));
-                    self.sweep_workbench(number);
-                    self.upkeep.launchers_restarted += 1;
-                    self.tell_upkeep();
-                    self.tell(&ToServer::LauncherGone { launcher: number }, &[]);
-                    None
-                }
-                Order::SayReady => {
-                    info!("ready");
-                    // A server that had not taken it over yet had a successor that was started with it.
-                    self.reload.pending = false;
-                    self.say_ready();
-                    None
-                }
-                Order::Drain => {
-                    let within = self.settings.config.drain_s;
-                    self.notify.stopping(&format!("draining: up to {within} s for running invocations"));
-                    self.tell(&ToServer::Drain, &[]);
-                    None
-                }
-                Order::Cut => {
-                    self.notify.stopping("asked to stop twice: what still runs is cut");
-                    self.tell(&ToServer::Cut, &[]);
-                    None
-                }
-                Order::KillServer { why } => {
-                    if let Some(server) = &self.server {
-                        warn!(?why, pid = server.pid.as_raw(), "server killed");
-                        let _ = kill(server.pid, Signal::SIGKILL);
-                    }
-                    None
-                }
-                Order::KillLaunchers { why } => {
-                    for (number, pid) in &self.launchers {
-                        warn!(?why, number, pid = pid.as_raw(), "launcher killed");
-                        let _ = kill(*pid, Signal::SIGKILL);
-                    }
-                    None
-                }
-                Order::SweepAll => {
-                    self.sweep_all();
-                    None
-                }
-                Order::Finish(how) => return Some(Ended { how, clean: self.clean }),
-            };
-            if let Some((error, event)) = failed {
-                error!(error = format!("{error:#}"), ?order, "not done");
-                orders.extend(self.course.happened(event, Instant::now()));
-            }
-        }
-        None
-    }
-
-    fn start_server(&mut self) -> Result<(), anyhow::Error> {
-        let (ours, theirs) = packet::pair()?;
-        // The loop must not wait for a server that does not read.
-        rustix::io::ioctl_fionbio(&ours, true)?;
-        let ends = ServerEnds { supervisor: theirs.as_fd(), api: self.doors.api.as_fd(), control: self.doors.control.as_fd() };
-        let pid = self.children.start_server(&ends)?;
-        info!(pid = pid.as_raw(), "server started");
-        let first = !std::mem::replace(&mut self.started, true);
-        self.upkeep.servers_restarted += u64::from(!first);
-        self.server = Some(Server { pid, socket: Some(ours) });
-        self.tell_upkeep();
-        if self.metrics.address().is_some() {
-            self.tell_metrics();
-        }
-        // What it was started with is in force; what waits it cannot know.
-        if !self.reload.waiting.is_empty() {
-            self.tell_config();
-        }
-        Ok(())
-    }
-
-    fn start_launcher(&mut self, number: u32, slot: u32) -> Result<(), anyhow::Error> {
-        let (servers, launchers) = packet::pair()?;
-        let pid = self.children.start_launcher(number, slot, launchers.as_fd())?;
-        info!(number, slot, pid = pid.as_raw(), "launcher started");
-        self.launchers.insert(number, pid);
-        // Where there is no server, the launcher reads the end of its socket, and goes.
-        self.tell(&ToServer::Launcher { launcher: number }, &[servers.as_fd()]);
-        Ok(())
-    }
-
     fn answer(&mut self, answers: impl IntoIterator<Item = Answer>) {
         for (order, result) in answers {
             debug!(order = order.0, ?result, "unpack ended");
             self.tell(&ToServer::Unpacked { order, result }, &[]);
-        }
-    }
-
-    /// A server that does not take its messages is replaced: it would wait for what was lost for ever.
-    fn tell(&mut self, message: &ToServer, descriptors: &[BorrowedFd<'_>]) {
-        let Some(socket) = self.server.as_ref().and_then(|server| server.socket.as_ref()) else { return };
-        let sent =
-            wire::encode(message).map_err(io::Error::other).and_then(|bytes| packet::send(socket.as_fd(), &bytes, descriptors));
-        match sent {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.hang_up(&error),
-            Err(error) => self.give_up(&error),
-            Ok(()) => {}
-        }
-    }
-
-    fn hang_up(&mut self, why: &dyn std::fmt::Display) {
-        if let Some(server) = &mut self.server {
-            info!(%why, pid = server.pid.as_raw(), "the server is not talked to any more");
-            server.socket = None;
-            self.hung_up = true;
-        }
-    }
-
-    fn give_up(&mut self, why: &dyn std::fmt::Display) {
-        if let Some(server) = &self.server {
-            warn!(%why, pid = server.pid.as_raw(), "server killed");
-            let _ = kill(server.pid, Signal::SIGKILL);
-        }
-        self.hang_up(why);
-    }
-
-    fn sweep_groups(&mut self, prefix: &str) {
-        match sweep::groups(self.places.hierarchies.parents(), prefix) {
-            Ok(0) => {}
-            Ok(removed) => {
-                self.upkeep.after_deaths.cgroups += removed as u64;
-                info!(removed, prefix, "cgroups of the dead removed");
-            }
-            Err(error) => {
-                self.clean = false;
-                error!(error = format!("{:#}", anyhow::Error::from(error)), prefix, "left for the next sweep");
-            }
-        }
-    }
-
-    fn sweep_workbench(&mut self, launcher: u32) {
-        match sweep::workbench(&self.places.staging, launcher) {
-            Ok(0) => {}
-            Ok(removed) => {
-                self.upkeep.after_deaths.staging += removed as u64;
-                info!(removed, launcher, "staging directories of the dead removed");
-            }
-            Err(error) => {
-                self.clean = false;
-                error!(error = format!("{:#}", anyhow::Error::from(error)), launcher, "left for the next sweep");
-            }
-        }
-    }
-
-    fn sweep_all(&mut self) {
-        // Each full sweep makes good what an earlier one could not do.
-        let swept = self.places.sweep_all();
-        self.clean = swept.is_ok();
-        match swept {
-            Ok(swept) => self.upkeep.after_deaths.add(swept),
-            Err(error) => error!(error = format!("{error:#}"), "left for the next sweep"),
         }
     }
 }

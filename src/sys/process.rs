@@ -5,6 +5,8 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -17,13 +19,20 @@ pub struct SingleThreaded {
     this_thread: PhantomData<*const ()>,
 }
 
+/// A thread that has been joined is counted until the kernel has done with it, which is a moment later.
+const PARTING: Duration = Duration::from_millis(500);
+
 impl SingleThreaded {
     /// Looks into `/proc/self/status`.
     pub fn check() -> io::Result<Self> {
-        let status = std::fs::read_to_string("/proc/self/status")?;
-        match status.lines().find_map(|line| line.strip_prefix("Threads:")).map(str::trim) {
-            Some("1") => Ok(Self { this_thread: PhantomData }),
-            _ => Err(io::Error::other("this process has more than one thread")),
+        let until = Instant::now() + PARTING;
+        loop {
+            let status = std::fs::read_to_string("/proc/self/status")?;
+            match status.lines().find_map(|line| line.strip_prefix("Threads:")).map(str::trim) {
+                Some("1") => return Ok(Self { this_thread: PhantomData }),
+                Some(_) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
+                _ => return Err(io::Error::other("this process has more than one thread")),
+            }
         }
     }
 }

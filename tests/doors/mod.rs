@@ -189,7 +189,7 @@ pub fn ended_environment(house: &House) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let (history, ..) = History::open(database).await.unwrap();
-        history.write(vec![Change::Begun(begun), Change::Over(over), Change::Begun(lives)]).await.unwrap();
+        history.write(Arc::new(vec![Change::Begun(begun), Change::Over(over), Change::Begun(lives)])).await.unwrap();
     });
     thread.join();
 }

@@ -232,7 +232,7 @@ fn who_enters_sees_what_the_function_sees_and_the_container_is_nobody_elses() {
 
 /// Calls that no function has, each by its number, and what came of it.
 const TRIES: &str = "\
-import ctypes
+import ctypes, fcntl
 call = ctypes.CDLL(None, use_errno=True).syscall
 tries = dict(mount=165, umount2=166, pivot_root=155, reboot=169, ptrace=101, setns=308, unshare=272, bpf=321, init_module=175,
              pidfd_getfd=438, process_vm_writev=311, open_by_handle_at=304, keyctl=250, sethostname=170)
@@ -243,7 +243,8 @@ def tried(what):
         return 'done'
     except OSError as error:
         return error.errno
-print(tried(lambda: open('/proc/1/mem', 'wb')), tried(lambda: open('/etc/new', 'w')), tried(lambda: open('/proc/sys/kernel/core_pattern', 'w')))
+print(tried(lambda: open('/proc/1/mem', 'wb')), tried(lambda: open('/etc/new', 'w')), tried(lambda: open('/proc/sys/kernel/core_pattern', 'w')),
+      tried(lambda: fcntl.fcntl(open('/var/task/m.py'), fcntl.F_SETLEASE, fcntl.F_RDLCK)))
 ";
 
 fn python(instance: &Instance, memory: u32) -> String {
@@ -278,7 +279,47 @@ fn who_enters_can_do_nothing_that_the_function_cannot_as_root_either() {
 /// EACCES or EROFS, whichever comes first.
 #[track_caller]
 fn refused(tries: &str) {
-    assert!(tries.split(' ').count() == 3 && tries.split(' ').all(|tried| ["13", "30"].contains(&tried)), "{tries}");
+    assert!(tries.split(' ').count() == 4 && tries.split(' ').all(|tried| ["13", "30"].contains(&tried)), "{tries}");
+}
+
+#[test]
+fn a_program_that_cannot_be_started_costs_an_idle_container_nothing() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    instance.create_probe("f", json!({ "Timeout": 60 }));
+    let first = instance.call("f", &json!({ "steps": [{ "do": "write", "path": "/tmp/x", "text": "x" }, { "do": "global" }] }));
+    let container = the_container(&instance, "idle");
+    for (program, code) in [("no-such-program", 127), ("/no/such/program", 127), ("/tmp/x", 126)] {
+        let (exit, out, said) = kiln(&instance, &["container", "exec", &container, "--", program]);
+        assert_eq!((exit, out.as_str()), (code, ""), "{said}");
+        assert!(said.contains(program), "{said}");
+        assert_eq!(the_container(&instance, "idle"), container);
+        let groups = directories(&instance, &container);
+        host::eventually("it is frozen", || file(&groups, &["cgroup.events"]).contains("frozen 1"));
+    }
+    let second = instance.call("f", &json!({ "do": "global" }));
+    assert_eq!(first[1]["start"], second["start"], "the same process");
+    assert_eq!(instance.pool()["retired"]["entered"].as_u64().unwrap_or(0), 0);
+    // And one that could be ends it.
+    assert_eq!(kiln(&instance, &["container", "exec", &the_container(&instance, "idle"), "--", "true"]).0, 0);
+    host::eventually("it has ended", || instance.pool()["retired"]["entered"] == 1);
+}
+
+/// Its author would choose what runs as root.
+#[test]
+fn root_enters_with_no_variable_of_the_functions() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start();
+    instance.create_probe("f", json!({ "Environment": { "Variables": { "MINE": "yes", "PATH": "/tmp:/bin:/usr/bin" } } }));
+    instance.call("f", &json!({ "do": "echo" }));
+    let container = the_container(&instance, "idle");
+    let (exit, out, err) =
+        kiln(&instance, &["container", "exec", &container, "--root", "--", "sh", "-c", "echo \"$MINE $LD_LIBRARY_PATH $PATH\""]);
+    assert_eq!((exit, out.as_str(), err.as_str()), (0, "  /var/lang/bin:/usr/local/bin:/usr/bin:/bin\n", ""));
 }
 
 #[test]

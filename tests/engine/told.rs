@@ -1,6 +1,10 @@
 //! What people are told, by `kiln events` and `kiln history` alone: why a function was cold, why somebody was refused, why an
 //! environment ended, whatever ended it.
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -143,13 +147,44 @@ fn who_is_refused_is_told_what_was_short_and_what_there_is_of_it() {
         is(&told[0], json!({ "reason": "reserved", "in_use": 1, "limit": 1 }));
         let (code, lines, _) = kiln(&instance, &["events", "--kind", "throttled"]);
         assert_eq!(code, 0);
-        assert!(lines.contains("memory: 256 of 256 MB are in use; refused after 1."), "{lines}");
+        assert!(lines.contains("memory: 256 of 256 MB are charged (kiln pool says to whom); refused after 1."), "{lines}");
         assert!(lines.contains("reserved concurrency: 1 of 1 invocations at once"), "{lines}");
         assert_eq!(kiln(&instance, &["function", "drain", "holds", "--no-wait"]).0, 0);
         let busy = instance.pool()["environments"][0]["container"].as_str().expect("an id").to_owned();
         assert_eq!(kiln(&instance, &["container", "kill", &busy]).0, 0);
         holding.join().expect("the caller's thread");
     });
+}
+
+#[test]
+fn large_events_of_one_user_are_refused_past_half_of_the_room_with_a_reason_of_their_own() {
+    if !host::ready() {
+        return;
+    }
+    let instance = Instance::start_with(Options { config: "capacity_wait_s = 1".into(), ..Options::default() });
+    instance.create_probe("f", json!({}));
+    let path = "/2015-03-31/functions/f/invocations";
+    // Room is taken for what is announced.
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 6 << 20);
+    let hold = || {
+        let mut caller = UnixStream::connect(instance.run_dir().join("kiln.sock")).expect("connect");
+        caller.write_all(head.as_bytes()).expect("write");
+        caller
+    };
+    let _held: Vec<UnixStream> = (0..42).map(|_| hold()).collect();
+    let large = format!("\"{}\"", "x".repeat((6 << 20) - 2));
+    let dry_run = [("x-amz-invocation-type", "DryRun")];
+    host::eventually("one more is refused", || instance.api().request("POST", path, &dry_run, large.as_bytes()).status == 429);
+    // Small ones are not.
+    instance.call("f", &json!({ "do": "echo" }));
+    let told = events(&instance, &["--kind", "throttled"]).pop().expect("an event");
+    is(&told, json!({ "function": "f", "reason": "payloads", "in_use": 252, "limit": 256, "container": null }));
+    let (_, lines, _) = kiln(&instance, &["events", "--kind", "throttled"]);
+    assert!(lines.contains("payloads over 64 KiB: 252 of 256 MB are in use, by one user or by all; refused after 1."), "{lines}");
+    let (_, pool, _) = kiln(&instance, &["pool"]);
+    assert!(pool.contains(" for payloads (kiln events --kind throttled)"), "{pool}");
+    let (_, metrics, _) = kiln(&instance, &["metrics"]);
+    assert!(metrics.contains("\nkiln_throttles_total{function=\"f\",reason=\"payloads\"} "), "{metrics}");
 }
 
 #[test]
@@ -176,4 +211,69 @@ fn what_lived_when_the_server_was_killed_ended_with_it_and_nothing_told_before_i
     is(&rows[0], json!({ "why": "with_kilnd", "invocations": null }));
     is(&history(&instance, &["--function", "g"])[0], json!({ "why": "drained", "invocations": 1 }));
     is(&events(&instance, &["--kind", "starting"])[0], json!({ "function": "f", "why": "first" }));
+}
+
+/// A `kiln events -f` under way. What it prints goes into files.
+struct Follower {
+    kiln: Child,
+    place: tempfile::TempDir,
+}
+
+impl Follower {
+    fn start(instance: &Instance, words: &[&str]) -> Self {
+        let place = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| Stdio::from(File::create(place.path().join(name)).expect("a file"));
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        kiln.arg("--run").arg(instance.run_dir()).args(["events", "-f", "--json"]).args(words);
+        let kiln = kiln.stdin(Stdio::null()).stdout(file("out")).stderr(file("err")).spawn().expect("run kiln");
+        Self { kiln, place }
+    }
+
+    fn printed(&self, name: &str) -> String {
+        fs::read_to_string(self.place.path().join(name)).expect("what it printed")
+    }
+
+    #[track_caller]
+    fn sees(&self, what: &str) {
+        host::eventually("the follower sees it", || self.printed("out").contains(what));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.kiln.kill();
+        let _ = self.kiln.wait();
+    }
+}
+
+#[test]
+fn a_follower_of_events_goes_on_with_the_next_server_and_is_told_when_the_last_one_was_killed() {
+    if !host::ready() {
+        return;
+    }
+    let mut instance = Instance::start();
+    instance.create_probe("f", json!({}));
+    let call = |instance: &Instance| instance.invoke("f", &json!({ "do": "echo" })).request_id().to_owned();
+    let mut requests = vec![call(&instance)];
+    let follower = Follower::start(&instance, &["--kind", "ended"]);
+    follower.sees(&requests[0]);
+    const KILLED: &str = "kiln: kilnd was killed, and this is another: events of the last moments before may be missing here";
+    let told = || follower.printed("err").lines().filter(|line| *line == KILLED).count();
+
+    host::kill(instance.processes("server")[0]);
+    host::eventually("it is told that events may be missing", || told() == 1);
+    instance.await_ready();
+    requests.push(call(&instance));
+    follower.sees(&requests[1]);
+
+    // One that is stopped tells everything before it goes.
+    assert!(instance.stop().success());
+    instance.launch();
+    instance.await_ready();
+    requests.push(call(&instance));
+    follower.sees(&requests[2]);
+    let events: Vec<Value> = follower.printed("out").lines().map(|line| serde_json::from_str(line).expect("whole")).collect();
+    assert_eq!(events.iter().map(|event| event["request"].as_str().unwrap()).collect::<Vec<_>>(), requests);
+    assert!(events.windows(2).all(|two| two[0]["seq"].as_u64() < two[1]["seq"].as_u64()), "{events:?}");
+    assert_eq!(told(), 1, "{}", follower.printed("err"));
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use kiln::wire::init::{EXITED, NO_BOOTSTRAP, STARTED};
 use kiln::wire::launcher::{ContainerId, Enter, Handle, Order, Report, TerminalSize};
@@ -115,6 +116,27 @@ fn every_namespace_and_every_group_is_the_containers() {
     assert_ne!(own, groups(visitor));
     let of = |pid: i32, what: &str| fs::read_link(format!("/proc/{pid}/{what}")).unwrap();
     assert_eq!((of(visitor, "root"), of(visitor, "cwd")), ("/".into(), "/var/task".into()));
+    launcher.end(container.id);
+}
+
+/// The function has the same user, and is awake: were kiln-init dumpable for one instruction, it could be taken over there. What belongs
+/// to the host's root in its /proc was so from the exec on; what it does itself, later, would give it to the container's.
+#[test]
+fn nobody_can_read_kiln_init_before_it_has_begun() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let container = occupied(&mut launcher);
+    let visit = enter(&mut launcher, &container, false, None);
+    visit.run("exec sleep 1000");
+    let (_, _, _, started) = visit.init_says();
+    let status = fs::read_to_string(format!("/proc/{}/status", pid(&started[0]))).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    for init in [parent, pid(container.handle(Handle::InitPidfd)).to_string()] {
+        assert_eq!(fs::read_to_string(format!("/proc/{init}/comm")).unwrap(), "kiln-init\n");
+        assert_eq!(fs::metadata(format!("/proc/{init}/exe")).unwrap().mode() & 0o777, 0o111);
+        assert_eq!(fs::metadata(format!("/proc/{init}/environ")).unwrap().uid(), 0);
+    }
     launcher.end(container.id);
 }
 
@@ -249,18 +271,82 @@ fn sweep(host: &Host) {
 }
 
 #[test]
-fn a_container_is_entered_sixteen_times_and_not_once_more() {
+fn sixteen_at_once_enter_a_container_and_another_when_one_has_left() {
     let Some(()) = privileged() else { return };
     let host = Host::new();
     let mut launcher = host.launcher(1);
     let container = occupied(&mut launcher);
-    for _ in 0..16 {
-        enter(&mut launcher, &container, false, None);
-    }
+    let mut visits: Vec<Container> = (0..16).map(|_| enter(&mut launcher, &container, false, None)).collect();
     let (refused, _) = ask(&mut launcher, container.id, false, None);
     assert!(matches!(&refused, Report::Failed { failure, .. } if failure.what.contains("16 have entered")), "{refused:?}");
+    let left = visits.swap_remove(7);
+    left.run("exit 0");
+    assert_eq!(left.init_says().0, STARTED);
+    assert_eq!(left.init_says().0, EXITED);
+    // Its kiln-init ends a moment after its last word.
+    until("there is room", || match ask(&mut launcher, container.id, false, None) {
+        (Report::Entered { .. }, _) => Some(()),
+        _ => None,
+    });
     launcher.end(container.id);
     assert_eq!(host.leftovers().iter().filter(|left| left.ends_with(&format!("-{}", container.id))).count(), 0);
+}
+
+/// As a function can do to whoever enters as its user: it stops them on their way, or leaves them no CPU time. A frozen group does
+/// the same, and surely.
+#[test]
+fn who_is_held_up_on_their_way_in_holds_up_no_launcher() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let container = occupied(&mut launcher);
+    container.freeze(true);
+    let order = launcher.next_order();
+    launcher.send(&Order::Enter(Enter { order, container: container.id, root: false, terminal: None }), &[]);
+    // Whatever comes behind is served before.
+    let other = launcher.build_order();
+    let built = other.order;
+    launcher.send(&Order::Build(other), &[]);
+    let of = |report: &Report| match report {
+        Report::Built { order, .. } | Report::Entered { order, .. } | Report::Failed { order, .. } => Some(*order),
+        _ => None,
+    };
+    let (first, _) = launcher.wait_for(|report| of(report).is_some());
+    assert!(matches!(first, Report::Built { .. }) && of(&first) == Some(built), "{first:?}");
+    container.freeze(false);
+    // On a slow host their ten seconds may be over.
+    let (second, _) = launcher.wait_for(|report| of(report).is_some());
+    assert_eq!(of(&second), Some(order), "{second:?}");
+
+    // Nor for ever.
+    container.freeze(true);
+    let (given_up, _) = ask(&mut launcher, container.id, false, None);
+    assert!(matches!(&given_up, Report::Failed { failure, .. } if failure.errno == libc::ETIMEDOUT), "{given_up:?}");
+    container.freeze(false);
+    assert!(!is_ready_now(container.handle(Handle::InitPidfd)), "the container goes on");
+    launcher.end(container.id);
+    assert_eq!(host.leftovers().iter().filter(|left| left.ends_with(&format!("-{}", container.id))).count(), 0);
+}
+
+/// Its init was reaped, so its number may be another process's by now.
+#[test]
+fn nothing_is_told_of_a_container_whose_init_has_ended() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let mut launcher = host.launcher(1);
+    let container = launcher.build();
+    let describe = |launcher: &mut Launcher| {
+        let order = launcher.next_order();
+        launcher.send(&Order::Describe { order, container: container.id }, &[]);
+        launcher.answer(order).0
+    };
+    let told = describe(&mut launcher);
+    assert!(matches!(&told, Report::Described { .. }), "{told:?}");
+    write(container.handle(Handle::CgroupKill), b"1").unwrap();
+    launcher.wait_for(|report| matches!(report, Report::InitEnded { .. }));
+    let told = describe(&mut launcher);
+    assert!(matches!(&told, Report::Refused { .. }), "{told:?}");
+    launcher.end(container.id);
 }
 
 #[test]

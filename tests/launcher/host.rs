@@ -60,6 +60,8 @@ pub struct Host {
     pub settings: &'static str,
     /// Descriptors that its launchers have beside those they need.
     pub descriptors: usize,
+    /// Variables of its launchers.
+    pub environment: Vec<(&'static str, String)>,
     first_id: u32,
     pub tree: TreeId,
     pub code: Digest,
@@ -89,7 +91,8 @@ impl Host {
         let scope = scope::unified().then(scope::Scope::new);
         fs::write(dir.path().join("run/cgroups"), parents(scope.as_ref()).record()).unwrap();
         let (tree, code) = (TreeId(Digest::of(b"")), Digest::of(b"code"));
-        let mut host = Self { dir, instance, settings: "", descriptors: 0, first_id, tree, code, _scope: scope };
+        let mut host =
+            Self { dir, instance, settings: "", descriptors: 0, environment: Vec::new(), first_id, tree, code, _scope: scope };
         host.tree = host.install_tree();
         host.install_code(host.code, &[("hello", "hello from the task\n")]);
         host
@@ -159,7 +162,7 @@ impl Host {
         let more = free.map(|at| format!("exec {at}</dev/null; ")).collect::<String>();
         let script = format!("{more}exec 3<\"$0\" 4<&{l} 5<&{s} {l}<&- {s}<&-; exec \"$@\"");
         let mut command = Command::new("bash");
-        command.args(["-c", &script]).arg(&config).arg(kilnd);
+        command.args(["-c", &script]).arg(&config).arg(kilnd).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["launcher", "--number", &number.to_string(), "--slot", "0"]).stdin(Stdio::null());
         let child = command.spawn().unwrap();
         for fd in [l, s] {

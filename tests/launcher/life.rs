@@ -332,3 +332,64 @@ fn a_launcher_has_one_thread_and_no_listening_socket_of_its_own() {
     }
     drop(container);
 }
+
+/// Whoever may read a tree may lock it: any user of the host.
+#[test]
+fn somebody_elses_lock_on_a_tree_keeps_no_function_from_running() {
+    let Some(()) = privileged() else { return };
+    let host = Host::new();
+    let tree = fs::read_dir(host.path("runtimes/trees")).unwrap().next().unwrap().unwrap().path();
+    let lock = |file: &fs::File| rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    let somebody = fs::File::open(&tree).unwrap();
+    lock(&somebody).unwrap();
+    let mut launcher = host.launcher(1);
+    let container = launcher.build();
+    container.run("exit 0");
+    assert_eq!(container.init_says().0, STARTED);
+    assert!(launcher.close().success());
+    drop(somebody);
+
+    // Where nobody has one, the builder sees by it that the tree is used.
+    let mut launcher = host.launcher(2);
+    launcher.build();
+    let builders = fs::File::open(&tree).unwrap();
+    assert_eq!(lock(&builders), Err(rustix::io::Errno::WOULDBLOCK));
+    assert!(launcher.close().success());
+    assert_eq!(lock(&builders), Ok(()));
+}
+
+/// As where the kernel does not let it mount (a file system that does not answer).
+#[cfg(feature = "kill-points")]
+#[test]
+fn a_launch_that_hangs_holds_up_no_other() {
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+
+    let Some(()) = privileged() else { return };
+    let mut host = Host::new();
+    let socket = host.path("kill.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let point = ("KILN_KILL_POINT", "child-before-exec@child".to_owned());
+    host.environment = vec![point, ("KILN_KILL_SOCKET", socket.display().to_string())];
+    let mut launcher = host.launcher(1);
+    let first = launcher.build_order();
+    launcher.send(&Order::Build(first.clone()), &[]);
+    let (mut hangs, _) = until("the child is in its last step but one", || listener.accept().ok());
+    // Everybody else passes.
+    fs::remove_file(&socket).unwrap();
+    let second = launcher.build_order();
+    launcher.send(&Order::Build(second.clone()), &[]);
+    let of = |report: &Report| match report {
+        Report::Built { order, .. } | Report::Failed { order, .. } => Some(*order),
+        _ => None,
+    };
+    let (report, _) = launcher.wait_for(|report| of(report).is_some());
+    assert!(matches!(report, Report::Built { .. }) && of(&report) == Some(second.order), "{report:?}");
+    hangs.write_all(b"k").unwrap();
+    // On a slow host its ten seconds may be over.
+    let (report, _) = launcher.wait_for(|report| of(report).is_some());
+    assert_eq!(of(&report), Some(first.order), "{report:?}");
+    assert!(launcher.close().success());
+    assert_eq!(host.leftovers(), [""; 0]);
+}

@@ -1,7 +1,7 @@
 //! What Kiln has written down: the rows of the books, the REPORT lines of the logs, and the bill.
 //!
-//! Read as somebody else would: the database by SQLite, the logs from their files, the bill by `kiln usage`. Call it when
-//! nothing is under way.
+//! Read as somebody else would: the bill by `kiln usage` when nothing is under way; the database by SQLite and the logs from their
+//! files when kilnd has stopped.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,6 +22,8 @@ pub struct Ledger {
     pub kept_since_ms: BTreeMap<String, u64>,
     /// Requests, cold starts and GB-seconds of each function.
     pub bill: BTreeMap<String, (u64, u64, f64)>,
+    /// Environments, by container and by the request that they were started for: why they ended, if they have.
+    pub history: BTreeMap<(String, String), Option<String>>,
     /// What could not be read.
     pub strange: Vec<String>,
 }
@@ -51,19 +53,53 @@ impl Entry {
 }
 
 impl Ledger {
-    pub fn read(instance: &Instance, functions: &[String]) -> Self {
+    /// What only a running kilnd tells.
+    pub fn bill_of(instance: &Instance) -> Self {
         let mut ledger = Self::default();
-        if let Err(error) = ledger.read_rows(&instance.state_dir().join("db/kiln.db")) {
-            ledger.strange.push(format!("read the books: {error}"));
-        }
-        for function in functions {
-            ledger.read_log(&instance.state_dir().join("logs").join(function), function);
-        }
+        ledger.read_rows(instance);
         ledger.read_bill(instance);
         ledger
     }
 
-    fn read_rows(&mut self, path: &Path) -> rusqlite::Result<()> {
+    /// The rest, when it has stopped: until then lines and ends of environments may be about to be written.
+    pub fn read(&mut self, instance: &Instance, functions: &[String]) {
+        self.read_rows(instance);
+        for function in functions {
+            self.read_log(&instance.state_dir().join("logs").join(function), function);
+        }
+        self.read_history(instance);
+    }
+
+    /// How many rows there are.
+    pub fn rows_now(instance: &Instance) -> u64 {
+        let count = || {
+            let db = Connection::open_with_flags(instance.state_dir().join("db/kiln.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            db.query_row("SELECT count(*) FROM invocations", [], |row| row.get::<_, i64>(0))
+        };
+        count().expect("count the rows of the books") as u64
+    }
+
+    fn read_history(&mut self, instance: &Instance) {
+        let read = || -> rusqlite::Result<Vec<_>> {
+            let db = Connection::open_with_flags(instance.state_dir().join("db/kiln.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            let mut statement = db.prepare("SELECT container, request, why FROM environments WHERE container IS NOT NULL")?;
+            let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?;
+            rows.collect()
+        };
+        match read() {
+            Ok(rows) => self.history = rows.into_iter().collect(),
+            Err(error) => self.strange.push(format!("read the history: {error}")),
+        }
+    }
+
+    fn read_rows(&mut self, instance: &Instance) {
+        match Self::rows_of(&instance.state_dir().join("db/kiln.db")) {
+            Ok(rows) => self.rows = rows,
+            Err(error) => self.strange.push(format!("read the books: {error}")),
+        }
+    }
+
+    fn rows_of(path: &Path) -> rusqlite::Result<Vec<Entry>> {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let mut statement = db.prepare(
             "SELECT function, request, start_ms, duration_us, billed_ms, memory_mib, max_memory_used_mib, init_us, error_type \
@@ -83,14 +119,17 @@ impl Ledger {
                 error: row.get(8)?,
             })
         })?;
-        self.rows = rows.collect::<Result<_, _>>()?;
-        Ok(())
+        rows.collect()
     }
 
     /// Segments are named by the time of their beginning.
     fn read_log(&mut self, directory: &Path, function: &str) {
         let mut files: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         files.sort();
+        // Lines come to the disk some time after their own: those of an invocation that began before the first file may have been in
+        // one that is rotated away. Where one is, several are left.
+        let named = |path: &std::path::PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        let cut = files.first().filter(|_| files.len() > 1).and_then(named).unwrap_or(0);
         let mut first = None;
         for path in files {
             let Ok(file) = File::open(&path) else { continue };
@@ -118,7 +157,7 @@ impl Ledger {
             }
         }
         if let Some(since) = first {
-            self.kept_since_ms.insert(function.to_owned(), since);
+            self.kept_since_ms.insert(function.to_owned(), since.max(cut));
         }
     }
 
@@ -175,4 +214,25 @@ pub fn report(function: &str, line: &str) -> Option<Entry> {
         },
         error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_before_the_first_file_that_is_left_may_be_rotated_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let line = |time_ms: u64| format!("{{\"time_ms\":{time_ms},\"kind\":\"function\",\"line\":\"x\"}}\n");
+        let since = || {
+            let mut ledger = Ledger::default();
+            ledger.read_log(directory.path(), "f");
+            assert_eq!(ledger.strange, Vec::<String>::new());
+            ledger.kept_since_ms["f"]
+        };
+        fs::write(directory.path().join("2000.jsonl"), line(1500)).unwrap();
+        assert_eq!(since(), 1500, "nothing is rotated away, and the first line comes to the disk later than its time");
+        fs::write(directory.path().join("3000.jsonl"), line(2900)).unwrap();
+        assert_eq!(since(), 2000, "lines of other containers until then may have been in a file before");
+    }
 }

@@ -27,6 +27,12 @@ pub struct Kind {
     pub once: bool,
 }
 
+impl Kind {
+    pub fn init_fails(&self) -> bool {
+        !self.init.starts_with("ok") && !self.init.starts_with("slow")
+    }
+}
+
 /// Bytes that a large one's event may have.
 pub const LARGEST: usize = 300_000;
 

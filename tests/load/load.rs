@@ -8,14 +8,16 @@
 //!           (the pace)   mischief, and                                   mischief;
 //!                        Kiln's own processes                            nothing of Kiln's own is killed:
 //!                        are killed                                      what grows here is a leak
+//! ◀──────────────────────────── somebody listens to all events ─────────────────────────────────────────────────────────────▶
 //! ```
 //!
-//! [`kinds`] of functions · [`traffic`] and its [`caller`] · [`mischief`] · [`record`] of what was seen · [`books`] and [`standing`]:
-//! what Kiln wrote down, and what it holds of the host · [`checks`]: the invariants, pure · [`table`]
+//! [`kinds`] of functions · [`traffic`] and its [`caller`] · [`mischief`] · [`record`] of what was seen · [`books`], [`heard`] and
+//! [`standing`]: what Kiln wrote down, what it told, and what it holds of the host · [`checks`]: the invariants, pure · [`table`]
 
 mod books;
 mod caller;
 mod checks;
+mod heard;
 #[path = "../engine/host/mod.rs"]
 #[allow(dead_code)] // the module serves several test programs; each uses its part
 mod host;
@@ -38,10 +40,11 @@ use clap::Parser;
 use indicatif::ProgressBar;
 
 use books::Ledger;
+use heard::{Counts, Ear};
 use host::{Instance, Options};
 use mischief::{Done, Hands, lock};
 use record::{Function, Record, Victim};
-use standing::{Disk, Standing};
+use standing::{Course, Disk, Standing};
 use table::{Figures, Steady};
 use traffic::Scene;
 
@@ -156,6 +159,8 @@ impl Run {
     fn run(self, log: &Path) -> Outcome {
         let began = Instant::now();
         let bar = table::bar(self.scene.record().functions.len() as u64);
+        let control = lock(&self.instance).control();
+        let ear = Ear::open(lock(&self.instance).run_dir().join("control.sock"));
         let mut hands = Hands::new(self.scene.clone(), &self.instance);
         bar.set_prefix("create");
         hands.create_all(|made| bar.set_position(made as u64));
@@ -169,24 +174,26 @@ impl Run {
             }
         });
 
-        let mut done = Done::new();
+        let (mut done, mut course) = (Done::new(), Course::new());
         let mut phase = |name: &'static str, part: f64, deaths: bool, hands: &mut Hands| {
             let length = Duration::from_secs_f64(seconds * part);
-            for (what, count) in self.phase(&bar, name, length, rate, deaths, hands) {
-                *done.entry(what).or_insert(0) += count;
-            }
+            let (did, held) = self.phase(&bar, name, length, rate, deaths, hands);
+            did.into_iter().for_each(|(what, count)| *done.entry(what).or_insert(0) += count);
+            course = held;
         };
         phase("storm", 0.4, true, &mut hands);
         phase("warm-up", 0.15, false, &mut hands);
         let before = self.shown(&bar, "calm", None, || hands.calm_down());
         let stood = Standing::at_rest(&lock(&self.instance), |_| true);
         let calls = self.scene.record().calls.len();
+        let (rows, counted) = (Ledger::rows_now(&lock(&self.instance)), Counts::of(&control));
         self.shown(&bar, "flood", None, || self.runtime.block_on(traffic::flood(&self.scene, self.seed)));
         phase("steady", 0.45, false, &mut hands);
         let after = self.shown(&bar, "calm", None, || hands.calm_down());
         let as_before = |now: &Standing| checks::growth(&stood, now).iter().all(checks::Row::ok);
         let stands = Standing::at_rest(&lock(&self.instance), as_before);
         let steady = (self.scene.record().calls.len() - calls) as u64;
+        let (booked, counts) = (Ledger::rows_now(&lock(&self.instance)) - rows, Counts::of(&control));
         let adds_up = checks::adds_up(&self.scene.record(), calls, &before, &after);
 
         self.scene.enough.store(false, Ordering::Relaxed);
@@ -194,12 +201,16 @@ impl Run {
         let last = self.shown(&bar, "calm", None, || hands.calm_down());
         bar.set_prefix("checks");
         bar.set_message("");
-        let (disk, ledger) = {
+        let (disk, mut ledger) = {
             let instance = lock(&self.instance);
-            let names: Vec<String> = self.scene.record().functions.iter().map(|function| function.name.clone()).collect();
-            (Disk::of(&instance, LOG_TOTAL_MIB), Ledger::read(&instance, &names))
+            (Disk::of(&instance, LOG_TOTAL_MIB), Ledger::bill_of(&instance))
         };
+        let at_last = Counts::of(&control);
+        ear.last_server();
         let left = self.stop();
+        let heard = ear.close();
+        let names: Vec<String> = self.scene.record().functions.iter().map(|function| function.name.clone()).collect();
+        ledger.read(&lock(&self.instance), &names);
         bar.finish_and_clear();
 
         let record = self.scene.record().clone();
@@ -207,7 +218,10 @@ impl Run {
         rows.extend(checks::containers(&record));
         rows.extend(checks::ledger(&record, &ledger));
         rows.extend([adds_up, checks::empty(&last)]);
+        rows.extend(checks::events(&record, &ledger, &heard));
+        rows.extend(checks::counts(&record, calls, booked, &counted, &counts, &at_last));
         rows.extend(checks::growth(&stood, &stands));
+        rows.push(checks::trend(&course));
         rows.extend(checks::afterwards(&disk, ledger.rows.len() as u64, left));
         let held_back = self.scene.held_back.load(Ordering::Relaxed);
         let (refused, retired) = (last["refused"].clone(), last["retired"].clone());
@@ -222,20 +236,45 @@ impl Run {
     }
 
     /// Traffic, mischief, and somebody who looks on; until all requests of it are answered.
-    fn phase(&self, bar: &ProgressBar, name: &'static str, length: Duration, rate: f64, deaths: bool, hands: &mut Hands) -> Done {
+    fn phase(
+        &self,
+        bar: &ProgressBar,
+        name: &'static str,
+        length: Duration,
+        rate: f64,
+        deaths: bool,
+        hands: &mut Hands,
+    ) -> (Done, Course) {
         let seed = self.seed ^ name.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte));
         let until = Instant::now() + length;
         let deaths = if deaths { self.deaths(length) } else { Vec::new() };
         let (stop, control) = (AtomicBool::new(false), lock(&self.instance).control());
+        let measured_every = (length / 200).max(Duration::from_millis(500));
         self.shown(bar, name, Some(until), || {
             thread::scope(|scope| {
                 let mischief = scope.spawn(|| hands.play(seed, &stop, &deaths));
                 scope.spawn(|| mischief::look_on(&self.scene, &control, &stop));
+                let measured = scope.spawn(|| self.measure(measured_every, &stop));
                 self.runtime.block_on(traffic::flow(&self.scene, seed, rate, until.into()));
                 stop.store(true, Ordering::Relaxed);
-                mischief.join().expect("the mischief's thread")
+                (mischief.join().expect("the mischief's thread"), measured.join().expect("the measuring thread"))
             })
         })
+    }
+
+    /// What Kiln's processes hold, every so often.
+    fn measure(&self, every: Duration, stop: &AtomicBool) -> Course {
+        let mut course = Course::new();
+        let (mut next, began) = (Instant::now(), Instant::now());
+        while !stop.load(Ordering::Relaxed) {
+            thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(100))); // so that it soon ends
+            if Instant::now() >= next {
+                let supervisor = lock(&self.instance).supervisor_pid();
+                course.push((began.elapsed(), standing::held_now(supervisor)));
+                next = Instant::now() + every;
+            }
+        }
+        course
     }
 
     /// Launchers and servers, in turn: twice each, and in long runs every 20 seconds one.

@@ -11,6 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use crate::heard::Counts;
 use crate::host::{self, Api, Instance};
 use crate::record::{Change, Kill, Loss, State, Victim};
 use crate::traffic::Scene;
@@ -214,17 +215,23 @@ impl<'a> Hands<'a> {
         Some((one["container"].as_str()?.to_owned(), one["function"].as_str()?.to_owned()))
     }
 
-    /// Waits until its successor works, by what kilnd says of itself.
+    /// Waits until its successor works, and all launchers, by what kilnd says of itself.
     fn kill_own(&self, what: Victim) {
         let mut instance = lock(self.instance);
         let there = |instance: &Instance| instance.log().matches("launcher is there").count();
+        let all_there = |instance: &Instance| {
+            let counts = Counts::of(&instance.control());
+            counts.sum("kiln_launchers") >= counts.sum("kiln_launchers_wanted")
+        };
+        // Else one that came late would be taken for the successor.
+        host::eventually("all launchers are there", || all_there(&instance));
         let before = there(&instance);
         let begun = self.scene.record().now();
         match what {
             Victim::Launcher => {
                 let Some(launcher) = instance.processes("launcher").first().copied() else { return };
                 host::kill(launcher);
-                host::eventually("another launcher is there", || there(&instance) > before);
+                host::eventually("another launcher is there", || there(&instance) > before && all_there(&instance));
             }
             Victim::Server => {
                 let Some(server) = instance.processes("server").first().copied() else { return };

@@ -100,7 +100,15 @@ pub struct Told {
     pub done_us: u64,
     pub code: Option<u64>,
     pub round: Option<u64>,
-    pub pad: Option<String>,
+    /// How many bytes came back of those that were sent along: the bytes themselves of 30 minutes are hundreds of megabytes.
+    #[serde(default, deserialize_with = "length")]
+    pub pad: usize,
+}
+
+/// One that is not of what is sent is as long as none can be.
+fn length<'de, D: serde::Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    let pad = Option::<String>::deserialize(from)?.unwrap_or_default();
+    Ok(if pad.bytes().all(|byte| byte == b'x') { pad.len() } else { usize::MAX })
 }
 
 /// What a function is made of.

@@ -27,6 +27,9 @@ pub struct Held {
     pub descriptors: u64,
 }
 
+/// What each role held, again and again while there was load.
+pub type Course = Vec<(Duration, BTreeMap<&'static str, Held>)>;
+
 /// What lies in `state_dir`.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
@@ -48,12 +51,7 @@ impl Standing {
         let mut namespaces = BTreeSet::new();
         let mut mounts = 0;
         for process in &own {
-            let role = match process.cmdline.get(1).map(String::as_str) {
-                _ if process.pid == supervisor => "supervisor",
-                Some("server") if process.parent == supervisor => "server",
-                Some("launcher") if process.parent == supervisor => "launchers",
-                _ => continue,
-            };
+            let Some(role) = role(process, supervisor) else { continue };
             let held = standing.processes.entry(role).or_default();
             let pid = process.pid;
             held.memory_kib += status_kib(pid, "RssAnon:");
@@ -88,13 +86,36 @@ impl Standing {
             |standing: &Self| (standing.things.clone(), standing.processes.values().map(|held| held.descriptors).sum::<u64>());
         let mut last = Self::of(instance);
         let mut same = 0;
-        while (same < 10 || !as_wanted(&last)) && Instant::now() < end {
+        // Two seconds, as a launcher on a busy host may pause while it fills its stock.
+        while (same < 20 || !as_wanted(&last)) && Instant::now() < end {
             thread::sleep(Duration::from_millis(100)); // the pace of looking
             let now = Self::of(instance);
             same = if quiet(&now) == quiet(&last) { same + 1 } else { 0 };
             last = now;
         }
         last
+    }
+}
+
+/// Without what only a moment of rest can tell; takes little time.
+pub fn held_now(supervisor: u32) -> BTreeMap<&'static str, Held> {
+    let mut all: BTreeMap<&'static str, Held> = BTreeMap::new();
+    for process in processes() {
+        let Some(role) = role(&process, supervisor) else { continue };
+        let held = all.entry(role).or_default();
+        held.memory_kib += status_kib(process.pid, "RssAnon:");
+        held.descriptors += fs::read_dir(format!("/proc/{}/fd", process.pid)).map_or(0, |open| open.count() as u64);
+    }
+    all
+}
+
+fn role(process: &Process, supervisor: u32) -> Option<&'static str> {
+    match process.cmdline.get(1).map(String::as_str) {
+        _ if process.pid == supervisor => Some("supervisor"),
+        Some("server") if process.parent == supervisor => Some("server"),
+        // Not its helpers and the children that are a container in a moment: those have another parent.
+        Some("launcher") if process.parent == supervisor => Some("launchers"),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -17,12 +17,22 @@ use crate::traffic::Scene;
 /// So many of what breaks an invariant are shown.
 const SHOWN: usize = 10;
 
+/// Terminals of fewer columns have no room for all that is said on wider ones.
+const NARROW: u16 = 120;
+
 /// On a terminal; elsewhere nothing is drawn.
 pub fn bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
-    let style = ProgressStyle::with_template("{prefix:>9} [{bar:24}] {pos}/{len} {wide_msg}");
+    let columns = columns(std::io::stderr()).unwrap_or(80);
+    let template = format!("{{prefix:>9}} [{{bar:{}}}] {{pos}}/{{len}} {{wide_msg}}", if columns < NARROW { 10 } else { 24 });
+    let style = ProgressStyle::with_template(&template);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar
+}
+
+/// Of a terminal.
+fn columns(of: impl rustix::fd::AsFd) -> Option<u16> {
+    rustix::termios::tcgetwinsize(of).ok().map(|size| size.ws_col.max(60))
 }
 
 /// What the bar says beside itself.
@@ -31,11 +41,18 @@ pub fn rates(scene: &Scene, since: (usize, Duration)) -> String {
     let record = scene.record();
     let throttled = record.calls.iter().filter(|call| status(&call.fate) == Some(429)).count();
     let rate = (record.calls.len() - since.0) as f64 / (record.now() - since.1).as_secs_f64().max(0.001);
-    format!(
-        "{} requests, {rate:.0}/s, {in_flight} in flight, {throttled} throttled, {} changes",
-        record.calls.len(),
-        record.changes.len()
-    )
+    let (requests, changes) = (record.calls.len(), record.changes.len());
+    drop(record);
+    said([requests, in_flight, throttled, changes], rate, columns(std::io::stderr()).unwrap_or(80))
+}
+
+/// The less important is left out where there is no room, rather than cut.
+fn said([requests, in_flight, throttled, changes]: [usize; 4], rate: f64, columns: u16) -> String {
+    let said = format!("{requests} requests, {rate:.0}/s, {in_flight} running");
+    match columns {
+        ..NARROW => said,
+        _ => format!("{said}, {throttled} throttled, {changes} changes"),
+    }
 }
 
 fn status(fate: &Fate) -> Option<u16> {
@@ -127,14 +144,40 @@ fn by_kind(record: &Record, ledger: &Ledger) -> Vec<Line> {
     kinds.into_iter().map(line).collect()
 }
 
-fn plain(header: &[&str]) -> Table {
+fn plain(padding: u16, columns: Option<u16>) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_preset(presets::NOTHING);
+    // Whole lines where nobody looks on.
+    if let Some(columns) = columns {
+        // The last column's padding is cut off again.
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns + padding);
+    }
     table
 }
 
+fn shown(mut table: Table, padding: u16) -> String {
+    table.column_iter_mut().for_each(|column| _ = column.set_padding((0, padding)));
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
 pub fn print(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[Row]) {
-    let mut table = plain(&["kind", "requests", "good", "throttled", "cold %", "p50 ms", "p99 ms", "waited p50", "p99"]);
+    print!("{}", text(record, ledger, figures, rows, columns(std::io::stdout())));
+}
+
+fn text(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[Row], columns: Option<u16>) -> String {
+    let mut text =
+        format!("{}\n{}\n{}", kinds(record, ledger, columns), load(record, ledger, figures, columns), held(rows, columns));
+    for row in rows.iter().filter(|row| !row.ok()) {
+        text += &format!("\n{}: {} times\n", row.invariant, row.found.len());
+        row.found.iter().take(SHOWN).for_each(|found| text += &format!("  {found:.2000}\n"));
+    }
+    text
+}
+
+fn kinds(record: &Record, ledger: &Ledger, columns: Option<u16>) -> String {
+    let padding = if columns.is_some_and(|columns| columns < NARROW) { 1 } else { 2 };
+    let mut table = plain(padding, None);
+    table.set_header(["kind", "requests", "good", "throttled", "cold %", "p50 ms", "p99 ms", "waited p50", "p99"]);
     for line in by_kind(record, ledger) {
         let numbers =
             [line.cold, line.latency[0], line.latency[1], line.wait[0], line.wait[1]].map(|number| format!("{number:.0}"));
@@ -142,53 +185,52 @@ pub fn print(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[Row]) 
         table.add_row([line.kind.to_owned()].into_iter().chain(counts).chain(numbers));
     }
     for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{}\n", trimmed(&table));
-    let booked = ledger.rows.len();
-    let requests = record.calls.len();
-    println!(
-        "{requests} requests in {:.0} s, {:.1} a second; {booked} invocations, {:.1} a second",
-        figures.seconds,
-        requests as f64 / figures.seconds,
-        booked as f64 / figures.seconds
-    );
-    println!("aimed at {:.1} a second and bursts; {} held back; seed {}", figures.rate, figures.held_back, figures.seed);
+    shown(table, padding)
+}
+
+/// What it was, and what it has cost.
+fn load(record: &Record, ledger: &Ledger, figures: &Figures, columns: Option<u16>) -> String {
     let list = |counts: Vec<(String, String)>| match counts.is_empty() {
         true => "none".to_owned(),
         false => counts.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", "),
     };
     let of =
         |value: &Value| list(value.as_object().into_iter().flatten().map(|(name, n)| (name.clone(), n.to_string())).collect());
-    println!("throttled, by the pool: {}", of(&figures.refused));
-    println!("environments ended, by the pool: {}", of(&figures.retired));
-    println!("meanwhile: {}", list(figures.done.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())).collect()));
+    let a_second = |count: usize| format!("{:.1} a second", count as f64 / figures.seconds);
+    let (requests, booked) = (record.calls.len(), ledger.rows.len());
     let grown =
         figures.steady.grown().into_iter().map(|(role, kib, files)| format!("{role} {kib:+.0} KiB, {files:+.2} descriptors"));
-    println!("grown per 1000 of the last {} requests: {}\n", figures.steady.requests, grown.collect::<Vec<_>>().join("; "));
-    let mut table = plain(&["invariant", "seen", "expected", "ok"]);
-    // Whole lines where nobody looks on.
-    if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdout()) {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(size.ws_col.max(60));
-    }
-    for row in rows {
-        table.add_row([row.invariant, &row.seen, &row.expected, if row.ok() { "ok" } else { "BROKEN" }]);
-    }
-    println!("{}", trimmed(&table));
-    for row in rows.iter().filter(|row| !row.ok()) {
-        println!("\n{}: {} times", row.invariant, row.found.len());
-        row.found.iter().take(SHOWN).for_each(|found| println!("  {found:.2000}"));
-    }
+    let lines = [
+        ("requests", format!("{requests} in {:.0} s, {}", figures.seconds, a_second(requests))),
+        ("invocations", format!("{booked}, {}", a_second(booked))),
+        ("aimed at", format!("{:.1} requests a second and bursts; {} held back", figures.rate, figures.held_back)),
+        ("throttled", format!("by the pool: {}", of(&figures.refused))),
+        ("ended", format!("environments, by the pool: {}", of(&figures.retired))),
+        ("meanwhile", list(figures.done.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())).collect())),
+        ("grown", format!("per 1000 of the last {} requests: {}", figures.steady.requests, grown.collect::<Vec<_>>().join("; "))),
+        ("seed", figures.seed.to_string()),
+    ];
+    let mut table = plain(2, columns);
+    lines.into_iter().for_each(|(name, text)| _ = table.add_row([name.to_owned(), text]));
+    shown(table, 2)
 }
 
-fn trimmed(table: &Table) -> String {
-    table
-        .to_string()
-        .lines()
-        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line).trim_end()))
-        .collect::<String>()
-        .trim_end()
-        .to_owned()
+/// The invariants; on a narrow terminal below each other.
+fn held(rows: &[Row], columns: Option<u16>) -> String {
+    let mut table = plain(2, columns);
+    let ok = |row: &Row| if row.ok() { "ok" } else { "BROKEN" };
+    if columns.is_some_and(|columns| columns < NARROW) {
+        table.set_header(["holds", "invariant: seen (expected)"]);
+        for row in rows {
+            table.add_row([ok(row).to_owned(), format!("{}: {} ({})", row.invariant, row.seen, row.expected)]);
+        }
+    } else {
+        table.set_header(["invariant", "seen", "expected", "holds"]);
+        rows.iter().for_each(|row| _ = table.add_row([row.invariant, &row.seen, &row.expected, ok(row)]));
+    }
+    shown(table, 2)
 }
 
 pub fn print_json(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[Row]) {
@@ -220,13 +262,5 @@ pub fn print_json(record: &Record, ledger: &Ledger, figures: &Figures, rows: &[R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_of_what_was_seen() {
-        let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|part| quantile(&mut values, part)), [1.0, 50.0, 99.0, 100.0]);
-        assert_eq!(quantile(&mut [], 0.5), 0.0);
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

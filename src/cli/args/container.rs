@@ -10,9 +10,10 @@ const EXEC_HELP: &str = help!(
   kiln container exec $(kiln container list --quiet --function hello | head -1) -- env
 
 Runs a program of the container's own file system as the function's user, with the function's variables, limits and system calls; on a
-terminal if stdin and stdout are one. An idle container is nobody else's meanwhile, and ends afterwards. One that runs an invocation is
-entered beside it, and ends with it. Either ends at once, and the program with it, when kilnd stops or somebody ends it by hand. When
-kiln ends, so does the program, with everything that it has started. The function's log and kilnd's log name the user id.
+terminal if stdin and stdout are one. An idle container is nobody else's meanwhile, and ends afterwards, if the program could be started.
+One that runs an invocation is entered beside it, and ends with it. Either ends at once, and the program with it, when kilnd stops or somebody ends it by hand. When
+kiln ends, so does the program, with everything that it has started. The function's log and kilnd's log name the user id. Root gets none
+of the function's variables, and a PATH of the runtime's own programs: give the paths of others.
 
 Its exit code is the program's own: 128 and more for a signal's, 127 where there is no such program, 126 where it cannot be executed.
 A hostile function can write to your terminal what it likes: pipe into `cat -v` what you do not trust.",

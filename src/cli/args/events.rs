@@ -12,15 +12,17 @@ pub(super) const EVENTS_HELP: &str = help!(
 
 starting says why no warm environment could serve the request, throttled what was short and how much of it there is, retired
 why an environment ended; kiln history has the ends of before, too. Some thousand events are kept in memory, those of
-invocations (invoked, taken_back, thawed, frozen, ended, throttled) apart from the others; after a restart of kilnd there are none.",
+invocations (invoked, taken_back, thawed, frozen, ended, throttled) apart from the others; after a restart of kilnd there are none.
+-f misses nothing when kilnd is restarted; where it was killed, what it did in its last moments may be missing, which is said.",
     json: "  One object a line: seq, time_ms, function, version, container, request (null where there is none), event, and of
   starting: why (first, busy, once, again; retired with last_end, the reason of the last one's end)
   ready: build_us, init_us  init_failed: cause, text, again (it is tried once more), init_us, peak_mib
   invoked: cold, waited_us (for capacity)
   ended: duration_us, billed_ms, memory_mib, max_memory_mib, init_us, cold, cause (null: success)
-  throttled: reason (memory, starts, concurrency, reserved, queue), waited_us, in_use, limit
+  throttled: reason (memory, starts, concurrency, reserved, queue, payloads), waited_us, in_use, limit
   entered, left: by (who looked into the container)
   retired: why (as kiln pool --help has it), cause, text, by, needed_by, age_s, invocations, peak_mib
+  swept: when (start: left by a kilnd that was killed; death: of a process of kilnd's; running: a leak), cgroups, staging, code
   launcher_started, launcher_lost: launcher  lost: lost (so many were missed, as they came too fast; no other names)
   taken_back, thawed, frozen and draining have no more"
 );
@@ -42,7 +44,7 @@ function reuses none), again (the first init failed). START is the container's b
 );
 
 /// As kilnd's door names them.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "starting",
     "ready",
     "init_failed",
@@ -57,6 +59,7 @@ pub const KINDS: [&str; 15] = [
     "retired",
     "launcher_started",
     "launcher_lost",
+    "swept",
     "draining",
 ];
 

@@ -103,8 +103,8 @@ const POOL_HELP: &str = help!(
     json: "  budget_mib, charged_mib, concurrency, in_flight, parallel_starts, starting, unreserved, waiting,
   failing (functions whose last init failed), reserves: a list of { function, reserved, in_flight },
   since kilnd's start: retired (environments by reason: idle, age, memory, tmp, updated, deleted, once, drained, recycled,
-  killed, entered, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue),
-  told_again (invocations whose function's init had just failed), functions: a list of { function, invocations, errors,
+  killed, entered, died, init, failed, stopping), refused (invocations by reason: memory, starts, concurrency, reserved, queue,
+  payloads), told_again (invocations whose function's init had just failed), functions: a list of { function, invocations, errors,
   throttles, cold_starts, duration_ms (all together), billed_gb_s }; environments: a list of { function, version, state, age_s,
   idle_s, memory_mib, charged_mib, used_mib (now), peak_mib, cpu_ms (of all its time, or null), invocations, container,
   leaving (why it ends soon, or null) }"

@@ -135,6 +135,7 @@ impl Known {
             match environment.seen.state.as_str() {
                 "busy" => row.busy += 1,
                 "initialising" => row.initialising += 1,
+                // Held by people who are inside: none of its invocations runs.
                 _ => row.idle += 1,
             }
             row.used_mib += environment.seen.used_mib;
@@ -158,7 +159,8 @@ impl Known {
         let mut rows = self.seen();
         let all = rows.len();
         rows.retain(|row| row.seen.function.contains(&settings.filter));
-        let state = |row: &EnvironmentRow<'_>| ["busy", "initialising", "idle"].iter().position(|state| *state == row.seen.state);
+        let states = ["busy", "initialising", "held", "idle"];
+        let state = |row: &EnvironmentRow<'_>| states.iter().position(|state| *state == row.seen.state);
         rows.sort_by(|a, b| {
             let in_name = a.seen.function.cmp(&b.seen.function).then_with(|| state(a).cmp(&state(b)));
             let first = match settings.by_environment {

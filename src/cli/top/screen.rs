@@ -104,16 +104,19 @@ impl Screen<'_> {
         let bar = |name: &'static str, now: u64, whole: u64, text: String| {
             let mut spans = vec![Span::styled(name, BOLD)];
             // Where there is little room, the numbers count.
-            if area.width >= 40 {
+            if area.width >= 50 {
                 spans.extend(self.terminal.bar(now as f64, 0.0, whole as f64, wide));
                 spans.push(Span::raw("  "));
             }
             spans.push(Span::raw(text));
             spans
         };
+        // The name and the numbers, and between them the bar, which is four.
+        let least = if area.width >= 50 { 6 } else { 2 };
         let share = (pool.charged_mib * 100).checked_div(pool.budget_mib).unwrap_or(0);
-        let text = format!("{} of {} MB ({share}%)", pool.charged_mib, pool.budget_mib);
-        let memory = bar("memory  ", pool.charged_mib, pool.budget_mib, text);
+        let text = format!("{} of {} MB", pool.charged_mib, pool.budget_mib);
+        let mut memory = bar("memory  ", pool.charged_mib, pool.budget_mib, text);
+        memory.push(Span::raw(format!(" ({share}%)")));
 
         let mut running =
             bar("running ", pool.in_flight, pool.concurrency, format!("{} of {}", pool.in_flight, pool.concurrency));
@@ -145,8 +148,10 @@ impl Screen<'_> {
             per_second(rates.map(|rates| rates.throttles), "throttled", true),
             Span::raw(format!("{} CPUs", self.known.cpu().map_or_else(|| "-".into(), |cpu| format!("{cpu:.2}")))),
         ];
-        for (at, spans) in [memory, running, rates].into_iter().enumerate().take(area.height.into()) {
-            put(buffer, Rect { y: area.y + at as u16, height: 1, ..area }, Line::from(spans));
+        let lines = [(memory, least), (running, least), (rates, 1)];
+        for (at, (spans, least)) in lines.into_iter().enumerate().take(area.height.into()) {
+            let line = self.whole(spans, least, area.width);
+            put(buffer, Rect { y: area.y + at as u16, height: 1, ..area }, line);
         }
     }
 
@@ -170,7 +175,10 @@ impl Screen<'_> {
             spans.push(Span::styled(key, BOLD));
             spans.push(Span::styled(format!(" {does}  "), self.terminal.faint()));
         }
-        put(buffer, area, Line::from(spans));
+        let mut line = self.whole(spans, 2, area.width);
+        // A key says nothing without what it does.
+        line.spans.truncate(line.spans.len() / 2 * 2);
+        put(buffer, area, line);
     }
 
     fn functions(&self, buffer: &mut Buffer, mut area: Rect, rows: &[FunctionRow], all: usize) {
@@ -239,8 +247,12 @@ impl Screen<'_> {
     fn environments(&self, buffer: &mut Buffer, mut area: Rect, rows: &[EnvironmentRow<'_>], all: usize) {
         let by = self.settings.by_environment;
         let state = |state: &str| rows.iter().filter(|row| row.seen.state == state).count();
+        let held = match state("held") {
+            0 => String::new(),
+            held => format!("{held} held, "),
+        };
         let title = format!(
-            "ENVIRONMENTS {}: {} busy, {} initialising, {} idle, by {}",
+            "ENVIRONMENTS {}: {} busy, {} initialising, {held}{} idle, by {}",
             self.of(rows.len(), all),
             state("busy"),
             state("initialising"),
@@ -270,6 +282,7 @@ impl Screen<'_> {
             let (state, style) = match seen.state.as_str() {
                 "busy" => ("busy", self.busy()),
                 "initialising" => ("init", self.terminal.style(Color::Yellow)),
+                "held" => ("held", self.terminal.style(Color::Cyan)),
                 "idle" => ("idle", self.terminal.faint()),
                 other => (other, Style::new()),
             };
@@ -310,6 +323,20 @@ impl Screen<'_> {
         let mut spans = self.terminal.bar(share.unwrap_or(0.0), 0.0, 1.0, room);
         let text = share.map_or_else(|| self.terminal.none().to_owned(), |share| format!("{:.0}%", (share * 100.0).min(999.0)));
         spans.push(Span::raw(format!(" {text:>4}")));
+        Line::from(spans)
+    }
+
+    /// So many of these, from the first on, as have room, and `least` of them in any case: cut, which is said.
+    fn whole(&self, mut spans: Vec<Span<'static>>, least: usize, columns: u16) -> Line<'static> {
+        let before = |spans: &[Span<'static>]| spans.iter().rev().skip(1).map(Span::width).sum::<usize>();
+        let wide = |spans: &[Span<'static>]| before(spans) + spans.last().map_or(0, |last| width(last.content.trim_end()));
+        while spans.len() > least && wide(&spans) > columns.into() {
+            spans.pop();
+        }
+        let left = usize::from(columns).saturating_sub(before(&spans));
+        if let Some(last) = spans.last_mut() {
+            last.content = self.terminal.fit(last.content.trim_end(), left).into();
+        }
         Line::from(spans)
     }
 
@@ -383,11 +410,12 @@ const HELP: &str = "
 
   memory     what environments are charged, of memory_budget_mib
   running    invocations that run or wait, of concurrency
+  starting   inits under way, of parallel_starts; a long one gives its place up
   CPUS       CPUs in use, now
   IDLE/END   since when it is idle; or why it ends when its invocation does
   MEMORY     the bar: used now, the most so far, what is configured
   CPU        of what its memory buys: 1769 MB are one, init has one at least
-  INVOC      invocations that it has served
+  INVOC      invocations that it has served; held: somebody is inside
 
   Looking wakes no frozen container. For programs: kiln pool --watch --json
   Any key goes back.";

@@ -22,6 +22,7 @@ fn environment(function: &str, container: &str, state: &str, memory_mib: u64, us
         idle_s: (state == "idle").then_some(12.0),
         memory_mib,
         used_mib,
+        charged_mib: memory_mib,
         peak_mib: (used_mib + used_mib / 4).min(memory_mib),
         cpu_ms: Some(300),
         invocations: 12,
@@ -239,6 +240,15 @@ fn the_help_names_every_key() {
         }
         assert!(screen.contains("Any key goes back."), "all of it fits");
     }
+}
+
+#[test]
+fn who_is_inside_of_one_is_told_between_those_at_work_and_the_idle_ones() {
+    let mut known = usual();
+    known.last.pool.environments[1].state = "held".into();
+    known.last.pool.environments.push(environment("hello", "1-3", "idle", 128, 36));
+    let screen = stored("held", &known, &Settings::default(), COLOURS, SMALL);
+    assert!(screen.contains("ENVIRONMENTS 9: 3 busy, 2 initialising, 1 held, 3 idle"), "{screen}");
 }
 
 #[test]

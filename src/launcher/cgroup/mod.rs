@@ -38,7 +38,7 @@ pub enum CgroupError {
     Limit { group: PathBuf, what: &'static str, source: Box<cgroups_rs::fs::error::Error> },
     #[error("{file} is {found:?} after {value} was written", file = file.display())]
     NotTaken { file: PathBuf, value: u64, found: String, source: io::Error },
-    #[error("{MOST_VISITS} have entered this container already")]
+    #[error("{MOST_VISITS} have entered this container, and are in it still")]
     Visits { source: io::Error },
     #[error("a cgroup stays busy")]
     Busy { source: io::Error },
@@ -58,8 +58,10 @@ pub struct Groups {
     unified: PathBuf,
     /// As in [`Hierarchies`]: empty on unified hosts; a directory appears twice where controllers are mounted together.
     v1: Vec<(Controller, PathBuf)>,
-    /// Groups below `unified` for those who entered; gone with the rest.
+    /// Groups below `unified` for those who entered; gone with the rest, or when there are too many.
     visits: Vec<PathBuf>,
+    /// How many there were.
+    entered: u32,
 }
 
 /// The group of somebody who entered: the container's own below which it lies counts and limits them, this one ends them alone.
@@ -71,7 +73,7 @@ pub struct Visit {
     pub kill: File,
 }
 
-/// Each has a directory until the container ends.
+/// At once. Each has a process at least, which counts as one of the function's.
 const MOST_VISITS: usize = 16;
 
 /// `kiln-<instance>-<container>`: what the supervisor's sweep looks for.
@@ -90,7 +92,7 @@ pub enum Removed {
 impl Groups {
     pub fn create(parents: &Hierarchies, name: &str) -> Result<Self, CgroupError> {
         let v1 = parents.v1.iter().map(|(controller, parent)| (*controller, parent.join(name))).collect();
-        let groups = Self { unified: parents.unified.join(name), v1, visits: Vec::new() };
+        let groups = Self { unified: parents.unified.join(name), v1, visits: Vec::new(), entered: 0 };
         let mut made = Vec::new();
         for path in groups.directories() {
             if let Err(source) = fs::create_dir(path) {
@@ -161,9 +163,14 @@ impl Groups {
     /// where they are: a group without controllers may have processes beside groups (cgroups(7)).
     pub fn visit(&mut self) -> Result<Visit, CgroupError> {
         if self.visits.len() >= MOST_VISITS {
+            // Who has left has left an empty group.
+            self.visits.retain(|path| fs::remove_dir(path).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
+        }
+        if self.visits.len() >= MOST_VISITS {
             return Err(CgroupError::Visits { source: io::Error::from_raw_os_error(libc::EUSERS) });
         }
-        let path = self.unified.join(format!("visit-{}", self.visits.len() + 1));
+        self.entered += 1;
+        let path = self.unified.join(format!("visit-{}", self.entered));
         fs::create_dir(&path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
         self.visits.push(path.clone());
         Ok(Visit { birthplace: open_path(&path)?, kill: open_for_writing(path.join("cgroup.kill"))? })
@@ -327,9 +334,18 @@ mod tests {
             // As the kernel does with the directory; but a file is no group, and a directory with one cannot be removed.
             let entered = groups.visit();
             assert!(matches!(entered, Err(CgroupError::Open { .. })), "there is no cgroup.kill here: {entered:?}");
-            assert!(groups.unified.join(format!("visit-{number}")).exists());
+            // Somebody is in it: what is not empty cannot be removed.
+            fs::create_dir(groups.unified.join(format!("visit-{number}/somebody"))).unwrap();
         }
         assert!(matches!(groups.visit(), Err(CgroupError::Visits { .. })));
+        // One has left, and another comes; the group is a new one, since nobody is born into one that was killed.
+        fs::remove_dir(groups.unified.join("visit-3/somebody")).unwrap();
+        assert!(matches!(groups.visit(), Err(CgroupError::Open { .. })));
+        assert!(!groups.unified.join("visit-3").exists() && groups.unified.join("visit-17").exists());
+        assert!(matches!(groups.visit(), Err(CgroupError::Open { .. })), "the one before was empty");
+        for number in (1..=MOST_VISITS).filter(|number| *number != 3) {
+            fs::remove_dir(groups.unified.join(format!("visit-{number}/somebody"))).unwrap();
+        }
         assert_eq!(groups.remove().unwrap(), Removed::All);
         assert!(!groups.unified.exists());
     }

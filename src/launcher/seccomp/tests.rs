@@ -278,6 +278,13 @@ fn what_the_issue_forbids_is_refused() {
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_SEQPACKET as u64, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, libc::NETLINK_NETFILTER as u64, 0, 0, 0]), family);
     assert_eq!(verdict(libc::SYS_socket, [libc::AF_NETLINK as u64, 3, 0, 0, 0, 0]), ALLOW);
+    // Of who owns the shared trees (root inside), and 6.19's of directories.
+    for lease in [libc::F_SETLEASE as u64, 1040] {
+        assert_eq!(verdict(libc::SYS_fcntl, [3, lease, libc::F_WRLCK as u64, 0, 0, 0]), refusal(libc::EACCES));
+    }
+    for common in [libc::F_SETFL, libc::F_SETLK, libc::F_OFD_SETLKW, libc::F_DUPFD_CLOEXEC, libc::F_ADD_SEALS] {
+        assert_eq!(verdict(libc::SYS_fcntl, [3, common as u64, 0, 0, 0, 0]), ALLOW);
+    }
     let (map, huge) = ((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, libc::MAP_HUGETLB as u64);
     assert_eq!(verdict(libc::SYS_mmap, [0, 4096, 3, map, u64::MAX, 0]), ALLOW);
     assert_eq!(verdict(libc::SYS_mmap, [0, 4096, 3, map | huge, u64::MAX, 0]), refusal(libc::ENOMEM));

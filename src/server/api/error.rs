@@ -111,9 +111,7 @@ impl ApiError {
                 Kind::TooManyRequests("ReservedFunctionConcurrentInvocationLimitExceeded").with("Rate Exceeded.")
             }
             // To Lambda's callers there is one pool only; the log says what it was that ran short.
-            Refusal::Throttled(Throttle::Memory | Throttle::Starts | Throttle::Concurrency | Throttle::Queue) => {
-                Kind::TooManyRequests("ConcurrentInvocationLimitExceeded").with("Rate Exceeded.")
-            }
+            Refusal::Throttled(_) => Kind::TooManyRequests("ConcurrentInvocationLimitExceeded").with("Rate Exceeded."),
             Refusal::Internal(why) => Kind::Service.with(why),
             Refusal::Stopping => Kind::Service.with("kilnd is stopping, try again"),
         }

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::error::{ApiError, Kind};
-use super::payloads::ROOM_KIB;
+use super::payloads::NoRoom;
 use super::route::Named;
 use super::target::{LATEST, Target};
 use super::validation::Validation;
@@ -35,7 +35,13 @@ enum InvocationType {
 }
 
 impl Api {
-    pub(super) async fn invoke(&self, id: RequestId, named: Named, headers: &HeaderMap, body: &mut Incoming) -> Answer {
+    pub(super) async fn invoke(
+        &self,
+        (id, uid): (RequestId, u32),
+        named: Named,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+    ) -> Answer {
         // The order of these checks is Lambda's: whoever makes several mistakes is told the same one first.
         let target = Target::parse(&named.function, named.qualifier.as_deref(), &self.home)?;
         let wanted = Wanted::read(headers)?;
@@ -45,12 +51,15 @@ impl Api {
         }
         let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let wait = self.in_force.now().capacity_wait();
-        let Some(room) = self.payloads.room(announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD), wait).await else {
-            let refusal = Refusal::Throttled(Throttle::Memory);
-            let cause = refusal.cause();
-            warn!(function = %target.name, request = %id, cause, "invocation refused: no room for its payload");
-            self.engine.no_room_for_payload(&target.name, id, wait, (ROOM_KIB >> 10) as u64);
-            return Err(ApiError::refused(refusal, &target.arn_resolved(&self.home)));
+        let room = match self.payloads.room(uid, announced.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD), wait).await {
+            Ok(room) => room,
+            Err(none) => {
+                let (refusal, NoRoom { in_use_mib, limit_mib }) = (Refusal::Throttled(Throttle::Payloads), none);
+                let cause = refusal.cause();
+                warn!(function = %target.name, request = %id, cause, uid, in_use_mib, limit_mib, "invocation refused: no room for its payload");
+                self.engine.no_room_for_payload(&target.name, id, wait, none);
+                return Err(ApiError::refused(refusal, &target.arn_resolved(&self.home)));
+            }
         };
         let payload = read_body(body, MAX_PAYLOAD, INVOKE_BODY_TIME).await;
         let payload = payload.map_err(|error| body_error(error, Kind::RequestTooLarge, MAX_PAYLOAD, "InvokeFunction"))?;

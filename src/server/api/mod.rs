@@ -42,6 +42,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::download::Downloads;
 use self::error::{ApiError, Kind};
 use self::manage::Changing;
+pub use self::payloads::NoRoom;
 use self::payloads::Payloads;
 use self::route::Operation;
 use self::target::{Home, Target};
@@ -74,8 +75,8 @@ pub trait Engine: Send + Sync + 'static {
     /// The registry has another function of this name, or none.
     fn function_changed(&self, name: &FunctionName);
 
-    /// The door refused it, as so many MiB of payloads are the most there may be.
-    fn no_room_for_payload(&self, _function: &FunctionName, _request: RequestId, _waited: Duration, _mib: u64) {}
+    /// The door has refused it.
+    fn no_room_for_payload(&self, _function: &FunctionName, _request: RequestId, _waited: Duration, _none: NoRoom) {}
 }
 
 /// See the module docs. A clone is another handle to the same door.
@@ -136,7 +137,7 @@ impl Api {
         }
         let api = self.clone();
         match operation {
-            Operation::Invoke(named) => self.invoke(id, named, &head.headers, body).await,
+            Operation::Invoke(named) => self.invoke((id, peer.uid), named, &head.headers, body).await,
             Operation::ListFunctions { page, version } => self.list_functions(&page, version.as_deref()),
             Operation::GetFunction(named) => self.get_function(&named, &head.headers),
             Operation::GetFunctionConfiguration(named) => self.get_function_configuration(&named),

@@ -10,7 +10,8 @@
 //! | `container=ID`, `request=ID` | of one container, of one invocation |
 //!
 //! Each object is an [event](crate::server::events::Event). A listener that is slower than what happens holds nobody up: in place of
-//! what it has lost it gets `{"event": "lost", "lost": N}`. The header `x-kiln-seq` is the number of the next event.
+//! what it has lost it gets `{"event": "lost", "lost": N}`. The header `x-kiln-seq` is the number of the next event, `x-kiln-first-seq` that
+//! of this server's first one: another one there is another server, which knows nothing of what was before.
 
 use std::io;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ impl Happenings {
             let text = format!("{MAX_LISTENERS} others are listening; end one of them");
             return message(StatusCode::SERVICE_UNAVAILABLE, text);
         };
-        let next = self.events.next_seq();
+        let (first, next) = self.events.seqs();
         let listener = match (since_seq, tail) {
             (None, Some(tail)) => self.events.listen_tail(tail, filter),
             (since, _) => self.events.listen_since(since, filter),
@@ -73,6 +74,7 @@ impl Happenings {
         let mut response = Response::new(Either::Right(Lines::new(stream)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
         response.headers_mut().insert("x-kiln-seq", HeaderValue::from(next));
+        response.headers_mut().insert("x-kiln-first-seq", HeaderValue::from(first));
         response
     }
 }

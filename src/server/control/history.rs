@@ -8,17 +8,22 @@
 //! | `limit=N` | the latest N; 100 where nothing is said |
 
 use hyper::StatusCode;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use super::{Reply, decoded, message, reply};
+use super::{Reply, decoded, message, written};
 use crate::function::FunctionName;
-use crate::meter::history::{Asked, Past};
+use crate::meter::history::{Asked, Environment, Past};
 
 const LIMIT: u32 = 100;
 /// As many as are kept.
 const MOST: u32 = 100_000;
+
+#[derive(Serialize)]
+struct Answer {
+    environments: Vec<Environment>,
+}
 
 /// What the door needs of the history.
 pub struct HistoryDoor {
@@ -38,9 +43,13 @@ impl HistoryDoor {
         };
         let past = self.past.lock().await;
         let read = past.clone();
-        let read = async { Ok::<_, anyhow::Error>(spawn_blocking(move || read.environments(&asked)).await??) };
-        match read.await {
-            Ok(environments) => reply(StatusCode::OK, json!({ "environments": environments })),
+        // As JSON, too, on the thread that may take its time: all that are kept are some forty megabytes of it.
+        let read = spawn_blocking(move || {
+            let environments = read.environments(&asked)?;
+            Ok::<_, anyhow::Error>(serde_json::to_vec(&Answer { environments })?)
+        });
+        match async { read.await? }.await {
+            Ok(json) => written(StatusCode::OK, json.into()),
             Err(error) => message(StatusCode::INTERNAL_SERVER_ERROR, format!("read the history: {error}")),
         }
     }

@@ -8,16 +8,18 @@
 //! | `since_ms=T` | entries of that time (milliseconds since 1970) and later |
 //! | `request=ID`, `container=ID` | entries of one invocation; of one container, or of one log stream |
 //! | `after=CURSOR` | begins behind the entry that bore this cursor; of one function only |
+//! | `after=NAME@CURSOR` | the same of each function that it is said of, whatever `since_ms` is; `/v1/logs` only, without `tail` |
 //! | `follow=1` | goes on with what is printed from now on, until the caller goes away or the server stops; functions that are made later are among all |
 //!
 //! Each object is a [record](super::super::logs::store::record::Record) with `function` and `cursor`; the header
 //! `x-kiln-cursor` is the cursor at the beginning. Whoever goes on from the last cursor that they saw, after whatever
 //! interruption, misses nothing and sees nothing twice. Of several functions the header is `x-kiln-time-ms`, the time at the
-//! beginning, and one goes on by `since_ms`, and passes over what one has seen: of one function, later cursors are greater.
+//! beginning: one goes on behind the last cursor of each function, and by `since_ms` in those of which one has seen none, or too
+//! many to say, and passes over what one has seen: of one function, later cursors are greater.
 //!
 //! The disk is read on threads that may block, a block ahead of the caller and no more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -68,6 +70,8 @@ struct Asked {
     query: Query,
     follow: bool,
     functions: BTreeSet<String>,
+    /// Where one was in some of several logs.
+    places: HashMap<FunctionName, Position>,
 }
 
 impl Logs {
@@ -78,8 +82,8 @@ impl Logs {
     pub(super) async fn show(&self, name: &str, query: &str) -> Reply {
         let Some(function) = self.function(name) else { return unknown(name) };
         let asked = match parse(query) {
-            Ok(asked) if !asked.functions.is_empty() => {
-                return message(StatusCode::BAD_REQUEST, "function: the path names one; there is /v1/logs".into());
+            Ok(asked) if !asked.functions.is_empty() || !asked.places.is_empty() => {
+                return message(StatusCode::BAD_REQUEST, "function, after=NAME@…: the path names one; there is /v1/logs".into());
             }
             Ok(asked) => asked,
             Err(what) => return message(StatusCode::BAD_REQUEST, what),
@@ -105,7 +109,10 @@ impl Logs {
 
     pub(super) fn show_several(&self, query: &str) -> Reply {
         let asked = match parse(query) {
-            Ok(asked) if asked.query.after.is_some() => Err("after: of several functions one goes on by since_ms".to_owned()),
+            Ok(asked) if asked.query.after.is_some() => Err("after: of several functions it must be NAME@CURSOR".to_owned()),
+            Ok(asked) if asked.query.tail.is_some() && !asked.places.is_empty() => {
+                Err("after: has no meaning beside tail".to_owned())
+            }
             Ok(asked) if asked.query.tail.is_some_and(|tail| tail > MAX_TAIL_OF_SEVERAL) => {
                 Err(format!("tail: of several functions it must be 0 to {MAX_TAIL_OF_SEVERAL}"))
             }
@@ -123,7 +130,7 @@ impl Logs {
         let Ok(permit) = self.readers.clone().try_acquire_owned() else { return too_many() };
         let whose = if these.is_empty() { Whose::All } else { Whose::These(these) };
         let (now, written) = (record::millis(SystemTime::now()), self.store.written());
-        let merge = self.store.merge(whose, asked.query);
+        let merge = self.store.merge(whose, asked.query, asked.places);
         let reading = Several { merge, follow: asked.follow, over: false, written, stop: self.stop.clone(), _permit: permit };
         let mut response = lines(reading);
         response.headers_mut().insert("x-kiln-time-ms", HeaderValue::from(now));
@@ -177,10 +184,14 @@ fn parse(query: &str) -> Result<Asked, String> {
                 Ok(since) => asked.query.filter.since_ms = Some(since),
                 Err(_) => return wrong("must be milliseconds since 1970"),
             },
-            "after" => match Position::parse(&value) {
-                Some(after) => asked.query.after = Some(after),
-                None => return wrong("must be a cursor, as an entry bears it"),
-            },
+            "after" => {
+                let (name, cursor) = value.split_once('@').map_or((None, &*value), |(name, cursor)| (Some(name), cursor));
+                match (Position::parse(cursor), name.map(FunctionName::parse)) {
+                    (Some(after), None) => asked.query.after = Some(after),
+                    (Some(after), Some(Ok(function))) => drop(asked.places.insert(function, after)),
+                    _ => return wrong("must be a cursor, as an entry bears it, or a function's name, @ and its cursor"),
+                }
+            }
             "function" => drop(asked.functions.insert(value)),
             "request" => asked.query.filter.request = Some(value.to_ascii_lowercase()),
             "container" => asked.query.filter.container = Some(value),
@@ -396,9 +407,13 @@ mod tests {
         let asked = parse("tail=5&since_ms=7&request=ABC&container=2026/01/01/%5b$LATEST%5dab&after=12:34&follow=1").unwrap();
         let filter = Filter { since_ms: Some(7), request: Some("abc".into()), container: Some("2026/01/01/[$LATEST]ab".into()) };
         let query = Query { tail: Some(5), after: Some(Position { segment: 12, offset: 34 }), filter };
-        assert_eq!(asked, Asked { query, follow: true, functions: BTreeSet::new() });
+        assert_eq!(asked, Asked { query, follow: true, ..Asked::default() });
         assert_eq!(parse("function=b&function=a&function=b").unwrap().functions, BTreeSet::from(["a".into(), "b".into()]));
-        for wrong in ["tail=x", "tail=1048577", "since_ms=-1", "after=1", "follow=yes", "fellow=1"] {
+        let at = |segment, offset| Position { segment, offset };
+        let places = [("f", at(12, 34)), ("g", at(5, 6))].map(|(name, at)| (FunctionName::parse(name).unwrap(), at));
+        assert_eq!(parse("after=f@12:34&after=g%405:6").unwrap(), Asked { places: places.into(), ..Asked::default() });
+        for wrong in ["tail=x", "tail=1048577", "since_ms=-1", "after=1", "after=f@1", "after=a b@1:1", "follow=yes", "fellow=1"]
+        {
             assert!(parse(wrong).unwrap_err().contains(wrong.split('=').next().unwrap()), "{wrong}");
         }
     }

@@ -278,7 +278,11 @@ impl Door for Control {
 }
 
 fn reply(status: StatusCode, body: Value) -> Reply {
-    let mut response = Response::new(Either::Left(Full::from(body.to_string())));
+    written(status, body.to_string().into())
+}
+
+fn written(status: StatusCode, json: Bytes) -> Reply {
+    let mut response = Response::new(Either::Left(Full::from(json)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -296,7 +300,8 @@ fn not_found(text: String) -> Reply {
 }
 
 fn no_container(id: &str) -> Reply {
-    not_found(format!("there is no container {id}, or it has ended: `kiln container list` shows those that there are"))
+    let cure = format!("`kiln container list` shows those that there are, `kiln history --container {id}` why one ended");
+    not_found(format!("there is no container {id}, or it has ended: {cure}"))
 }
 
 fn not_allowed(allowed: &'static str) -> Reply {

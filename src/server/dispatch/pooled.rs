@@ -53,7 +53,7 @@ impl Facts for environment::Facts {
         Ending {
             cause: cause.as_ref().map(|cause| cause.report_type().to_owned()),
             text: cause.map(|cause| cause.text()),
-            by: self.unwanted_by().map(str::to_owned),
+            by: self.unwanted_by().or(self.visitor()).map(str::to_owned),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! People who look into an environment: who may, what it costs the environment, and how it ends.
 //!
 //! An idle environment is *held* for them: thawed, lent to nobody, and ended afterwards, since it is no longer what the function left.
+//! Where their program could not be started, nobody was in it, and it is frozen again and serves as before.
 //! One that runs an invocation is entered beside it, and ends with it. Nothing waits for them: not a drain, not a stop, not the
 //! memory wall, which is watched as during an invocation.
 
@@ -93,13 +94,38 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             }
             Entered::Beside(facts) => (Place::Beside(facts.clone()), facts),
         };
-        // Whatever fails from here on ends a held environment: it is awake, and somebody may have been in it.
-        let visit = facts.enter(asked, by).await?;
+        // Whatever else fails from here on ends a held environment: it is awake, and somebody may have been in it.
+        let visit = match facts.enter(asked, by).await {
+            Ok(visit) => visit,
+            Err(error) if error.nothing_ran() => {
+                if let Place::Held(held) = place {
+                    self.not_entered(*held, facts.function());
+                }
+                return Err(error.into());
+            }
+            Err(error) => {
+                facts.visited(by);
+                return Err(error.into());
+            }
+        };
+        facts.visited(by);
         let function = facts.function().clone();
         let subject = Subject::environment(&function, &facts.container);
         let events = self.0.events.clone();
         events.emit(&subject, None, What::Entered { by: by.to_owned() });
         Ok(Visiting { visit, place, function, subject, events, by: by.to_owned() })
+    }
+
+    fn not_entered(&self, mut held: Held<Environment>, function: &FunctionName) {
+        let rests = {
+            let (environment, grow) = held.lease.parts();
+            environment.rest_again(&grow)
+        };
+        let current = self.0.functions.function(function).map(|function| function.stamp);
+        match rests {
+            Some(frozen) if !self.0.stopping.load(Ordering::SeqCst) => held.not_entered(frozen.into(), current),
+            _ => drop(held),
+        }
     }
 }
 

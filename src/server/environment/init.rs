@@ -74,12 +74,13 @@ impl<L: Launcher> Starter<L> {
     }
 
     /// Builds a container and initialises it: within [`INIT_LIMIT`] from when it is built, or, `inside` of an invocation,
-    /// within that one's time. `died` is called if it ends by itself later.
+    /// within that one's time. `built` is told when there is a container; `died` is called if it ends by itself later.
     pub async fn start(
         &self,
         function: &Arc<Function>,
         inside: Option<Run>,
         grow: Grow<'_>,
+        built: impl FnOnce(&Arc<Facts>),
         died: impl FnOnce() + Send + 'static,
     ) -> Result<Environment, InitFailure> {
         let began = Instant::now();
@@ -98,8 +99,8 @@ impl<L: Launcher> Starter<L> {
         };
         crate::kill_point!("before-start");
         let (recipe, container) = self.build(function).await.map_err(our_fault)?;
-        let built = Instant::now();
-        let (until, limit) = inside.map_or((built + INIT_LIMIT, INIT_LIMIT), |run| (run.until(), run.limit));
+        let since = Instant::now();
+        let (until, limit) = inside.map_or((since + INIT_LIMIT, INIT_LIMIT), |run| (run.until(), run.limit));
         let wrapper = function.vars.get(WRAPPER_VAR).map(String::as_str);
         let candidates = recipe.command_lines(function.memory, wrapper);
         let mut journal = Journal::new(origin(Some(container.id.to_string())), self.sink.clone());
@@ -108,12 +109,13 @@ impl<L: Launcher> Starter<L> {
             self.assemble(function, (&recipe, &stream), &candidates, container, journal, died).map_err(our_fault)?;
         let message = self.start_message(function, &recipe, &candidates, &stream).map_err(our_fault)?;
         environment.control.start(&message).map_err(StartError::Io).map_err(our_fault)?;
-        environment.build = built - began;
+        environment.build = since - began;
+        built(&environment.facts);
         crate::kill_point!("init-running");
 
         let desk = environment.desk.clone();
         let performed = environment.perform(desk.init(), until, limit, grow).await;
-        environment.init = built.elapsed();
+        environment.init = since.elapsed();
         let (cause, body) = match performed {
             Perform::Done(Init::Ready) => match environment.cgroup.slow_down(function.memory) {
                 Ok(()) => return Ok(environment),
@@ -171,6 +173,7 @@ impl<L: Launcher> Starter<L> {
                 peak: AtomicU64::default(),
                 unfit: OnceLock::new(),
                 by: OnceLock::new(),
+                visitor: OnceLock::new(),
                 ended: ended.clone(),
                 function: function.clone(),
                 recipe: recipe.clone(),

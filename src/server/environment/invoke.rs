@@ -140,7 +140,7 @@ impl Environment {
         for cause in [outcome.cause(), trouble.as_ref()].into_iter().flatten() {
             self.output.platform(&lines::failure(invocation.request, cause, SystemTime::now()));
         }
-        Settled { took, trouble, reusable: if reusable { self.rest(invocation.request, grow) } else { None } }
+        Settled { took, trouble, reusable: if reusable { self.rest(Some(invocation.request), grow) } else { None } }
     }
 
     /// It will serve nobody any more, and that is why.
@@ -150,7 +150,7 @@ impl Environment {
     }
 
     /// The last look at the wall, then the freeze. `None`: not fit to be used again.
-    fn rest(&mut self, request: RequestId, grow: Grow<'_>) -> Option<Frozen> {
+    pub(super) fn rest(&mut self, request: Option<RequestId>, grow: Grow<'_>) -> Option<Frozen> {
         let rested = self.try_to_rest(grow).unwrap_or_else(|error| {
             let origin = self.output.origin();
             warn!(function = %origin.function, container = origin.container, %error, "an environment could not be rested");
@@ -159,7 +159,7 @@ impl Environment {
         match rested {
             Ok(frozen) => {
                 self.frozen = true;
-                self.events.emit(&self.subject, Some(request), What::Frozen);
+                self.events.emit(&self.subject, request, What::Frozen);
                 Some(frozen)
             }
             Err(cause) => {

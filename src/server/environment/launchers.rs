@@ -34,6 +34,8 @@ use crate::wire::{decode, encode};
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// Within so long a launcher builds a container, or it hangs.
 const BUILD_LIMIT: Duration = Duration::from_secs(10);
+/// Longer than a launcher waits for who enters (10 s): it knows what held them up.
+const ENTER_LIMIT: Duration = Duration::from_secs(15);
 /// Within so long it tells what a container is, or lets the reader of that wait no longer.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Of an OCI runtime configuration.
@@ -293,7 +295,7 @@ impl Keeper for Keeping {
         Box::pin(async move {
             let container = self.container;
             let order = |order| Order::Enter(Enter { order, container, root, terminal });
-            let Answer { report, descriptors } = self.link.ask(order, &[], BUILD_LIMIT).await?;
+            let Answer { report, descriptors } = self.link.ask(order, &[], ENTER_LIMIT).await?;
             let Report::Entered { handles, .. } = report else { return Err(unwelcome(report)) };
             if handles.len() != descriptors.len() {
                 return Err(LaunchError::Unexpected("a guest with more or fewer descriptors than handles"));

@@ -110,6 +110,8 @@ pub struct Facts {
     unfit: OnceLock<Cause>,
     /// Who wanted it to end.
     by: OnceLock<String>,
+    /// Who was the first in its container.
+    visitor: OnceLock<String>,
     ended: told::Receiver<Option<Ended>>,
     /// What its variables are made of.
     function: Arc<Function>,
@@ -135,6 +137,15 @@ impl Facts {
     /// Somebody wants it to end; the first is remembered.
     pub fn unwanted(&self, by: &str) {
         let _ = self.by.set(by.to_owned());
+    }
+
+    /// Somebody looks into its container, which makes it fit for nobody.
+    pub fn visited(&self, by: &str) {
+        let _ = self.visitor.set(by.to_owned());
+    }
+
+    pub fn visitor(&self) -> Option<&str> {
+        self.visitor.get().map(String::as_str)
     }
 
     pub fn unwanted_by(&self) -> Option<&str> {

@@ -22,18 +22,20 @@ use std::time::Duration;
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::container::{Guest, LaunchError, Stdio};
 use super::init::encode_start;
+use super::invoke::Frozen;
 use super::vars::vars;
 use super::watch::{Control, Ended, Word};
 use super::{Environment, Facts, Grow};
 use crate::function::{Function, FunctionName};
 use crate::invocation::{Cause, ProcessEnd};
+use crate::runtime::Recipe;
 use crate::server::events::What;
 use crate::server::logs::lines;
 use crate::server::readiness::watched;
@@ -46,8 +48,12 @@ const LONGEST: Duration = Duration::from_secs(12 * 3600);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// For what a program has written when it is over already, and for its reader to take it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// As much as a pipe may hold (pipe(7)).
+const LAST_BYTES: usize = 1 << 20;
 /// Where the function has no PATH: as Lambda has it.
 const PATH: &str = "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin";
+/// Root's: the runtime's own programs, and nothing of a layer's.
+const ROOTS_PATH: &str = "/var/lang/bin:/usr/local/bin:/usr/bin:/bin";
 /// What a terminal's name may be: it becomes a variable of the program's.
 const LONGEST_TERM: usize = 64;
 
@@ -67,6 +73,13 @@ pub enum VisitError {
     Ended,
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+impl VisitError {
+    /// kiln-init itself says that it has executed nothing of the container's, or nobody was let in at all.
+    pub fn nothing_ran(&self) -> bool {
+        matches!(self, Self::NoProgram { .. } | Self::NotExecuted { .. } | Self::TooLong | Self::NoCommand)
+    }
 }
 
 fn looked_in(searched: &Option<String>) -> String {
@@ -127,7 +140,10 @@ impl Facts {
 
     /// The function's, and the terminal's name.
     fn vars_for(&self, asked: &Asked) -> Vec<(String, String)> {
-        let mut vars = vars(&self.function, &self.recipe, &self.region, &self.stream);
+        let mut vars = match asked.root {
+            true => roots_vars(&self.recipe),
+            false => vars(&self.function, &self.recipe, &self.region, &self.stream),
+        };
         let plain = |name: &&String| name.len() <= LONGEST_TERM && name.bytes().all(|byte| byte.is_ascii_graphic());
         if let (Some(_), Some(term)) = (asked.terminal, asked.term.as_ref().filter(plain)) {
             vars.retain(|(name, _)| name != "TERM");
@@ -135,6 +151,13 @@ impl Facts {
         }
         vars
     }
+}
+
+/// Nothing of the function's: who wrote it would choose what runs as root, by PATH, LD_LIBRARY_PATH (the runtime's own looks in
+/// /var/task), LD_PRELOAD, BASH_ENV.
+fn roots_vars(recipe: &Recipe) -> Vec<(String, String)> {
+    let language = recipe.vars.get_key_value("LANG").map(|(name, language)| (name.clone(), language.clone()));
+    language.into_iter().chain([("PATH".to_owned(), ROOTS_PATH.to_owned())]).collect()
 }
 
 /// The command with each path that its program may have: kiln-init starts the first that is a file.
@@ -156,6 +179,11 @@ impl Environment {
             self.cgroup.thaw();
             self.events.emit(&self.subject, None, What::Thawed);
         }
+    }
+
+    /// Nobody came in: frozen again, for the next invocation. `None`: it is not fit for one.
+    pub fn rest_again(&mut self, grow: Grow<'_>) -> Option<Frozen> {
+        self.rest(None, grow)
     }
 
     /// While somebody is in it and no invocation is: waits for what must end it, memory and time above all.
@@ -251,6 +279,7 @@ impl Visit {
         let (reading, mut writing) = tokio::io::split(stream);
         let (frames, mut queue) = mpsc::channel::<Frame>(4);
         let (chunks, fed) = mpsc::channel(1);
+        let (end_of_program, ended) = watch::channel(false);
 
         let mut heard = pin!(hear(reading, chunks, is_terminal.then_some(stdout.as_fd())));
         let mut feed = Box::pin(feed(fed, stdin, is_terminal, frames.clone()));
@@ -258,10 +287,10 @@ impl Visit {
         let mut tell = Box::pin(async {
             let stderr = async {
                 if let Some((stderr, frames)) = err {
-                    tell(stderr, visit::STDERR, frames).await;
+                    tell(stderr, visit::STDERR, frames, ended.clone()).await;
                 }
             };
-            tokio::join!(tell(&stdout, visit::STDOUT, out), stderr);
+            tokio::join!(tell(&stdout, visit::STDOUT, out, ended.clone()), stderr);
         });
         let mut write = pin!(async move {
             while let Some((kind, bytes)) = queue.recv().await {
@@ -296,6 +325,7 @@ impl Visit {
         // What the program has left running goes with it; what it has said arrives, if its reader takes it.
         group.kill();
         drop(feed);
+        end_of_program.send_replace(true);
         while let (Over::Program(_), false) = (&over, is_told) {
             tokio::select! {
                 biased;
@@ -382,11 +412,29 @@ async fn feed(mut fed: mpsc::Receiver<Vec<u8>>, stdin: AsyncFd<OwnedFd>, is_term
 /// Ctrl-D.
 const END_OF_TRANSMISSION: u8 = 4;
 
-/// From the program, until its end of this is closed (EIO of a terminal).
-async fn tell(from: &AsyncFd<OwnedFd>, kind: u8, frames: mpsc::Sender<Frame>) {
+/// From the program, until its end of this is closed (EIO of a terminal). When the program has `ended`, only for what it had written:
+/// the function, which has the same user, may have opened its output, and keep it open or write without end.
+async fn tell(from: &AsyncFd<OwnedFd>, kind: u8, frames: mpsc::Sender<Frame>, mut ended: watch::Receiver<bool>) {
     let mut buffer = vec![0; MAX_FRAME];
     loop {
-        let Ok(length @ 1..) = read(from, &mut buffer).await else { return };
+        let length = tokio::select! {
+            biased;
+            // An error: whoever could say so is gone.
+            _ = async { ended.wait_for(|ended| *ended).await.is_ok() } => break,
+            length = read(from, &mut buffer) => length,
+        };
+        let Ok(length @ 1..) = length else { return };
+        if frames.send((kind, buffer[..length].to_vec())).await.is_err() {
+            return;
+        }
+    }
+    let (mut patience, mut bytes) = (LAST_WORDS, LAST_BYTES);
+    while bytes > 0 {
+        let begun = Instant::now();
+        let Ok(Ok(length @ 1..)) = timeout(patience, read(from, &mut buffer)).await else { return };
+        patience = patience.saturating_sub(begun.elapsed());
+        bytes = bytes.saturating_sub(length);
+        // Its reader may be as slow as it likes.
         if frames.send((kind, buffer[..length].to_vec())).await.is_err() {
             return;
         }
@@ -414,7 +462,14 @@ async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use nix::unistd::pipe;
+
     use super::*;
+    use crate::server::environment::container::Stdio;
+    use crate::sys::packet;
+    use crate::wire::init::{EXITED, MESSAGE};
 
     #[test]
     fn a_program_is_looked_for_where_the_functions_path_says() {
@@ -422,5 +477,107 @@ mod tests {
         assert_eq!(candidates(&command, "/bin:/usr/bin/:"), [["/bin/ls", "-l"], ["/usr/bin/ls", "-l"], ["./ls", "-l"]]);
         assert_eq!(candidates(&["./tool".to_owned()], "/bin"), [["./tool"]]);
         assert!(candidates(&[], "/bin").is_empty());
+    }
+
+    #[test]
+    fn root_has_nothing_that_the_functions_author_wrote() {
+        let vars =
+            [("LANG", "C.UTF-8"), ("PATH", "/opt/bin:/bin"), ("LD_LIBRARY_PATH", "/lib64:/var/task"), ("NODE_PATH", "/opt")];
+        let recipe = Recipe {
+            name: crate::runtime::RuntimeName::parse("provided.al2023").unwrap(),
+            tree: crate::runtime::TreeId(crate::code::Digest::of(b"")),
+            start: vec![],
+            hot: vec![],
+            execution_env: false,
+            vars: vars.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        };
+        let expected = [("LANG", "C.UTF-8"), ("PATH", ROOTS_PATH)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(roots_vars(&recipe), expected);
+    }
+
+    /// A program without processes: its ends of everything.
+    struct Program {
+        control: OwnedFd,
+        stdout: File,
+        _stderr: File,
+    }
+
+    fn entered() -> (Visit, Program) {
+        let (ours, control) = packet::pair().unwrap();
+        // Nobody types.
+        let (_, stdin) = pipe().unwrap();
+        let ((out, stdout), (err, stderr)) = (pipe().unwrap(), pipe().unwrap());
+        for end in [&stdin, &out, &err] {
+            crate::server::readiness::set_nonblocking(end).unwrap();
+        }
+        let group = Group(File::options().write(true).open("/dev/null").unwrap());
+        let ends = Ends::of(Stdio::Pipes { stdin, stdout: out, stderr: err }).unwrap();
+        let program = Program { control, stdout: stdout.into(), _stderr: stderr.into() };
+        (Visit { group, control: Control::new(ours).unwrap(), ends }, program)
+    }
+
+    fn exits(program: &Program, status: u8) {
+        let mut message = [0; MESSAGE];
+        (message[0], message[5]) = (EXITED, status);
+        packet::send(program.control.as_fd(), &message, &[]).unwrap();
+    }
+
+    /// What `relay` said, and the bytes of stdout that came out.
+    async fn look_at(visit: Visit) -> (Over, usize) {
+        let (theirs, mut ours) = tokio::io::duplex(64 << 10);
+        let reader = async {
+            let mut written = 0;
+            loop {
+                let mut header = [0; HEADER];
+                ours.read_exact(&mut header).await.expect("the last frame is an END");
+                let (kind, length) = visit::parse(header).unwrap();
+                let mut bytes = vec![0; length];
+                ours.read_exact(&mut bytes).await.unwrap();
+                match kind {
+                    visit::STDOUT => written += length,
+                    visit::END => return written,
+                    _ => {}
+                }
+            }
+        };
+        let both = async { tokio::join!(visit.relay(theirs, std::future::pending()), reader) };
+        timeout(Duration::from_secs(120), both).await.expect("it ends with its program")
+    }
+
+    #[tokio::test]
+    async fn all_that_a_program_has_said_arrives() {
+        let (visit, program) = entered();
+        (&program.stdout).write_all(&[b'x'; 60_000]).unwrap();
+        exits(&program, 7);
+        drop(program);
+        let (over, written) = look_at(visit).await;
+        assert!(matches!(over, Over::Program(ProcessEnd::Exited(7))), "{over:?}");
+        assert_eq!(written, 60_000);
+    }
+
+    #[tokio::test]
+    async fn a_function_that_holds_a_programs_output_holds_up_nobody() {
+        let (visit, program) = entered();
+        (&program.stdout).write_all(b"its last words").unwrap();
+        exits(&program, 7);
+        // Its ends stay open.
+        let (over, written) = look_at(visit).await;
+        assert!(matches!(over, Over::Program(ProcessEnd::Exited(7))), "{over:?}");
+        assert_eq!(written, 14);
+        drop(program);
+    }
+
+    #[tokio::test]
+    async fn a_function_that_writes_without_end_into_a_programs_output_holds_up_nobody() {
+        let (visit, program) = entered();
+        exits(&program, 0);
+        let mut stdout = program.stdout.try_clone().unwrap();
+        // Until nobody can read it any more.
+        let flood = thread::spawn(move || while stdout.write_all(&[b'x'; 4096]).is_ok() {});
+        let (over, written) = look_at(visit).await;
+        assert!(matches!(over, Over::Program(ProcessEnd::Exited(0))), "{over:?}");
+        assert!(written <= 3 * LAST_BYTES, "{written}");
+        flood.join().unwrap();
+        drop(program);
     }
 }

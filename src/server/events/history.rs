@@ -1,13 +1,15 @@
 //! Keeps the history: makes rows of events ([`crate::meter::history`]), and has them written, behind everybody's back.
 //!
 //! Seeing an event costs a few map operations, and for those of invocations nothing. What is seen is written as soon as what was
-//! seen before is: what waits together shares one commit. Where the disk is full, rows are lost, and counted.
+//! seen before is: what waits together shares a commit. Where the disk is full, what was seen waits until there is room again, in
+//! its order; past [`MOST`] starts are lost, and counted, and their ends with them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Cold, Event, Observer, What};
@@ -15,8 +17,13 @@ use crate::database::{Database, DatabaseError};
 use crate::invocation::RequestId;
 use crate::meter::history::{Begun, Change, History, Over};
 
-/// Changes that wait at most. A thousand environments may begin or end at once.
+/// Changes that wait, and no more starts are added to them. A thousand environments may begin or end at once. (An end is always taken:
+/// a row that has none would be shown as living.)
 const MOST: usize = 10_000;
+/// Changes in one transaction, so that a call which waits to be written into the books waits for few of them.
+const BATCH: usize = 500;
+/// Between two tries to write to a full disk.
+const AGAIN: Duration = Duration::from_secs(5);
 
 pub struct Historian {
     history: History,
@@ -35,7 +42,10 @@ struct Notes {
     living: HashMap<Arc<str>, i64>,
     next: i64,
     changes: Vec<Change>,
+    /// Starts that are missing.
     lost: u64,
+    /// That the disk is full was said.
+    told_full: bool,
 }
 
 impl Historian {
@@ -43,7 +53,7 @@ impl Historian {
     pub async fn open(database: Database) -> Result<Self, DatabaseError> {
         let (history, next) = History::open(database).await?;
         let (starting, living) = (HashMap::new(), HashMap::new());
-        let notes = Notes { starting, living, next, changes: Vec::new(), lost: 0 };
+        let notes = Notes { starting, living, next, changes: Vec::new(), lost: 0, told_full: false };
         let (more, writing) = (Notify::new(), tokio::sync::Mutex::new(Some(next)));
         let historian = Self { history, notes: Mutex::new(notes), more, writing };
         historian.close(&mut *historian.writing.lock().await).await;
@@ -67,27 +77,54 @@ impl Historian {
     pub async fn write(self: Arc<Self>) {
         loop {
             self.more.notified().await;
-            self.flush().await;
+            while !self.flush().await {
+                sleep(AGAIN).await;
+            }
         }
     }
 
-    /// What was seen before is written when this returns.
-    pub async fn flush(&self) {
+    /// Environments that are missing in the history, since the start.
+    pub fn lost(&self) -> u64 {
+        self.notes().lost
+    }
+
+    /// What was seen before is written when this returns; `false`: not all of it, as the disk is full.
+    pub async fn flush(&self) -> bool {
         let mut unclosed = self.writing.lock().await;
-        let changes = std::mem::take(&mut self.notes().changes);
+        let mut changes = std::mem::take(&mut self.notes().changes);
         if changes.is_empty() {
-            return;
+            return true;
         }
         self.close(&mut unclosed).await;
-        let count = changes.len() as u64;
-        if let Err(error) = self.history.write(changes).await {
-            let lost = {
-                let mut notes = self.notes();
-                notes.lost += count;
-                notes.lost
-            };
-            warn!(%error, lost, "starts and ends of environments are missing in the history");
+        while !changes.is_empty() {
+            let rest = changes.split_off(changes.len().min(BATCH));
+            let batch = Arc::new(std::mem::replace(&mut changes, rest));
+            match self.history.write(batch.clone()).await {
+                Ok(()) => {}
+                Err(error) if error.is_full() => {
+                    let mut notes = self.notes();
+                    let newer = std::mem::take(&mut notes.changes);
+                    notes.changes = batch.iter().cloned().chain(changes).chain(newer).collect();
+                    if !std::mem::replace(&mut notes.told_full, true) {
+                        warn!(%error, waiting = notes.changes.len(), "the history is written when the disk has room again");
+                    }
+                    return false;
+                }
+                Err(error) => {
+                    let begun = batch.iter().filter(|change| matches!(change, Change::Begun(_))).count() as u64;
+                    let lost = {
+                        let mut notes = self.notes();
+                        notes.lost += begun;
+                        notes.lost
+                    };
+                    warn!(%error, lost, "starts and ends of environments are missing in the history");
+                }
+            }
         }
+        if std::mem::take(&mut self.notes().told_full) {
+            info!("the history is written again");
+        }
+        true
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -141,9 +178,6 @@ impl Notes {
             }
             What::Retired { why, detail, invocations, peak_mib, .. } => {
                 let Some(id) = event.container.as_ref().and_then(|container| self.living.remove(container)) else { return };
-                if !self.has_room() {
-                    return;
-                }
                 self.changes.push(Change::Over(Over {
                     id,
                     ended: event.at,
@@ -181,7 +215,7 @@ impl Notes {
         Some(id)
     }
 
-    /// Only a disk that hangs lets so many wait.
+    /// Only a disk that is full, or hangs, lets so many wait.
     fn has_room(&mut self) -> bool {
         let room = self.changes.len() < MOST;
         self.lost += u64::from(!room);
@@ -193,6 +227,8 @@ impl Notes {
 mod tests {
     use std::path::PathBuf;
 
+    use rusqlite::Connection;
+
     use super::*;
     use crate::database::DatabaseThread;
     use crate::function::FunctionName;
@@ -203,6 +239,7 @@ mod tests {
         directory: tempfile::TempDir,
         historian: Arc<Historian>,
         events: Events,
+        database: Database,
         _thread: DatabaseThread,
     }
 
@@ -210,9 +247,9 @@ mod tests {
         async fn open() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let (database, thread) = Database::open(&directory.path().join("kiln.db")).unwrap();
-            let historian = Arc::new(Historian::open(database).await.unwrap());
+            let historian = Arc::new(Historian::open(database.clone()).await.unwrap());
             let events = Events::new(vec![historian.clone()]);
-            Self { directory, historian, events, _thread: thread }
+            Self { directory, historian, events, database, _thread: thread }
         }
 
         fn path(&self) -> PathBuf {
@@ -260,6 +297,36 @@ mod tests {
         // A later supervisor's containers begin at the same ids.
         house.life("1-2", Some(Retire::Idle));
         assert_eq!(house.all().await.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_happens_while_the_disk_is_full_is_in_the_history_when_it_has_room() {
+        let house = House::open().await;
+        house.life("1-1", None);
+        assert_eq!(house.all().await.len(), 1);
+        // SQLite's own bound on the file's size: the same SQLITE_FULL as a full disk's.
+        let pages = |count: i64| {
+            let work =
+                move |db: &Connection| db.query_row(&format!("PRAGMA max_page_count = {count}"), [], |row| row.get::<_, i64>(0));
+            house.database.write("bound the file", work, |_| ())
+        };
+        pages(1).await.unwrap();
+        let mut lives = 0;
+        while house.historian.flush().await {
+            assert!(lives < 10_000, "a bounded file takes no endless history");
+            lives += 1;
+            house.life(&format!("2-{lives}"), Some(Retire::Failed));
+        }
+        let end = What::Retired { why: Retire::Killed, detail: Detail::default(), age_s: 1.0, invocations: 1, peak_mib: 1 };
+        house.events.emit(&Subject::environment(&FunctionName::parse("f").unwrap(), "1-1"), None, end);
+        assert!(!house.historian.flush().await);
+        pages(1 << 20).await.unwrap();
+        assert!(house.historian.flush().await);
+        let rows = house.all().await;
+        assert_eq!((rows.len(), house.historian.lost()), (lives + 1, 0));
+        assert!(rows.iter().all(|row| row.why.is_some()), "none is told to live that has ended");
+        let first = rows.iter().find(|row| row.container.as_deref() == Some("1-1"));
+        assert_eq!(first.unwrap().why.as_deref(), Some("killed"));
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@
 
 mod history;
 mod ring;
+mod swept;
 mod what;
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,8 @@ use tokio::sync::Notify;
 pub use self::history::Historian;
 use self::ring::Ring;
 pub use self::ring::{Filter, Heard, Listener};
-pub use self::what::{Cold, Detail, Retire, What};
+pub use self::swept::swept;
+pub use self::what::{Cold, Detail, Retire, What, When};
 use crate::function::FunctionName;
 use crate::invocation::RequestId;
 
@@ -129,9 +131,10 @@ impl Events {
         Listener::new(self.clone(), filter, place, ring.next())
     }
 
-    /// The number that the next one will bear.
-    pub fn next_seq(&self) -> u64 {
-        self.ring().next()
+    /// The number that the first one bore, or will bear, and the next one will.
+    pub fn seqs(&self) -> (u64, u64) {
+        let ring = self.ring();
+        (ring.first(), ring.next())
     }
 
     /// What is kept now, the oldest first.

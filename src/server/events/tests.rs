@@ -219,7 +219,11 @@ impl Observer for Rules {
                 assert!(held.ready.remove(&container), "{container} ended, and was not ready: {event:?}");
                 assert!(held.retired.insert(container), "ended twice: {event:?}");
             }
-            What::Throttled { .. } | What::LauncherStarted { .. } | What::LauncherLost { .. } | What::Draining => {}
+            What::Throttled { .. }
+            | What::LauncherStarted { .. }
+            | What::LauncherLost { .. }
+            | What::Swept { .. }
+            | What::Draining => {}
         }
         held.seen.push(event.clone());
     }

@@ -95,8 +95,27 @@ pub enum What {
     LauncherLost {
         launcher: u32,
     },
+    /// The supervisor has removed what nobody had any more.
+    Swept {
+        when: When,
+        cgroups: u64,
+        staging: u64,
+        code: u64,
+    },
     /// kilnd takes no new invocations.
     Draining,
+}
+
+/// When something was found that nobody had any more. People and metrics know these by their names in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// At the supervisor's start: of a kilnd that was killed.
+    Start,
+    /// A process of kilnd's had died.
+    Death,
+    /// Nobody had died: a leak, and a bug.
+    Running,
 }
 
 /// What is known beside the reason of an environment's end.
@@ -112,7 +131,7 @@ pub struct Detail {
 }
 
 impl What {
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 16] = [
         "starting",
         "ready",
         "init_failed",
@@ -127,6 +146,7 @@ impl What {
         "retired",
         "launcher_started",
         "launcher_lost",
+        "swept",
         "draining",
     ];
 
@@ -147,6 +167,7 @@ impl What {
             Self::Retired { .. } => "retired",
             Self::LauncherStarted { .. } => "launcher_started",
             Self::LauncherLost { .. } => "launcher_lost",
+            Self::Swept { .. } => "swept",
             Self::Draining => "draining",
         }
     }
@@ -226,7 +247,7 @@ pub enum Retire {
 }
 
 impl Retire {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Idle,
         Self::Age,
         Self::Memory,
@@ -237,6 +258,7 @@ impl Retire {
         Self::Drained,
         Self::Recycled,
         Self::Killed,
+        Self::Entered,
         Self::Died,
         Self::Init,
         Self::Failed,
@@ -247,5 +269,17 @@ impl Retire {
 impl fmt::Display for Retire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_ends_has_every_end() {
+        let unknown = serde_json::from_value::<Retire>("nothing".into()).unwrap_err().to_string();
+        let named: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert_eq!(named, Retire::ALL.map(|why| why.to_string()));
     }
 }

@@ -199,6 +199,15 @@ impl Core {
         orders
     }
 
+    /// Who wanted to look into the slot has not been in it, and it rests again: it is idle as before, unless it is to end for another
+    /// reason.
+    pub fn not_entered(&mut self, id: SlotId, usage: Usage, current: Option<Stamp>, now: Instant) -> Vec<Order> {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.leaving = slot.leaving.filter(|why| *why != Retire::Entered);
+        }
+        self.give_back(id, usage, current, now)
+    }
+
     /// A slot has ended by itself, or could not be given back.
     pub fn remove(&mut self, slot: SlotId, why: Retire, now: Instant) -> Vec<Order> {
         self.end(slot, why);
@@ -353,8 +362,15 @@ impl Core {
                 (in_flight, most)
             }
             Throttle::Queue => (self.waiting.of(function).len(), self.limits.waiters),
+            // The door's, which refuses before anybody asks here, and knows.
+            Throttle::Payloads => return (0, 0),
         };
         (in_use as u64, limit as u64)
+    }
+
+    /// Somebody was refused before they came here.
+    pub fn refused_before(&mut self, why: Throttle) {
+        *self.tally.refused.entry(why).or_default() += 1;
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&Slot> {
@@ -530,7 +546,7 @@ impl Core {
     }
 
     fn refuse(&mut self, ticket: Ticket, why: Throttle, orders: &mut Vec<Order>) {
-        *self.tally.refused.entry(why).or_default() += 1;
+        self.refused_before(why);
         orders.push(Order::Refuse { ticket, why });
     }
 

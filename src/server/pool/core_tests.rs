@@ -35,6 +35,7 @@ enum Step {
     Reserve { function: usize, reserve: Option<usize> },
     Enter { pick: usize, patiently: bool },
     Leave { pick: usize },
+    NotEntered { pick: usize, now: u64, tmp: u64 },
     Pass { ms: u64 },
 }
 
@@ -61,6 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(function, reserve)| Step::Reserve { function, reserve }),
         2 => (pick(), any::<bool>()).prop_map(|(pick, patiently)| Step::Enter { pick, patiently }),
         1 => pick().prop_map(|pick| Step::Leave { pick }),
+        1 => (pick(), 1..700 * MIB, 0..300 * MIB).prop_map(|(pick, now, tmp)| Step::NotEntered { pick, now, tmp }),
         3 => (1..30u64).prop_map(|ms| Step::Pass { ms }),
         1 => (900..2100u64).prop_map(|ms| Step::Pass { ms }),
     ]
@@ -257,6 +259,7 @@ impl Shadow {
                         Throttle::Reserved => assert!(reserved, "refused for a reserve that is not there"),
                         Throttle::Concurrency => assert!(!reserved, "others have used the reserve up"),
                         Throttle::Memory | Throttle::Starts | Throttle::Queue => {}
+                        Throttle::Payloads => panic!("the core knows no payloads"),
                     }
                     self.refused += 1;
                     self.ended += 1;
@@ -558,6 +561,15 @@ impl Shadow {
                 if let Some((slot, _)) = remove_nth(&mut self.entered, pick) {
                     self.gone(slot);
                     let orders = self.core.remove(slot, Retire::Entered, now);
+                    self.obey(orders);
+                }
+            }
+            Step::NotEntered { pick, now: used, tmp } => {
+                if let Some((slot, want)) = remove_nth(&mut self.entered, pick) {
+                    let current = self.current(&want.function);
+                    self.tmp.insert(slot, tmp.div_ceil(TMP_STEP));
+                    self.idle.push((slot, want));
+                    let orders = self.core.not_entered(slot, Usage { now: used, tmp }, Some(current), now);
                     self.obey(orders);
                 }
             }

@@ -77,6 +77,8 @@ struct Inner<E: Pooled> {
     core: Core,
     idle: HashMap<SlotId, E>,
     facts: HashMap<SlotId, Arc<E::Facts>>,
+    /// The same of what has not been installed yet: for people, who may look at it, and no more.
+    building: HashMap<SlotId, Arc<E::Facts>>,
     /// Who looks into a slot, to be told that it ends.
     visitors: HashMap<SlotId, oneshot::Sender<Retire>>,
     waiting: HashMap<Ticket, Waiter<E>>,
@@ -147,7 +149,8 @@ impl<E: Pooled> Pool<E> {
     /// `events` hear of each end of what was installed.
     pub fn new(limits: Limits, events: Events) -> Self {
         let (core, idle, facts) = (Core::new(limits), HashMap::new(), HashMap::new());
-        let inner = Inner { core, idle, facts, visitors: HashMap::new(), waiting: HashMap::new() };
+        let (building, visitors, waiting) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let inner = Inner { core, idle, facts, building, visitors, waiting };
         Self(Arc::new(Shared { inner: Mutex::new(inner), events }))
     }
 
@@ -219,11 +222,15 @@ impl<E: Pooled> Pool<E> {
 
     fn dismiss(&self, container: &str, why: Retire, by: &str) -> Option<(Dismissed, Arc<E::Facts>)> {
         self.0.change(|inner, now| {
-            let named = inner.facts.iter().find(|(_, facts)| facts.name() == container);
+            let named = inner.facts.iter().chain(&inner.building).find(|(_, facts)| facts.name() == container);
             let Some((id, facts)) = named.map(|(id, facts)| (*id, facts.clone())) else { return (None, Vec::new()) };
             let Some(slot) = inner.core.slot(id) else { return (None, Vec::new()) };
             let (function, (state, _)) = (slot.function.clone(), seen_state(slot, now));
             facts.unwanted(by);
+            // Its init fails by the kill, and the one that is tried then is another's end.
+            if why == Retire::Killed && inner.building.contains_key(&id) {
+                return (Some((Dismissed { container: container.to_owned(), function, state, ended: true }, facts)), Vec::new());
+            }
             let (ended, orders) = inner.core.dismiss(id, why, now);
             (Some((Dismissed { container: container.to_owned(), function, state, ended }, facts)), orders)
         })
@@ -232,7 +239,7 @@ impl<E: Pooled> Pool<E> {
     /// One environment, why it was started, and what can be told of it. `None`: there is none of this name.
     pub fn find(&self, container: &str) -> Option<(Seen, Cold, Arc<E::Facts>)> {
         let (now, inner) = (Instant::now(), self.0.lock());
-        let (id, facts) = inner.facts.iter().find(|(_, facts)| facts.name() == container)?;
+        let (id, facts) = inner.facts.iter().chain(&inner.building).find(|(_, facts)| facts.name() == container)?;
         let slot = inner.core.slot(*id)?;
         Some((seen(slot, Some(facts), now), slot.why, facts.clone()))
     }
@@ -255,7 +262,10 @@ impl<E: Pooled> Pool<E> {
         let (entered, dead) = pool.change(|inner, now| {
             let named = inner.facts.iter().find(|(_, facts)| facts.name() == container);
             let Some((slot, facts)) = named.map(|(id, facts)| (*id, facts.clone())) else {
-                return ((Err(NotEntered::Gone), None), Vec::new());
+                // Its init is bounded, and what comes of it is found then.
+                let is_built = inner.building.values().any(|facts| facts.name() == container);
+                let entered = if is_built { Ok(None) } else { Err(NotEntered::Gone) };
+                return ((entered, None), Vec::new());
             };
             let (entry, mut orders) = inner.core.enter(slot, patiently, now);
             let entered = match entry {
@@ -307,6 +317,11 @@ impl<E: Pooled> Pool<E> {
         self.0.lock().core.shortage(function, short)
     }
 
+    /// A request was refused before it came here: it is counted with the others.
+    pub fn refused_before(&self, why: Throttle) {
+        self.0.lock().core.refused_before(why);
+    }
+
     /// What is known at this moment; quick.
     pub fn snapshot(&self) -> Snapshot {
         self.look().0
@@ -335,7 +350,7 @@ impl<E: Pooled> Pool<E> {
         let now = Instant::now();
         let inner = self.0.lock();
         let (core, limits) = (&inner.core, inner.core.limits());
-        let facts = core.slots().map(|(id, _)| inner.facts.get(&id).cloned()).collect();
+        let facts = core.slots().map(|(id, _)| inner.known(id).cloned()).collect();
         let snapshot = Snapshot {
             budget_mib: limits.budget >> 20,
             charged_mib: core.charged() >> 20,
@@ -353,7 +368,7 @@ impl<E: Pooled> Pool<E> {
             retired: core.tally().retired.clone(),
             refused: core.tally().refused.clone(),
             told_again: core.tally().told_again,
-            environments: core.slots().map(|(id, slot)| seen(slot, inner.facts.get(&id), now)).collect(),
+            environments: core.slots().map(|(id, slot)| seen(slot, inner.known(id), now)).collect(),
         };
         (snapshot, facts)
     }
@@ -403,6 +418,12 @@ fn mib(bytes: u64) -> u64 {
     (bytes + (1 << 19)) >> 20
 }
 
+impl<E: Pooled> Inner<E> {
+    fn known(&self, slot: SlotId) -> Option<&Arc<E::Facts>> {
+        self.facts.get(&slot).or_else(|| self.building.get(&slot))
+    }
+}
+
 impl<E: Pooled> Shared<E> {
     fn lock(&self) -> MutexGuard<'_, Inner<E>> {
         // A panic under this lock is a bug in the core; its maps are still maps, and going on beats stopping.
@@ -418,9 +439,11 @@ impl<E: Pooled> Shared<E> {
         // What was installed has facts; of the others nobody has heard.
         let gone = inner.core.take_gone();
         gone.iter().for_each(|gone| drop(inner.visitors.remove(&gone.id)));
+        let unbuilt: Vec<_> = gone.iter().filter_map(|gone| inner.building.remove(&gone.id)).collect();
         let gone = gone.into_iter();
         let gone: Vec<_> = gone.filter_map(|gone| Some((inner.facts.remove(&gone.id)?, gone))).collect();
         drop(inner);
+        drop(unbuilt);
         for (facts, gone) in gone {
             self.told_gone(&facts, gone, now);
         }

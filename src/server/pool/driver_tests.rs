@@ -130,6 +130,27 @@ async fn a_dropped_permit_frees_its_start_and_its_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_being_built_is_seen_by_its_name_and_forgotten_with_its_permit() {
+    let shop = Shop::new();
+    let names = || shop.pool.snapshot().environments.into_iter().map(|seen| seen.container).collect::<Vec<_>>();
+    let Ok(Turn::Cold(permit)) = shop.acquire().await else { panic!("nothing is warm yet") };
+    assert_eq!((names(), shop.pool.find("red").is_none()), (vec![None], true));
+    permit.building(Some(Arc::new(Red)));
+    assert_eq!((names(), shop.count(SeenState::Initialising)), (vec![Some("red".into())], 1));
+    assert_eq!(shop.pool.measured().environments[0].used_mib, 50);
+    assert!(shop.pool.find("red").is_some());
+    permit.building(None);
+    assert_eq!(names(), [None]);
+    permit.building(Some(Arc::new(Red)));
+    drop(permit);
+    assert!(names().is_empty() && shop.pool.0.lock().building.is_empty(), "nothing of it is kept");
+    let Ok(Turn::Cold(permit)) = shop.acquire().await else { panic!("nothing is warm yet") };
+    permit.building(Some(Arc::new(Red)));
+    let _lease = permit.install(shop.umbrella());
+    assert!(shop.pool.0.lock().building.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_that_goes_on_inside_its_request_makes_room_for_the_next_start() {
     let shop = Shop::new();
     let Ok(Turn::Cold(permit)) = shop.acquire().await else { panic!("nothing is warm yet") };
@@ -244,6 +265,24 @@ async fn what_somebody_looks_into_is_lent_to_nobody_and_ends_when_they_leave() {
     assert_eq!((shop.thrown_away(), shop.pool.snapshot().retired), (1, [(Retire::Init, 1), (Retire::Entered, 1)].into()));
     assert_eq!(shop.pool.enter("red").await.unwrap_err(), NotEntered::Gone);
     assert!(shop.pool.0.lock().visitors.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_got_into_after_all_serves_as_before() {
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    let Ok(Entered::Held(held)) = shop.pool.enter("red").await else { panic!("it is idle") };
+    held.not_entered(USAGE, Some(Stamp(1)));
+    assert_eq!((shop.count(SeenState::Idle), shop.thrown_away()), (1, 0));
+    assert!(shop.pool.0.lock().visitors.is_empty());
+    assert!(matches!(shop.acquire().await, Ok(Turn::Warm(_))), "a request gets it");
+    // Unless the function has changed meanwhile.
+    let shop = Shop::new();
+    shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+    let Ok(Entered::Held(held)) = shop.pool.enter("red").await else { panic!("it is idle") };
+    held.not_entered(USAGE, Some(Stamp(2)));
+    assert_eq!((shop.count(SeenState::Idle), shop.thrown_away()), (0, 1));
+    assert_eq!(shop.pool.snapshot().retired, [(Retire::Updated, 1)].into());
 }
 
 #[tokio::test(start_paused = true)]

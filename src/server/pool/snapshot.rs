@@ -100,3 +100,22 @@ pub enum SeenState {
     /// Somebody looks into it, and nobody else gets it.
     Held,
 }
+
+impl SeenState {
+    /// With their names, as JSON and metrics have them.
+    pub const ALL: [(Self, &str); 4] =
+        [(Self::Initialising, "initialising"), (Self::Idle, "idle"), (Self::Busy, "busy"), (Self::Held, "held")];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_states_has_every_state() {
+        let unknown = serde_json::from_value::<SeenState>("nothing".into()).unwrap_err().to_string();
+        let named: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert_eq!(named, SeenState::ALL.map(|(_, name)| name));
+        assert_eq!(serde_json::json!(named), serde_json::json!(SeenState::ALL.map(|(state, _)| state)));
+    }
+}

@@ -61,7 +61,10 @@ where
     let (its_desk, its_watch) = (desk.clone(), watch.clone());
     let service = service_fn(move |request| {
         let (desk, watch) = (its_desk.clone(), its_watch.clone());
-        watch.serving();
+        // It has read what came before, the event too.
+        if let Some(event) = watch.serving() {
+            desk.was_read(event);
+        }
         async move {
             let calls::Answer { response, event } = calls::answer(&desk, request).await;
             watch.served(event);
@@ -103,8 +106,12 @@ impl Watch {
         act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn serving(&self) {
-        self.change(|inner| inner.serving = true);
+    /// A request has come; with the event that was sent here before it.
+    fn serving(&self) -> Option<RequestId> {
+        self.change(|inner| {
+            inner.serving = true;
+            inner.event.take()
+        })
     }
 
     fn served(&self, event: Option<(RequestId, AfterWrite)>) {

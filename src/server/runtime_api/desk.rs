@@ -213,6 +213,11 @@ impl Desk {
         self.lock().machine.answer(kind)
     }
 
+    /// Over the connection that the event went over, the runtime has said something else.
+    pub fn was_read(&self, request: RequestId) {
+        self.over(request, Way::Read);
+    }
+
     /// The connection over which this event went is over.
     pub fn connection_over(&self, request: RequestId, unread: bool) {
         self.over(request, if unread { Way::Unread } else { Way::Read });

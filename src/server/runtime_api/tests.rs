@@ -442,6 +442,22 @@ async fn an_event_that_was_never_read_is_told_from_one_that_was() {
 }
 
 #[tokio::test]
+async fn an_event_was_read_when_its_connection_has_said_something_else_whatever_becomes_of_that() {
+    let door = Door::open().await;
+    let mut runtime = door.connect().await;
+    runtime.write_all(format!("GET {NEXT} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    door.desk.init().await;
+    let request = RequestId::new();
+    door.desk.deliver(event(request), AfterWrite::new(|| ())).unwrap();
+    read_response(&mut runtime).await;
+    let head = format!("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", response_path(request));
+    runtime.write_all(head.as_bytes()).await.unwrap();
+    drop(runtime);
+    let never_read = timeout(Duration::from_secs(60), door.desk.never_read()).await;
+    assert_eq!(never_read, Ok(false), "known at once");
+}
+
+#[tokio::test]
 async fn an_event_for_a_runtime_that_has_hung_up_was_never_read() {
     for noticed in [false, true] {
         let door = Door::open().await;

@@ -28,6 +28,7 @@ use serde::Serialize;
 use self::catalogue::Catalogue;
 pub use self::reading::{Process, Reading};
 use crate::function::FunctionName;
+use crate::invocation::Throttle;
 use crate::server::events::{Event, Observer, What};
 
 /// Functions with numbers of their own. A function has some 22 lines of the text, so that one has 11,000 lines at most, which Prometheus
@@ -57,8 +58,6 @@ const CAUSES: &[&str] = &[
 const OWN_ERROR: &str = "Runtime.Unknown";
 
 const MIB: f64 = 1_048_576.0;
-
-const REASONS: &[&str] = &["memory", "starts", "concurrency", "reserved", "queue"];
 
 /// Whether there is a function of this name.
 type Known = Box<dyn Fn(&FunctionName) -> bool + Send + Sync>;
@@ -271,8 +270,8 @@ impl Series {
             let _ = catalogue.errors.remove_label_values(&[name, cause]);
             let _ = catalogue.init_failures.remove_label_values(&[name, cause]);
         }
-        for reason in REASONS {
-            let _ = catalogue.throttles.remove_label_values(&[name, reason]);
+        for reason in Throttle::ALL {
+            let _ = catalogue.throttles.remove_label_values(&[name, reading::throttle(reason)]);
         }
     }
 }

@@ -8,8 +8,9 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::catalogue::Catalogue;
-use super::{REASONS, follow};
+use super::follow;
 use crate::invocation::Throttle;
+use crate::server::events::Cold;
 use crate::server::logs::Missing;
 use crate::server::pool::{Retire, SeenState, Snapshot};
 use crate::wire::supervisor::{Swept, Upkeep};
@@ -26,6 +27,7 @@ pub struct Reading {
     /// Lines that are not in the logs, or not in the journal.
     pub missing: Missing,
     pub lost_rows: u64,
+    pub lost_environments: u64,
     /// Keys for the next start.
     pub waiting_keys: usize,
     pub draining: bool,
@@ -67,6 +69,9 @@ impl Catalogue {
         for step in ["build", "init"] {
             self.cold_start.with_label_values(&[step]);
         }
+        for why in [Cold::First, Cold::Busy, Cold::Once, Cold::Again].into_iter().chain(Retire::ALL.map(Cold::Retired)) {
+            self.starts.with_label_values(&[why.to_string()]);
+        }
         for outcome in ["served", "throttled"] {
             self.wait.with_label_values(&[outcome]);
         }
@@ -75,7 +80,7 @@ impl Catalogue {
 
     pub(super) fn take_over(&self, reading: &Reading) {
         let pool = &reading.pool;
-        for (state, name) in [(SeenState::Initialising, "initialising"), (SeenState::Idle, "idle"), (SeenState::Busy, "busy")] {
+        for (state, name) in SeenState::ALL {
             let count = pool.environments.iter().filter(|seen| seen.state == state).count();
             self.environments.with_label_values(&[name]).set(count as i64);
         }
@@ -119,6 +124,7 @@ impl Catalogue {
             follow(&self.journal_lines.with_label_values(&[reason]), lines);
         }
         follow(&self.lost_rows, reading.lost_rows);
+        follow(&self.lost_environments, reading.lost_environments);
 
         let process = &reading.process;
         self.cpu.inc_by((process.cpu.as_secs_f64() - self.cpu.get()).max(0.0));
@@ -130,13 +136,14 @@ impl Catalogue {
 
 /// As the pool's own words have it, which `serde` spells the same.
 pub(super) fn throttle(why: Throttle) -> &'static str {
-    REASONS[match why {
-        Throttle::Memory => 0,
-        Throttle::Starts => 1,
-        Throttle::Concurrency => 2,
-        Throttle::Reserved => 3,
-        Throttle::Queue => 4,
-    }]
+    match why {
+        Throttle::Memory => "memory",
+        Throttle::Starts => "starts",
+        Throttle::Concurrency => "concurrency",
+        Throttle::Reserved => "reserved",
+        Throttle::Queue => "queue",
+        Throttle::Payloads => "payloads",
+    }
 }
 
 pub(super) fn bytes(mib: u64) -> i64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Row;
-use crate::record::{Call, Change, Fate, Record, Reply, State, Victim};
+use crate::record::{Call, Change, Fate, Kill, Record, Reply, State, Victim};
 
 pub fn answers(record: &Record) -> Vec<Row> {
     let mut rows = vec![one_answer(record), its_own(record), new_code(record), possible(record)];
@@ -53,11 +53,7 @@ fn its_own(record: &Record) -> Row {
         let Fate::Answered(reply) = &call.fate else { continue };
         let name = &record.functions[call.function].name;
         match &reply.told {
-            Some(own)
-                if own.nonce == call.nonce && own.function == *name && own.pad.as_ref().map_or(0, String::len) == call.pad =>
-            {
-                told += 1;
-            }
+            Some(own) if own.nonce == call.nonce && own.function == *name && own.pad == call.pad => told += 1,
             Some(other) => {
                 let what = format!("asked {name} with {}, answered by {} with {}", call.nonce, other.function, other.nonce);
                 found.push(named(record, call, &what));
@@ -130,7 +126,10 @@ fn may_end_so(record: &Record, changes: &BTreeMap<usize, Vec<Change>>, call: &Ca
         (200, None, _) => Err("it cannot succeed".into()),
         (200, Some(error), _) if kind.errors.contains(&error) => Ok(()),
         (200, Some("Runtime.ExitError"), _) if reply.message.ends_with("signal: killed") => {
-            let killed = record.kills.iter().any(|kill| kill.function == call.function && over(kill.begun, kill.ended));
+            // Of a function whose init fails, the last failure is told again to who comes before the next try.
+            let earlier = |kill: &Kill| kind.init_fails() && kill.begun <= call.ended;
+            let mut of_it = record.kills.iter().filter(|kill| kill.function == call.function);
+            let killed = of_it.any(|kill| over(kill.begun, kill.ended) || earlier(kill));
             if killed { Ok(()) } else { Err("killed, and nobody did it".into()) }
         }
         (200, Some("Sandbox.Failure"), _) if record.overlaps(call, |_| true) => Ok(()),

@@ -1,12 +1,19 @@
 //! Nothing grows, and nothing is left.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use super::Row;
-use crate::standing::{Disk, Held, Standing};
+use crate::standing::{Course, Disk, Held, Standing};
 
 /// Allocators keep some of what they once had; no invocation may cost any.
 const MEMORY_MARGIN_KIB: u64 = 8 << 10;
 /// Connections and files that a moment may hold open.
 const DESCRIPTORS_MARGIN: u64 = 8;
+/// An environment has a dozen, and how many are warm goes up and down; what is left of them at rest is judged by itself.
+const TREND_DESCRIPTORS: f64 = 1000.0;
+/// For less, what was under way by chance is more than what a leak would be.
+const LEAST_COURSE: Duration = Duration::from_secs(240);
 /// A row of the books with its index, and the write-ahead log.
 const ROW_BYTES: u64 = 600;
 const LOG_AHEAD: u64 = 32 << 20;
@@ -47,6 +54,41 @@ pub fn growth(before: &Standing, after: &Standing) -> Vec<Row> {
         found.collect(),
     ));
     rows
+}
+
+/// While there was load: how much more each had at the end than in the beginning, by the middle one of all slopes between two looks
+/// (Theil and Sen), so that no single burst counts. The first quarter is left out: until then caches fill and stocks grow.
+pub fn trend(course: &Course) -> Row {
+    let settled = &course[course.len() / 4..];
+    let span = settled.last().map_or(Duration::ZERO, |(at, _)| *at - settled[0].0);
+    let judged = span >= LEAST_COURSE;
+    let roles: BTreeSet<&str> = settled.iter().flat_map(|(_, held)| held.keys().copied()).collect();
+    let (mut seen, mut found) = (Vec::new(), Vec::new());
+    for role in roles {
+        let grown = |of: fn(&Held) -> u64| {
+            let values = settled.iter().filter_map(|(at, held)| Some((at.as_secs_f64(), of(held.get(role)?) as f64)));
+            slope(&values.collect::<Vec<_>>()) * span.as_secs_f64()
+        };
+        let (kib, descriptors) = (grown(|held| held.memory_kib), grown(|held| held.descriptors));
+        seen.push(format!("{role} {:+.1} MiB, {descriptors:+.0} descriptors", kib / 1024.0));
+        if judged && (kib > MEMORY_MARGIN_KIB as f64 || descriptors > TREND_DESCRIPTORS) {
+            found.push(format!("{role}: {kib:+.0} KiB, {descriptors:+.0} descriptors in {} s", span.as_secs()));
+        }
+    }
+    let seen = format!("in {} s {}", span.as_secs(), seen.join("; "));
+    let expected = match judged {
+        true => format!("{} MiB, {TREND_DESCRIPTORS} descriptors at most", MEMORY_MARGIN_KIB >> 10),
+        false => format!("too short: from {} s on", LEAST_COURSE.as_secs()),
+    };
+    Row::new("under load nothing grows on and on", seen, expected, found)
+}
+
+/// The middle one of all slopes between two points.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let pairs = points.iter().enumerate().flat_map(|(at, one)| points[at + 1..].iter().map(move |other| (one, other)));
+    let mut slopes: Vec<f64> = pairs.map(|(one, other)| (other.1 - one.1) / (other.0 - one.0).max(1e-9)).collect();
+    slopes.sort_by(f64::total_cmp);
+    slopes.get(slopes.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// What lies on the disk, against what it is for; and what is on the host when Kiln has stopped.

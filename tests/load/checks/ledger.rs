@@ -7,6 +7,9 @@ use crate::CONCURRENCY;
 use crate::books::{Entry, Ledger};
 use crate::record::{Fate, Record};
 
+/// No busy host lets a line wait for so long.
+const LATEST_MS: u64 = 10_000;
+
 pub fn ledger(record: &Record, ledger: &Ledger) -> Vec<Row> {
     vec![rows_are_reports(record, ledger), rows_are_answers(record, ledger), bill(ledger)]
 }
@@ -40,18 +43,28 @@ fn rows_are_reports(record: &Record, ledger: &Ledger) -> Row {
             Some(row) => found.push(format!("the books have {row:?}, the log {report:?}")),
         }
     }
-    // The newest first: of a function's lines a kill costs the last ones only.
-    let mut later = BTreeSet::new();
+    // The newest first: of a function's lines a kill costs the last ones only. Those of two at once come in any order, some time after
+    // their rows.
+    let mut later: BTreeMap<(&str, usize), u64> = BTreeMap::new();
     for row in ledger.rows.iter().rev() {
         let server = killed_server(record, row.start_ms);
         if reported.contains(row.request.as_str()) {
-            later.extend(server.filter(|(_, sure)| *sure).map(|(number, _)| (row.function.as_str(), number)));
+            if let Some((number, true)) = server {
+                let began = later.entry((row.function.as_str(), number)).or_default();
+                *began = row.start_ms.max(*began);
+            }
             continue;
         }
         match ledger.kept_since_ms.get(&row.function) {
             // What was before is rotated away.
             Some(since) if row.start_ms <= *since => rotated += 1,
-            _ if server.is_some_and(|(number, sure)| !sure || !later.contains(&(row.function.as_str(), number))) => cut += 1,
+            _ if server.is_some_and(|(number, sure)| {
+                let began = later.get(&(row.function.as_str(), number)).copied().unwrap_or(0);
+                !sure || began <= row.start_ms + row.duration / 100 + LATEST_MS
+            }) =>
+            {
+                cut += 1;
+            }
             since => {
                 let (function, request, at) = (&row.function, &row.request, row.start_ms - record.origin_ms);
                 let log = since.map_or("there is no log".into(), |since| {

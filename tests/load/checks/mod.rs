@@ -2,17 +2,21 @@
 
 mod answers;
 mod containers;
+#[cfg(test)]
+mod good;
 mod host;
 mod ledger;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use answers::answers;
 pub use containers::containers;
-pub use host::{afterwards, growth};
+pub use host::{afterwards, growth, trend};
 pub use ledger::ledger;
 pub use pool::{adds_up, empty, pool_contradicts_itself};
+pub use told::{counts, events};
 
 /// A line of the table.
 #[derive(Clone, Debug)]

@@ -1,172 +1,15 @@
 //! Each invariant can be broken: a good run, with one thing wrong at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::good::{ONCE, RESERVED, Seen, good, kind, s};
 use super::*;
-use crate::books::{Entry, Ledger, report};
-use crate::kinds::KINDS;
-use crate::record::{Call, Change, Fate, Function, Kill, Loss, Record, Reply, State, Told, Victim};
-use crate::standing::{Disk, Held, Standing};
-
-/// All that is judged.
-#[derive(Clone)]
-struct Seen {
-    record: Record,
-    ledger: Ledger,
-    pools: [Value; 2],
-    last: Value,
-    standings: [Standing; 2],
-    disk: Disk,
-    left: Vec<String>,
-}
-
-impl Seen {
-    fn rows(&self) -> Vec<Row> {
-        let mut rows = answers(&self.record);
-        rows.extend(containers(&self.record));
-        rows.extend(ledger(&self.record, &self.ledger));
-        rows.extend([adds_up(&self.record, 0, &self.pools[0], &self.pools[1]), empty(&self.last)]);
-        rows.extend(growth(&self.standings[0], &self.standings[1]));
-        rows.extend(afterwards(&self.disk, self.ledger.rows.len() as u64, self.left.clone()));
-        rows
-    }
-
-    fn broken(&self) -> Vec<&'static str> {
-        self.rows().iter().filter(|row| !row.ok()).map(|row| row.invariant).collect()
-    }
-
-    fn reply(&mut self, call: usize) -> &mut Reply {
-        match &mut self.record.calls[call].fate {
-            Fate::Answered(reply) => reply,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn told(&mut self, call: usize) -> &mut Told {
-        self.reply(call).told.as_mut().expect("a success")
-    }
-
-    /// A kill of the server in these seconds.
-    fn server_killed(&mut self, begun: u64, ended: u64) {
-        self.record.losses.push(Loss { what: Victim::Server, begun: s(begun), ended: s(ended) });
-    }
-}
-
-fn s(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-fn kind(name: &str) -> usize {
-    KINDS.iter().position(|kind| kind.name == name).expect("a kind")
-}
-
-const FAST: usize = 0;
-const ONCE: usize = 1;
-const RESERVED: usize = 2;
-const CRASHING: usize = 3;
-
-/// Four functions; from the tenth second on each is called three times, a second each and one after the other, and once when all
-/// is calm.
-fn good() -> Seen {
-    let functions = ["fast", "once", "reserved", "crashing"].map(|name| Function { name: name.into(), kind: kind(name) });
-    let mut record = Record::new(functions.to_vec());
-    record.origin_ms = 1_000_000;
-    for function in 0..4 {
-        let to = Some(State { code: 0, round: 0 });
-        record.changes.push(Change { function, begun: s(1), ended: s(2), to });
-    }
-    record.changes.push(Change { function: FAST, begun: s(13), ended: s(14), to: Some(State { code: 1, round: 0 }) });
-    let mut ledger = Ledger::default();
-    for nonce in 0..16 {
-        let (function, round) = ((nonce % 4) as usize, nonce / 4);
-        let name = record.functions[function].name.clone();
-        let (sent, ended) = (s(10 + nonce), s(11 + nonce));
-        let new = function == ONCE || round == 0;
-        // The update of the fast one made a second container.
-        let start = match function {
-            ONCE => format!("once-{round}"),
-            FAST => format!("fast-{}", u64::from(round > 0)),
-            _ => format!("{name}-0"),
-        };
-        let count = match function {
-            ONCE => 1,
-            FAST => round.max(1),
-            _ => round + 1,
-        };
-        let found = if count == 1 { Vec::new() } else { vec![format!("marked-{start}")] };
-        let code = u64::from(function == FAST && round > 0);
-        let told = Told {
-            nonce,
-            function: name.clone(),
-            container: format!("stream-{start}"),
-            start,
-            count,
-            found,
-            began_us: sent.as_micros() as u64 + 100,
-            done_us: sent.as_micros() as u64 + 900,
-            code: Some(code),
-            round: Some(0),
-            pad: None,
-        };
-        let crashed = function == CRASHING;
-        let reply = Reply {
-            status: 200,
-            request: format!("request-{nonce}"),
-            error: crashed.then(|| "Runtime.ExitError".into()),
-            told: (!crashed).then_some(told),
-            ..Reply::default()
-        };
-        record.calls.push(Call { function, nonce, pad: 0, sent, ended, fate: Fate::Answered(reply), roll_call: round == 3 });
-        let row = Entry {
-            function: name,
-            request: format!("request-{nonce}"),
-            start_ms: record.origin_ms + sent.as_millis() as u64 + 1,
-            duration: 301,
-            billed_ms: 100,
-            memory_mib: 128,
-            max_memory_mib: 3,
-            init: new.then_some(2_000),
-            error: crashed.then(|| "Runtime.ExitError".into()),
-        };
-        ledger.reports.push(Entry { start_ms: 0, ..row.clone() });
-        let (requests, cold, gb_s) = ledger.bill.entry(row.function.clone()).or_default();
-        (*requests, *cold, *gb_s) = (*requests + 1, *cold + u64::from(new), *gb_s + 12_800.0 / 1_024_000.0);
-        ledger.rows.push(row);
-    }
-    // A caller who left is in the books.
-    let row = Entry { request: "unknown".into(), ..ledger.rows[4].clone() };
-    ledger.reports.push(Entry { start_ms: 0, ..row.clone() });
-    let (requests, _, gb_s) = ledger.bill.get_mut("fast").expect("it was called");
-    (*requests, *gb_s) = (*requests + 1, *gb_s + 12_800.0 / 1_024_000.0);
-    ledger.rows.push(row);
-    let left = Call { function: FAST, nonce: 99, pad: 0, sent: s(14), ended: s(15), fate: Fate::HungUp, roll_call: false };
-    record.calls.push(left);
-    let throttled = Reply {
-        status: 429,
-        request: "throttled".into(),
-        refusal: Some("TooManyRequestsException".into()),
-        reason: Some("ConcurrentInvocationLimitExceeded".into()),
-        ..Reply::default()
-    };
-    let left =
-        Call { function: FAST, nonce: 98, pad: 0, sent: s(16), ended: s(17), fate: Fate::Answered(throttled), roll_call: false };
-    record.calls.push(left);
-
-    let pool =
-        |refused: u64, retired: u64| json!({ "refused": { "memory": refused }, "retired": { "idle": retired }, "told_again": 0 });
-    let last = json!({ "charged_mib": 0, "in_flight": 0, "waiting": 0, "starting": 0, "environments": [] });
-    let standing = Standing {
-        processes: BTreeMap::from([("server", Held { memory_kib: 10_000, descriptors: 20 })]),
-        things: BTreeMap::from([("cgroups", 8)]),
-    };
-    let code = BTreeSet::from(["aa".to_owned(), "aa.zip".to_owned()]);
-    let disk = Disk { code_named: code.clone(), code, logs_bound: 1 << 20, ..Disk::default() };
-    let (pools, standings) = ([pool(3, 5), pool(4, 20)], [standing.clone(), standing]);
-    Seen { record, ledger, pools, last, standings, disk, left: Vec::new() }
-}
+use crate::books::{Entry, report};
+use crate::heard::{Heard, Life, Server};
+use crate::record::{Call, Change, Fate, Function, Kill, Reply, State, Told};
+use crate::standing::Course;
 
 #[test]
 fn a_good_run_breaks_nothing() {
@@ -190,7 +33,13 @@ const CASES: &[(&str, &[&str], Breaks)] = &[
     ("an answer is another function's", &["an answer belongs to its request"], |seen| seen.told(4).function = "once".into()),
     ("half of what was sent comes back", &["an answer belongs to its request"], |seen| seen.record.calls[4].pad = 7),
     ("a success says nothing", &["an answer belongs to its request"], |seen| seen.reply(4).told = None),
-    ("a request id is there twice", &["an answer belongs to its request"], |seen| seen.reply(17).request = "request-4".into()),
+    (
+        "a request id is there twice",
+        &["an answer belongs to its request", "each end and refusal is told once, as booked"],
+        |seen| {
+            seen.reply(17).request = "request-4".into();
+        },
+    ),
     ("old code runs after an update", &["after an update nobody meets what was before"], |seen| {
         // As a container of its own, which is new.
         *seen.told(8) =
@@ -258,12 +107,15 @@ const CASES: &[(&str, &[&str], Breaks)] = &[
     ("a REPORT is missing in the middle, and a kill is no excuse", &["books equal REPORT lines"], |seen| {
         seen.server_killed(21, 22);
         seen.ledger.reports.remove(5);
+        // And a later one, which began long after this one's end, is there.
+        seen.ledger.rows[5].start_ms -= 12_000;
     }),
     ("a REPORT is there twice", &["books equal REPORT lines"], |seen| seen.ledger.reports.push(seen.ledger.reports[5].clone())),
     ("a REPORT says something else", &["books equal REPORT lines"], |seen| seen.ledger.reports[5].billed_ms = 200),
     ("a REPORT cannot be read", &["books equal REPORT lines"], |seen| seen.ledger.strange.push("x".into())),
     ("an answer is not in the books", &["books equal answers"], |seen| {
         let row = seen.ledger.rows.remove(5);
+        seen.heard.servers[0].requests.remove(&row.request);
         seen.ledger.reports.retain(|report| report.request != row.request);
         let (requests, cold, gb_s) = seen.ledger.bill.get_mut("once").expect("a bill");
         (*requests, *cold, *gb_s) = (3, 3, 3.0 * 12_800.0 / 1_024_000.0);
@@ -283,6 +135,65 @@ const CASES: &[(&str, &[&str], Breaks)] = &[
     ("one look was wrong", &["/v1/pool adds up"], |seen| seen.record.contradictions.push("x".into())),
     ("memory stays charged", &["when all is drained nothing is charged"], |seen| seen.last["charged_mib"] = json!(1)),
     ("an environment stays", &["when all is drained nothing is charged"], |seen| seen.last["environments"] = json!([{}])),
+    ("an event is missing", &["no event is missing untold"], |seen| seen.heard.servers[0].events -= 1),
+    ("an event comes late", &["no event is missing untold"], |seen| seen.heard.strange.push("event 7 came after 8".into())),
+    ("numbers jump, and no server was killed", &["no event is missing untold"], |seen| {
+        seen.heard.servers.insert(0, Server { first: 1, last: 9, events: 9, ..Server::default() });
+    }),
+    ("an end is not told", &["each end and refusal is told once, as booked"], |seen| {
+        seen.heard.servers[0].requests.remove("request-5");
+    }),
+    ("an end is told otherwise", &["each end and refusal is told once, as booked"], |seen| {
+        seen.life("request-5").ended[0].billed_ms = 200
+    }),
+    ("an end is told twice", &["each end and refusal is told once, as booked"], |seen| {
+        let life = seen.life("request-5");
+        life.ended.push(life.ended[0].clone());
+        life.invoked = 2;
+    }),
+    ("a refusal is not told", &["each end and refusal is told once, as booked"], |seen| seen.life("throttled").throttled.clear()),
+    ("an environment's end is not told", &["whose beginning is told, their end is"], |seen| {
+        seen.container("1-3").retired.clear();
+    }),
+    ("a start neither succeeds nor fails", &["whose beginning is told, their end is"], |seen| {
+        seen.heard.servers[0].starting += 1
+    }),
+    ("an invocation is handed over and never ends", &["whose beginning is told, their end is"], |seen| {
+        seen.life("request-5").invoked = 2
+    }),
+    ("a cold start has no reason", &["whose beginning is told, their end is"], |seen| seen.life("request-0").starting = 0),
+    ("an end is in the history for another reason", &["the history has each end as it was told"], |seen| {
+        seen.container("1-3").retired[0] = "memory".into();
+    }),
+    ("an end is not in the history", &["the history has each end as it was told"], |seen| {
+        seen.ledger.history.remove(&("1-3".into(), "request-3".into()));
+    }),
+    ("a container lives on in the history", &["the history has each end as it was told"], |seen| {
+        seen.ledger.history.insert(("1-9".into(), "request-9".into()), None);
+    }),
+    ("an invocation is not counted", &["what is counted is what happened"], |seen| seen.booked += 1),
+    ("a throttle is counted for nobody", &["what is counted is what happened"], |seen| {
+        seen.counts[1].0.insert("kiln_throttles_total{function=\"other\"}".into(), 2.0);
+    }),
+    ("a gauge stays", &["what is counted is what happened"], |seen| {
+        seen.counts[1].0.insert("kiln_environments{state=\"idle\"}".into(), 1.0);
+    }),
+    ("a leak was found", &["nothing was found leaked or lost"], |seen| {
+        seen.counts[2].0.insert("kiln_swept_total{kind=\"cgroup\",when=\"running\"}".into(), 1.0);
+    }),
+    ("a leak is not counted any more", &["nothing was found leaked or lost"], |seen| {
+        seen.counts[2].0.remove("kiln_containers_not_cleared_total");
+    }),
+    ("memory grows while there is load", &["under load nothing grows on and on"], |seen| {
+        for (at, held) in &mut seen.course {
+            held.get_mut("server").expect("a server").memory_kib += at.as_secs() * 40;
+        }
+    }),
+    ("descriptors leak while there is load", &["under load nothing grows on and on"], |seen| {
+        for (at, held) in &mut seen.course {
+            held.get_mut("server").expect("a server").descriptors += at.as_secs() * 10;
+        }
+    }),
     ("memory grows", &["kilnd's memory (MiB) is as before"], |seen| grow(seen, 9 << 10, 0)),
     ("descriptors leak", &["kilnd's descriptors are as before"], |seen| grow(seen, 0, 9)),
     ("a cgroup stays", &["processes, groups, mounts are as before"], |seen| {
@@ -324,6 +235,12 @@ fn what_a_killed_server_takes_with_it_breaks_nothing() {
     seen.record.calls[16] = Call { ended: s(25), fate: Fate::Cut("ended".into()), ..seen.record.calls[16].clone() };
     let booked = seen.ledger.rows.remove(15);
     seen.ledger.reports.remove(15);
+    seen.heard.servers[0].requests.remove(&booked.request);
+    // Booked, and its end not heard any more; and of a container that died with its server.
+    seen.heard.servers[0].requests.remove("request-14");
+    seen.container("1-5").retired.clear();
+    // And one whose end was told, and not written.
+    *seen.ledger.history.get_mut(&("1-4".into(), "request-4".into())).expect("it was there") = Some("stopping".into());
     let (requests, _, gb_s) = seen.ledger.bill.get_mut(&booked.function).expect("a bill");
     (*requests, *gb_s) = (*requests - 1, *gb_s - 12_800.0 / 1_024_000.0);
     seen.ledger.reports.remove(13);
@@ -333,6 +250,9 @@ fn what_a_killed_server_takes_with_it_breaks_nothing() {
     let (requests, cold, gb_s) = seen.ledger.bill.get_mut(&next.function).expect("a bill");
     (*requests, *cold, *gb_s) = (*requests + 1, *cold + 1, *gb_s + 12_800.0 / 1_024_000.0);
     seen.ledger.reports.push(Entry { start_ms: 0, ..next.clone() });
+    let life = Life { invoked: 1, ended: vec![Entry { start_ms: 0, ..next.clone() }], ..Life::default() };
+    let requests = BTreeMap::from([("next".to_owned(), life)]);
+    seen.heard.servers.push(Server { first: 9000, last: 9009, events: 10, requests, ..Server::default() });
     seen.ledger.rows.push(next);
     seen.record.calls.push(Call {
         function: ONCE,
@@ -359,6 +279,55 @@ fn a_function_that_changes_may_be_what_it_was_and_what_it_becomes_and_nothing_ol
     assert_eq!(may(13, 40), [state(1), None, state(2)]);
     assert_eq!(may(22, 22), [None, state(2)]);
     assert_eq!(may(0, 1), [None, state(0)]);
+}
+
+#[test]
+fn an_init_that_was_killed_is_told_again_for_who_comes_before_the_next_try_and_nothing_else_is() {
+    for (name, excused) in [("init-fails", true), ("fast", false)] {
+        let mut seen = good();
+        seen.record.functions.push(Function { name: name.into(), kind: kind(name) });
+        seen.record.kills.push(Kill { function: 4, begun: s(3), ended: s(4) });
+        let error = Some("Runtime.ExitError".into());
+        let reply = Reply { status: 200, request: "late".into(), error, message: "x: signal: killed".into(), ..Reply::default() };
+        seen.record.calls.push(Call {
+            function: 4,
+            nonce: 100,
+            pad: 0,
+            sent: s(20),
+            ended: s(21),
+            fate: Fate::Answered(reply),
+            roll_call: false,
+        });
+        let possible = answers(&seen.record).into_iter().find(|row| row.invariant == "each ends as its kind can").expect("a row");
+        assert_eq!(possible.ok(), excused, "{name}");
+    }
+}
+
+#[test]
+fn a_short_load_is_too_short_for_a_trend() {
+    let mut seen = good();
+    seen.course.truncate(60);
+    seen.course.iter_mut().for_each(|(at, held)| held.get_mut("server").expect("a server").memory_kib += at.as_secs() * 300);
+    assert!(trend(&seen.course).ok() && trend(&Course::new()).ok());
+}
+
+#[test]
+fn a_listener_knows_its_servers_apart_and_what_it_has_missed() {
+    let mut heard = Heard::default();
+    let mut hear = |continued: &mut bool, lines: &[Value]| {
+        lines.iter().for_each(|line| heard.hear(line.to_string().as_bytes(), continued));
+        let of = |server: &Server| [server.first, server.last, server.events, server.lost, server.missing()];
+        (heard.servers.iter().map(of).collect::<Vec<_>>(), heard.strange.len())
+    };
+    let frozen = |seq: u64| json!({ "event": "frozen", "seq": seq, "request": "r", "container": "1-1" });
+    let lost = |lost: u64| json!({ "event": "lost", "lost": lost });
+    let (mut first, mut again, mut next) = (false, false, false);
+    assert_eq!(hear(&mut first, &[frozen(7), frozen(8)]), (vec![[7, 8, 2, 0, 0]], 0));
+    assert_eq!(hear(&mut first, &[lost(2), frozen(11)]), (vec![[7, 11, 3, 2, 2]], 0));
+    assert_eq!(hear(&mut again, &[frozen(12), frozen(14)]), (vec![[7, 14, 5, 2, 3]], 0), "one is missing untold");
+    assert_eq!(hear(&mut next, &[frozen(100), frozen(101)]), (vec![[7, 14, 5, 2, 3], [100, 101, 2, 0, 0]], 0));
+    assert_eq!(hear(&mut next, &[frozen(101)]).1, 1, "it was told before");
+    assert_eq!(hear(&mut next, &[json!({ "seq": "x" })]).1, 2);
 }
 
 #[test]

@@ -80,6 +80,12 @@ const SIOCGIFBR: u32 = 0x8940;
 const SIOCGIFVLAN: u32 = 0x8982;
 const SIOCBRADDBR: u32 = 0x89a0;
 
+/// A lease makes everybody wait who opens the file, up to 45 s each time. Only its owner may have one; and what root inside owns
+/// (`kiln container exec --root`) are trees that many containers have. Only file servers (Samba) ask for leases.
+const LEASES: &[u32] = &[F_SETLEASE as u32, F_SETDELEG];
+/// linux/fcntl.h since Linux 6.19; missing in `libc`.
+const F_SETDELEG: u32 = 1024 + 16;
+
 /// Pages that the administrator has set aside for somebody; no limit of ours counts them, and anybody may map them.
 const HUGE_MAP: u32 = MAP_HUGETLB as u32;
 const HUGE_FILE: u32 = MFD_HUGETLB;
@@ -129,6 +135,12 @@ pub const CONDITIONS: &[Condition] = &[
         any: &[&[Test(1, NoneOf(TRICKS))]],
         otherwise: EPERM,
         why: "glibc's isatty, libuv's FIONBIO and FIOCLEX, Python's fcntl.ioctl; not what forges a terminal's input or loads modules",
+    },
+    Condition {
+        call: call(calls![SYS_fcntl]),
+        any: &[&[Test(1, NoneOf(LEASES))]],
+        otherwise: EACCES,
+        why: "every runtime: close-on-exec, non-blocking, record locks (SQLite); no leases",
     },
     Condition {
         call: call(calls![SYS_mmap]),

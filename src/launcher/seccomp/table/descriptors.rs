@@ -18,7 +18,6 @@ pub const ROWS: &[Row] = &[
         why: "bash redirections; Python's subprocess and glibc's posix_spawn place 0, 1 and 2",
     },
     Row { calls: calls![SYS_pipe, SYS_pipe2], why: "bash pipelines; Python's subprocess, libuv and Go's os/exec make pipes" },
-    Row { calls: calls![SYS_fcntl], why: "every runtime: close-on-exec, non-blocking, record locks (SQLite)" },
     Row {
         calls: calls![SYS_close_range],
         why: "Python's subprocess, Go's os/exec and Rust programs close what a child must not inherit",

@@ -79,6 +79,8 @@ async fn an_idle_one_is_woken_for_whoever_enters_and_ends_when_they_leave() {
     house.launcher.saw("1 kill").await;
     assert_eq!(house.dispatch.snapshot().retired, [(Retire::Entered, 1)].into());
     assert!(house.log().contains("KILN: container 1-1 was entered by uid 7 (kiln container exec)\n"), "{}", house.log());
+    let What::Retired { detail, .. } = house.rules.last("retired") else { panic!("it has ended") };
+    assert_eq!(detail.by.as_deref(), Some(BY), "who was inside is why it ended");
     let names = house.rules.names();
     let of_guest: Vec<_> = names.iter().filter(|name| ["entered", "left", "retired"].contains(*name)).collect();
     assert_eq!(of_guest, [&"entered", &"left", &"retired"], "{names:?}");
@@ -197,6 +199,13 @@ async fn who_may_not_enter_is_told_why() {
         other => panic!("{other}"),
     };
     assert!(text.starts_with("there is no zsh in this container, in none of /var/lang/bin:"), "{text}");
+    // Nobody was in it: it sleeps again, and serves.
+    house.launcher.saw("2 freeze").await;
+    assert_eq!(house.count(SeenState::Idle), 1);
+    let built = house.launcher.built();
+    house.tail().await;
+    house.settled().await;
+    assert_eq!((house.launcher.built(), house.count(SeenState::Idle)), (built, 1), "it is used again");
     house.dispatch.drain().await;
     assert!(matches!(why("/bin/sh", "1-2").await, NoVisit::Stopping));
 }

@@ -190,6 +190,16 @@ async fn a_refusal_says_what_was_short_how_much_there_is_and_how_long_it_waited(
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_refused_before_the_queue_is_told_and_counted_like_others() {
+    let house = House::new(echo);
+    let waited = Duration::from_secs(5);
+    house.dispatch.refused_before(&name(), RequestId::new(), Throttle::Payloads, waited, (252, 256));
+    let told = house.rules.last("throttled");
+    assert_eq!(told, What::Throttled { reason: Throttle::Payloads, waited_us: 5_000_000, in_use: 252, limit: 256 });
+    assert_eq!(house.dispatch.snapshot().refused, [(Throttle::Payloads, 1)].into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_init_that_fails_is_told_each_time_and_its_invocation_ends_all_the_same() {
     let house = House::new(|mut inside: Inside| async move {
         inside.init_error("Runtime.ImportModuleError", b"{}").await;
@@ -240,4 +250,35 @@ fn invocation() -> Invocation {
         trace: String::new(),
         log_type: LogType::None,
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_initialises_is_seen_by_its_container_and_a_kill_of_it_is_a_failed_init() {
+    let first = AtomicBool::new(true);
+    let house = House::new(move |inside| {
+        let hangs = first.swap(false, Ordering::SeqCst);
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            echo(inside).await
+        }
+    });
+    let (answer, state) = tokio::join!(house.tail(), async {
+        let container = loop {
+            let seen = house.dispatch.snapshot().environments;
+            if let Some(container) = seen.first().and_then(|seen| seen.container.clone()) {
+                break container;
+            }
+            tokio::task::yield_now().await;
+        };
+        let (seen, ..) = house.dispatch.look_into(&container).await.expect("it can be looked into");
+        house.dispatch.kill_container(&container, "uid 8").expect("it can be killed");
+        seen.state
+    });
+    assert_eq!((answer.0.as_str(), state), ("{}", SeenState::Initialising));
+    assert_eq!(house.rules.names(), ["starting", "init_failed", "starting", "ready", "invoked", "ended"]);
+    house.settled().await;
+    let left = house.dispatch.snapshot().environments;
+    assert_eq!(left.iter().map(|seen| (seen.state, seen.leaving)).collect::<Vec<_>>(), [(SeenState::Idle, None)]);
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::io;
 use std::mem;
 
-use super::reader::{Entry, Query, Reader, Seen};
+use super::reader::{Entry, Filter, Query, Reader, Seen};
 use super::segments::{Catalogue, Position};
 use crate::function::FunctionName;
 
@@ -36,6 +36,8 @@ pub struct Merge {
     catalogue: Catalogue,
     whose: Whose,
     query: Query,
+    /// Where earlier readers were in some of them.
+    places: HashMap<FunctionName, Position>,
     sources: HashMap<FunctionName, Source>,
     /// Logs of this round whose next entry has still to be found.
     unknown: Vec<FunctionName>,
@@ -73,10 +75,10 @@ pub struct Merged {
 }
 
 impl Merge {
-    /// `query.after` has no meaning here.
-    pub(super) fn new(catalogue: Catalogue, whose: Whose, query: Query) -> Self {
+    /// Of those in `places` it begins there, whatever the time; `query.after` has no meaning here.
+    pub(super) fn new(catalogue: Catalogue, whose: Whose, query: Query, places: HashMap<FunctionName, Position>) -> Self {
         let (sources, unknown, heads) = (HashMap::new(), Vec::new(), BinaryHeap::new());
-        Self { catalogue, whose, query, sources, unknown, heads, begun: false }
+        Self { catalogue, whose, query, places, sources, unknown, heads, begun: false }
     }
 
     /// Reads on, some hundred KiB at most.
@@ -115,7 +117,10 @@ impl Merge {
         self.sources.retain(|function, _| ends.contains_key(function));
         for (function, end) in ends {
             if !self.sources.contains_key(&function) {
-                let reader = self.reader(&function, Position::default());
+                let reader = match self.places.remove(&function) {
+                    Some(place) => self.reader_from(&function, place),
+                    None => self.reader(&function, Position::default()),
+                };
                 self.sources.insert(function.clone(), Source { reader, end });
             }
             let Some(source) = self.sources.get_mut(&function) else { continue };
@@ -162,6 +167,12 @@ impl Merge {
     fn reader(&self, function: &FunctionName, at: Position) -> Reader {
         let filter = self.query.filter.clone();
         Reader::at(self.catalogue.clone(), function.clone(), filter, at).in_blocks_of(BLOCK)
+    }
+
+    /// From where somebody was: what comes behind that is newer, also where the clock was set back since.
+    fn reader_from(&self, function: &FunctionName, place: Position) -> Reader {
+        let filter = Filter { since_ms: None, ..self.query.filter.clone() };
+        Reader::at(self.catalogue.clone(), function.clone(), filter, place).in_blocks_of(BLOCK)
     }
 
     /// Looks for the time of a log's next entry, within a block.

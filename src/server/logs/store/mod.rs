@@ -154,8 +154,8 @@ impl LogStore {
     }
 
     /// Several functions' logs as one. Reads nothing yet.
-    pub fn merge(&self, whose: Whose, query: Query) -> Merge {
-        Merge::new(self.0.catalogue.clone(), whose, query)
+    pub fn merge(&self, whose: Whose, query: Query, places: HashMap<FunctionName, Position>) -> Merge {
+        Merge::new(self.0.catalogue.clone(), whose, query, places)
     }
 
     /// Changes whenever something is written from now on, to whichever log.

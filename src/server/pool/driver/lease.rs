@@ -4,9 +4,12 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use super::{Pooled, Shared, Turn};
+use tokio::time::Instant;
+
+use super::{Held, Pooled, Shared, Turn};
 use crate::function::Stamp;
-use crate::server::pool::slot::{Cold, Retire, SlotId, Usage};
+use crate::server::pool::core::Core;
+use crate::server::pool::slot::{Cold, Order, Retire, SlotId, Usage};
 
 /// An environment on loan to one request.
 ///
@@ -64,6 +67,17 @@ impl<E: Pooled> Permit<E> {
         self.reserved.grow(tmp)
     }
 
+    /// What people can be shown while it is being built, or that there is nothing any more.
+    pub fn building(&self, facts: Option<Arc<E::Facts>>) {
+        if let Some(pool) = &self.reserved.pool {
+            let former = match (&mut pool.lock().building, facts) {
+                (building, Some(facts)) => building.insert(self.reserved.slot, facts),
+                (building, None) => building.remove(&self.reserved.slot),
+            };
+            drop(former);
+        }
+    }
+
     /// It goes on inside of its request's own time, which nobody else has to wait for: the start is over,
     /// the memory stays reserved.
     pub fn start_is_over(&self) {
@@ -86,6 +100,7 @@ impl<E: Pooled> Permit<E> {
         if let Some(pool) = &self.reserved.pool {
             let facts = environment.facts();
             pool.change(|inner, now| {
+                inner.building.remove(&slot);
                 inner.facts.insert(slot, facts);
                 ((), inner.core.started(slot, now))
             });
@@ -113,7 +128,11 @@ impl<E: Pooled> Lease<E> {
     }
 
     /// It is clean and frozen. It goes back unless it is dead or its function has changed (`current`).
-    pub fn give_back(mut self, usage: Usage, current: Option<Stamp>) {
+    pub fn give_back(self, usage: Usage, current: Option<Stamp>) {
+        self.put_back(|core, slot, now| core.give_back(slot, usage, current, now));
+    }
+
+    fn put_back(mut self, decide: impl FnOnce(&mut Core, SlotId, Instant) -> Vec<Order>) {
         let Some(environment) = self.environment.take_if(|environment| environment.is_alive()) else {
             return self.end(Retire::Died);
         };
@@ -122,8 +141,16 @@ impl<E: Pooled> Lease<E> {
         pool.change(|inner, now| {
             // Before the core decides, since it may lend it at once.
             inner.idle.insert(slot, environment);
-            ((), inner.core.give_back(slot, usage, current, now))
+            inner.visitors.remove(&slot);
+            ((), decide(&mut inner.core, slot, now))
         });
+    }
+}
+
+impl<E: Pooled> Held<E> {
+    /// Nobody has been in it, and it is frozen again: it serves as before.
+    pub fn not_entered(self, usage: Usage, current: Option<Stamp>) {
+        self.lease.put_back(|core, slot, now| core.not_entered(slot, usage, current, now));
     }
 }
 

@@ -1,6 +1,5 @@
 //! Several logs as one, against what was written into them.
 
-use super::super::reader::Filter;
 use super::super::segments::{Bounds, Segments};
 use super::super::tests::{WIDE, append, name, record, text};
 use super::*;
@@ -22,7 +21,7 @@ fn merged(merge: &mut Merge) -> Vec<String> {
 }
 
 fn merge_of(segments: &Segments, whose: Whose, query: Query) -> Merge {
-    Merge::new(segments.catalogue(), whose, query)
+    Merge::new(segments.catalogue(), whose, query, HashMap::new())
 }
 
 fn these(names: &[&str]) -> Whose {
@@ -69,6 +68,28 @@ fn several_logs_are_read_as_one_in_order_of_time_and_new_ones_are_found() {
     assert_eq!(merged(&mut merge), Vec::<String>::new());
     write(&mut segments, "later", 104);
     assert_eq!(merged(&mut merge), ["later 104"]);
+}
+
+#[test]
+fn whoever_goes_on_where_they_were_in_each_log_gets_what_came_behind_that_whatever_the_clock_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut segments = Segments::open(directory.path(), WIDE).unwrap();
+    let write = |segments: &mut Segments, function: &str, at_ms: u64, line: &str| {
+        append(segments, &name(function), &record(at_ms, None, line), at_ms).unwrap();
+    };
+    for (function, at_ms) in [("f", 90_000), ("g", 95_000), ("f", 100_000)] {
+        write(&mut segments, function, at_ms, "old");
+    }
+    let places = ["f", "g"].map(|function| (name(function), segments.catalogue().end(&name(function)).unwrap()));
+    // An hour back, if it had been an hour.
+    for (function, at_ms) in [("f", 10_000), ("g", 11_000), ("new", 12_000), ("new", 100_000), ("f", 101_000)] {
+        write(&mut segments, function, at_ms, &at_ms.to_string());
+    }
+    let since = Query { filter: Filter { since_ms: Some(40_000), ..Filter::default() }, ..Query::default() };
+    let mut merge = Merge::new(segments.catalogue(), Whose::All, since, places.into());
+    // Of a log in which they never were, the time is all that there is to go by.
+    assert_eq!(merged(&mut merge), ["f 10000", "g 11000", "new 100000", "f 101000"]);
+    assert_eq!(merged(&mut merge), Vec::<String>::new());
 }
 
 /// What is half written in the middle of a batch is nobody's yet: its earlier lines may be another function's.
