@@ -2,8 +2,9 @@
 //!
 //! An idle environment is *held* for them: thawed, lent to nobody, and ended afterwards, since it is no longer what the function left.
 //! Where their program could not be started, nobody was in it, and it is frozen again and serves as before.
-//! One that runs an invocation is entered beside it, and ends with it. Nothing waits for them: not a drain, not a stop, not the
-//! memory wall, which is watched as during an invocation.
+//! One that runs an invocation is entered beside it, and ends with it, whether their program could be started or not: others may be
+//! in it as well. Nothing waits for them: not a drain, not a stop, not the memory wall, which is watched as during an invocation
+//! once they are in.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -94,21 +95,21 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             }
             Entered::Beside(facts) => (Place::Beside(facts.clone()), facts),
         };
-        // Whatever else fails from here on ends a held environment: it is awake, and somebody may have been in it.
+        // Whatever else fails from here on, or whoever goes away, ends a held environment: it is awake, and somebody may have been in it.
+        let inside = MayBeInside(&facts, by);
         let visit = match facts.enter(asked, by).await {
             Ok(visit) => visit,
-            Err(error) if error.nothing_ran() => {
-                if let Place::Held(held) = place {
-                    self.not_entered(*held, facts.function());
+            Err(error) => {
+                if error.nothing_ran() {
+                    if let Place::Held(held) = place {
+                        inside.nobody_was();
+                        self.not_entered(*held, facts.function());
+                    }
                 }
                 return Err(error.into());
             }
-            Err(error) => {
-                facts.visited(by);
-                return Err(error.into());
-            }
         };
-        facts.visited(by);
+        drop(inside);
         let function = facts.function().clone();
         let subject = Subject::environment(&function, &facts.container);
         let events = self.0.events.clone();
@@ -126,6 +127,21 @@ impl<F: Functions, M: Meter, L: Launcher> Dispatch<F, M, L> {
             Some(frozen) if !self.0.stopping.load(Ordering::SeqCst) => held.not_entered(frozen.into(), current),
             _ => drop(held),
         }
+    }
+}
+
+/// Somebody on their way in. However that ends, they are named with the environment's end; unless nobody was in it.
+struct MayBeInside<'a>(&'a Facts, &'a str);
+
+impl MayBeInside<'_> {
+    fn nobody_was(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for MayBeInside<'_> {
+    fn drop(&mut self) {
+        self.0.visited(self.1);
     }
 }
 

@@ -78,7 +78,11 @@ pub enum VisitError {
 impl VisitError {
     /// kiln-init itself says that it has executed nothing of the container's, or nobody was let in at all.
     pub fn nothing_ran(&self) -> bool {
-        matches!(self, Self::NoProgram { .. } | Self::NotExecuted { .. } | Self::TooLong | Self::NoCommand)
+        match self {
+            Self::NoProgram { .. } | Self::NotExecuted { .. } | Self::TooLong | Self::NoCommand => true,
+            Self::Launch(error) => matches!(error, LaunchError::Refused(_) | LaunchError::NoLauncher),
+            Self::Ended | Self::Io(_) => false,
+        }
     }
 }
 
@@ -464,7 +468,8 @@ async fn write_all(to: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use std::thread;
 
-    use nix::unistd::pipe;
+    use nix::fcntl::OFlag;
+    use nix::unistd::pipe2;
 
     use super::*;
     use crate::server::environment::container::Stdio;
@@ -505,8 +510,10 @@ mod tests {
     fn entered() -> (Visit, Program) {
         let (ours, control) = packet::pair().unwrap();
         // Nobody types.
-        let (_, stdin) = pipe().unwrap();
-        let ((out, stdout), (err, stderr)) = (pipe().unwrap(), pipe().unwrap());
+        // Nobody else who is started meanwhile shall have a copy.
+        let pipe = || pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (_, stdin) = pipe();
+        let ((out, stdout), (err, stderr)) = (pipe(), pipe());
         for end in [&stdin, &out, &err] {
             crate::server::readiness::set_nonblocking(end).unwrap();
         }

@@ -537,7 +537,9 @@ impl Core {
                 slot.leaving = Some(why);
                 false
             }
-            Some(_) => {
+            Some(slot) => {
+                // Of one that is held, too: who ends it is not who is in it.
+                slot.leaving = Some(why);
                 self.retire(id, why, orders);
                 true
             }

@@ -285,6 +285,25 @@ async fn what_nobody_got_into_after_all_serves_as_before() {
     assert_eq!(shop.pool.snapshot().retired, [(Retire::Updated, 1)].into());
 }
 
+/// While somebody was on their way in, it was ended by hand: nothing would ever end what is idle without a slot.
+#[tokio::test(start_paused = true)]
+async fn what_was_ended_before_nobody_got_into_it_is_not_put_back() {
+    for why in [Retire::Drained, Retire::Recycled, Retire::Killed] {
+        let shop = Shop::new();
+        shop.lease().await.give_back(USAGE, Some(Stamp(1)));
+        let Ok(Entered::Held(held)) = shop.pool.enter("red").await else { panic!("it is idle") };
+        match why {
+            Retire::Drained => drop(shop.pool.drain(&want().function, "x")),
+            Retire::Recycled => drop(shop.pool.recycle("red", "x")),
+            _ => drop(shop.pool.kill("red", "x")),
+        }
+        held.not_entered(USAGE, Some(Stamp(1)));
+        assert_eq!(shop.thrown_away(), 1, "{why:?}");
+        assert!(shop.pool.0.lock().idle.is_empty(), "{why:?}");
+        assert_eq!(shop.pool.snapshot().retired, [(why, 1)].into(), "who ended it is not who was in it");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_looks_into_one_is_told_when_it_has_to_end() {
     for why in [Retire::Stopping, Retire::Drained, Retire::Recycled, Retire::Killed] {

@@ -138,12 +138,18 @@ impl<E: Pooled> Lease<E> {
         };
         let Some(pool) = self.reserved.pool.take() else { return };
         let slot = self.reserved.slot;
-        pool.change(|inner, now| {
+        let too_late = pool.change(|inner, now| {
+            if inner.core.slot(slot).is_none() {
+                // Held, it was ended by hand meanwhile. Whatever is idle has a slot, else nobody would ever end it.
+                return (Some(environment), Vec::new());
+            }
             // Before the core decides, since it may lend it at once.
             inner.idle.insert(slot, environment);
             inner.visitors.remove(&slot);
-            ((), decide(&mut inner.core, slot, now))
+            (None, decide(&mut inner.core, slot, now))
         });
+        // Not under the lock: this is the kill.
+        drop(too_late);
     }
 }
 
