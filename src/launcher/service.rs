@@ -385,7 +385,7 @@ impl Service {
 
     /// Until there is something to do that no order asked for: no time at all, or the next removal's.
     fn until_idle_work(&self, now: Instant) -> PollTimeout {
-        let refill = self.may_refill().then_some(self.refill_at);
+        let refill = self.refill_from();
         let hearings = self.hearings().map(Hearing::until);
         let next = self.removals.iter().map(|removal| removal.next).chain(refill).chain(hearings).min();
         let Some(next) = next else { return PollTimeout::NONE };
@@ -394,9 +394,11 @@ impl Service {
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
-    /// A seat takes milliseconds, which who waits for a launch should not wait, too.
-    fn may_refill(&self) -> bool {
-        !self.workshop.stock.is_full() && self.launching.is_empty()
+    /// When the stock may be refilled. A seat takes milliseconds, which who waits for a launch should not wait, too; but a launch that
+    /// hangs does not come sooner.
+    fn refill_from(&self) -> Option<Instant> {
+        let launches = self.launching.iter().map(|launching| launching.hearing().begun() + OVERDUE);
+        (!self.workshop.stock.is_full()).then(|| launches.chain([self.refill_at]).max()).flatten()
     }
 
     /// Orders come first, but not for ever: somebody waits for a removal.
@@ -409,7 +411,7 @@ impl Service {
         if let Some(due) = self.removals.iter().position(|removal| removal.next <= now) {
             let removal = self.removals.swap_remove(due);
             self.try_removal(removal, now);
-        } else if self.may_refill() && self.refill_at <= now {
+        } else if self.refill_from().is_some_and(|from| from <= now) {
             if let Err(error) = self.workshop.stock.refill(&self.workshop.alone) {
                 tracing::warn!(error = &error as &dyn std::error::Error, "make a seat ahead");
                 self.refill_at = now + REFILL_AGAIN;

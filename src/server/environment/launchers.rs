@@ -32,10 +32,10 @@ use crate::wire::{decode, encode};
 
 /// How long an order waits for a launcher to come (one is being replaced).
 const ARRIVAL: Duration = Duration::from_secs(5);
-/// Within so long a launcher builds a container, or it hangs.
-const BUILD_LIMIT: Duration = Duration::from_secs(10);
-/// Longer than a launcher waits for who enters (10 s): it knows what held them up.
-const ENTER_LIMIT: Duration = Duration::from_secs(15);
+/// Within so long a launcher builds a container, or it hangs. Longer than it waits for a child (10 s): it knows what held it up.
+const BUILD_LIMIT: Duration = Duration::from_secs(15);
+/// The same of who enters.
+const ENTER_LIMIT: Duration = BUILD_LIMIT;
 /// Within so long it tells what a container is, or lets the reader of that wait no longer.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Of an OCI runtime configuration.
