@@ -154,7 +154,8 @@ fn recorded_parents(config: &Config) -> anyhow::Result<Hierarchies> {
 
 /// kiln-init lies beside kilnd. What is executed is a copy, on the launcher's own tmpfs, which nobody may read: so the kernel makes
 /// it not dumpable before its first instruction (execve(2)), and not only it itself in its first. Who enters a container starts it
-/// beside the function, which has the same user, and would have that moment to get hold of it.
+/// beside the function, which has the same user, and would have that moment to get hold of it (as it has where fs.suid_dumpable is
+/// 1, which is for debugging only: then the kernel asks nobody).
 fn open_init(bench: &Path) -> anyhow::Result<OwnedFd> {
     let path = fs::read_link("/proc/self/exe").context("find kilnd")?.with_file_name("kiln-init");
     let copy = bench.join("kiln-init");

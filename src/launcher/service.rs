@@ -464,8 +464,8 @@ impl Service {
     fn close_down(mut self) -> anyhow::Result<()> {
         self.outbox.clear();
         self.errands.kill();
-        // Who was on their way in dies with the container.
-        self.entering.clear();
+        // Who was on their way into one that is being removed would not die with it.
+        std::mem::take(&mut self.entering).into_iter().for_each(Entering::end);
         for launching in std::mem::take(&mut self.launching) {
             self.kill_and_remove(launching.remains);
         }
