@@ -50,17 +50,17 @@ pub fn groups_named<'a>(parents: impl IntoIterator<Item = &'a Path>, name: &str)
 
 fn end(groups: Vec<PathBuf>) -> Result<usize, SweepError> {
     let until = Instant::now() + DEADLINE;
-    // All at once, then wait: they die side by side.
-    for group in &groups {
-        kill(group)?;
+    let mut first = None;
+    // All at once, then wait: they die side by side. One that does not keeps no other.
+    let steps: [fn(&Path, Instant) -> Result<(), SweepError>; 3] = [kill, wait_until_empty, remove_group];
+    for step in steps {
+        for group in &groups {
+            if let Err(error) = step(group, until) {
+                first.get_or_insert(error);
+            }
+        }
     }
-    for group in &groups {
-        wait_until_empty(group, until)?;
-    }
-    for group in &groups {
-        remove_group(group, until)?;
-    }
-    Ok(groups.len())
+    first.map_or(Ok(groups.len()), Err)
 }
 
 fn named(path: &Path, prefix: &str) -> bool {
@@ -86,7 +86,7 @@ fn children(group: &Path) -> Result<Vec<PathBuf>, SweepError> {
 }
 
 /// cgroup2 only, with everything below, frozen or not. In v1 there is nothing to kill that is not in cgroup2 too.
-fn kill(group: &Path) -> Result<(), SweepError> {
+fn kill(group: &Path, _: Instant) -> Result<(), SweepError> {
     // Not `fs::write`: it would create the file where there is none.
     let file = fs::OpenOptions::new().write(true).open(group.join("cgroup.kill"));
     match file.and_then(|mut file| file.write_all(b"1")) {
@@ -217,6 +217,19 @@ mod tests {
         assert_eq!(groups([parent.path(), &missing], "kiln-a-").unwrap(), 2);
         let left: Vec<_> = names(parent.path()).unwrap().into_iter().collect();
         assert_eq!(left, ["kiln-ab-1-1", "other"]);
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_removed_keeps_no_other() {
+        let parent = tempfile::tempdir().unwrap();
+        for group in ["kiln-a-1-1", "kiln-a-1-2", "kiln-a-1-3"] {
+            fs::create_dir_all(parent.path().join(group)).unwrap();
+        }
+        // Which no cgroup has.
+        fs::write(parent.path().join("kiln-a-1-2/file"), "").unwrap();
+        let error = groups([parent.path()], "kiln-a-").unwrap_err();
+        assert!(matches!(&error, SweepError::Remove { path, .. } if path.ends_with("kiln-a-1-2")), "{error:?}");
+        assert_eq!(names(parent.path()).unwrap().into_iter().collect::<Vec<_>>(), ["kiln-a-1-2"]);
     }
 
     #[test]

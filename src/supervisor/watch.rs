@@ -61,6 +61,8 @@ pub struct Watch<'a> {
     launchers: HashMap<u32, Pid>,
     signals: SignalFd,
     clean: bool,
+    /// Of what died, something is left for the look at strays.
+    unburied: bool,
     announced: bool,
     /// There has been a server.
     started: bool,
@@ -127,6 +129,7 @@ impl<'a> Watch<'a> {
             launchers: HashMap::new(),
             signals,
             clean: true,
+            unburied: false,
             announced: false,
             started: false,
             hung_up: false,
@@ -363,7 +366,13 @@ impl<'a> Watch<'a> {
         match self.places.sweep_strays(lives) {
             Ok(found) if found.is_nothing() => {}
             Ok(found) => {
-                self.upkeep.while_running.add(found);
+                // What a burial had to leave is a dead one's still.
+                let of = if std::mem::take(&mut self.unburied) {
+                    &mut self.upkeep.after_deaths
+                } else {
+                    &mut self.upkeep.while_running
+                };
+                of.add(found);
                 self.tell_upkeep();
             }
             // It is there the next time, too.

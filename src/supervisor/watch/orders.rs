@@ -152,7 +152,7 @@ impl Watch<'_> {
                 info!(removed, prefix, "cgroups of the dead removed");
             }
             Err(error) => {
-                self.clean = false;
+                (self.clean, self.unburied) = (false, true);
                 error!(error = format!("{:#}", anyhow::Error::from(error)), prefix, "left for the next sweep");
             }
         }
@@ -166,7 +166,7 @@ impl Watch<'_> {
                 info!(removed, launcher, "staging directories of the dead removed");
             }
             Err(error) => {
-                self.clean = false;
+                (self.clean, self.unburied) = (false, true);
                 error!(error = format!("{:#}", anyhow::Error::from(error)), launcher, "left for the next sweep");
             }
         }
@@ -176,6 +176,7 @@ impl Watch<'_> {
         // Each full sweep makes good what an earlier one could not do.
         let swept = self.places.sweep_all();
         self.clean = swept.is_ok();
+        self.unburied = swept.is_err();
         match swept {
             Ok(swept) => self.upkeep.after_deaths.add(swept),
             Err(error) => error!(error = format!("{error:#}"), "left for the next sweep"),
