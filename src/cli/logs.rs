@@ -71,7 +71,7 @@ pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), F
     let begin = begin(&logs)?;
     let mut away = false;
     loop {
-        let from = place.query().unwrap_or_else(|| begin.clone());
+        let from = place.query(path.len() + query.len()).unwrap_or_else(|| begin.clone());
         match client.stream(&format!("{path}?{query}&{from}")).await {
             Ok(stream) => {
                 if std::mem::take(&mut away) {

@@ -11,8 +11,8 @@ use crate::cli::client::Stream;
 
 /// Lines of several functions are written in order of time but for what a few threads of kilnd's do at the same moment.
 const OVERLAP_MS: i64 = 60_000;
-/// Bytes of cursors in one question: kilnd reads heads of 16 KiB, and there are more words in it.
-const MOST: usize = 8 << 10;
+/// Bytes of one question's path and query: kilnd reads heads of 16 KiB, and there are more words in it.
+const MOST: usize = 12 << 10;
 
 pub enum Place {
     /// The last cursor; none before the first answer.
@@ -45,11 +45,11 @@ impl Place {
         }
     }
 
-    /// Where to go on, as a query says it. `None`: nothing was answered yet.
-    pub fn query(&self) -> Option<String> {
+    /// Where to go on, as a query says it that has so many bytes before it. `None`: nothing was answered yet.
+    pub fn query(&self, before: usize) -> Option<String> {
         match self {
             Self::One(cursor) => cursor.as_ref().map(|cursor| format!("after={cursor}")),
-            Self::Several(several) => several.query(),
+            Self::Several(several) => several.query(MOST.saturating_sub(before)),
         }
     }
 
@@ -81,13 +81,13 @@ impl Place {
 }
 
 impl Several {
-    fn query(&self) -> Option<String> {
+    fn query(&self, room: usize) -> Option<String> {
         let mut query = format!("since_ms={}", self.floor_ms?.max(self.last_ms - OVERLAP_MS));
         let mut latest: Vec<(&String, &Seen)> = self.seen.iter().collect();
         latest.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.line));
         for (function, Seen { cursor: (segment, offset), .. }) in latest {
             let after = format!("&after={function}@{segment}:{offset}");
-            if query.len() + after.len() > MOST {
+            if query.len() + after.len() > room {
                 break;
             }
             query += &after;
@@ -129,10 +129,10 @@ mod tests {
         // Of the last lines, which were before the beginning.
         assert!(place.takes(&entry("f", "5:10", 900_000)));
         assert!(place.takes(&entry("g", "5:10", 900_001)));
-        let query = place.query().unwrap();
+        let query = place.query(MOST).unwrap();
         assert_eq!(query, "since_ms=900000&after=g@5:10&after=f@5:10", "nothing that was not among them");
         assert!(place.takes(&entry("f", "5:20", 2_000_000)) && !place.takes(&entry("f", "0:0", 0)));
-        assert_eq!(place.query().unwrap(), "since_ms=1940000&after=f@5:20&after=g@5:10");
+        assert_eq!(place.query(MOST).unwrap(), "since_ms=1940000&after=f@5:20&after=g@5:10");
         for (function, cursor, is_new) in
             [("f", "5:20", false), ("g", "5:10", false), ("g", "5:11", true), ("f", "6:1", true), ("h", "1:1", true)]
         {
@@ -145,9 +145,13 @@ mod tests {
         for number in 0..1000 {
             assert!(place.takes(&entry(&format!("function-{number}"), "1777896000007:123456", 2_000_000)));
         }
-        let query = place.query().unwrap();
+        let query = place.query(8000).unwrap();
         assert!(query.starts_with("since_ms=1940000&after=function-999@1777896000007:123456&"), "{query}");
-        assert!((MOST - 100..=MOST).contains(&query.len()) && !query.contains("function-1@"), "{}", query.len());
+        assert!((7900..=8000).contains(&query.len()) && !query.contains("function-1@"), "{}", query.len());
+        // The names of those that were asked for take of the same room.
+        assert_eq!(Place::Several(place).query(MOST).unwrap(), "since_ms=1940000");
+        let mut place = Several { floor_ms: Some(1_000_000), last_ms: 2_000_000, ..Several::default() };
+        assert!(place.takes(&entry("function-1", "1777896000007:123456", 2_000_000)));
         // The others' come again, and are passed over.
         assert!(!place.takes(&entry("function-1", "1777896000007:123456", 2_000_000)));
     }
