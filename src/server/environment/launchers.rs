@@ -344,7 +344,12 @@ impl Link {
         match outcome {
             // A socket that broke is a launcher that died.
             Ok(Err(LaunchError::Io(_))) if self.lock().closed => Err(LaunchError::Died(self.number)),
-            Ok(Err(LaunchError::Io(error))) if error.kind() == io::ErrorKind::BrokenPipe => Err(LaunchError::Died(self.number)),
+            // Reset: it died with orders that it had not read.
+            Ok(Err(LaunchError::Io(error)))
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                Err(LaunchError::Died(self.number))
+            }
             Ok(outcome) => outcome,
             Err(_) => Err(LaunchError::Silent { launcher: self.number, seconds: limit.as_secs() }),
         }

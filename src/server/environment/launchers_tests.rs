@@ -124,6 +124,30 @@ async fn a_build_whose_launcher_dies_is_tried_once_more_on_another() {
     assert_eq!(container.unwrap().id, id(2, 1));
 }
 
+/// Its socket then says "reset", and not "broken pipe".
+#[tokio::test]
+async fn what_a_launcher_that_died_with_unread_orders_had_is_no_leak() {
+    let (launchers, dir) = (Launchers::new(), tempfile::tempdir().unwrap());
+    let far = Far::join(&launchers, 1);
+    let (container, ()) = tokio::join!(launchers.build(plan()), async {
+        let order = far.hear_build().await;
+        far.built(order, id(1, 1), &dir);
+    });
+    let container = container.unwrap();
+    let mut lost = container.lost.clone();
+    let mut unread = std::pin::pin!(launchers.build(plan()));
+    tokio::select! {
+        biased;
+        _ = unread.as_mut() => panic!("nobody has read it"),
+        () = std::future::ready(()) => {}
+    }
+    drop(far);
+    drop(container);
+    let _ = lost.wait_for(Option::is_some).await.is_ok();
+    tokio::task::yield_now().await;
+    assert_eq!(launchers.count().1, 0);
+}
+
 #[tokio::test]
 async fn a_dead_launchers_containers_are_lost() {
     let (launchers, dir) = (Launchers::new(), tempfile::tempdir().unwrap());
