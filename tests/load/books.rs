@@ -3,7 +3,7 @@
 //! Read as somebody else would: the bill by `kiln usage` when nothing is under way; the database by SQLite and the logs from their
 //! files when kilnd has stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -12,6 +12,9 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use crate::host::{self, Instance};
+
+/// Environments of one function that kilnd keeps in the history.
+const OF_ONE: u32 = 1000;
 
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -24,6 +27,8 @@ pub struct Ledger {
     pub bill: BTreeMap<String, (u64, u64, f64)>,
     /// Environments, by container and by the request that they were started for: why they ended, if they have.
     pub history: BTreeMap<(String, String), Option<String>>,
+    /// Functions of which the history has as many as it keeps: of these the oldest are not in it any more.
+    pub full: BTreeSet<String>,
     /// What could not be read.
     pub strange: Vec<String>,
 }
@@ -80,14 +85,16 @@ impl Ledger {
     }
 
     fn read_history(&mut self, instance: &Instance) {
-        let read = || -> rusqlite::Result<Vec<_>> {
+        let read = || -> rusqlite::Result<(BTreeSet<String>, BTreeMap<_, _>)> {
             let db = Connection::open_with_flags(instance.state_dir().join("db/kiln.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            let mut statement = db.prepare("SELECT container, request, why FROM environments WHERE container IS NOT NULL")?;
-            let rows = statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?;
-            rows.collect()
+            let mut full = db.prepare("SELECT function FROM environments GROUP BY function HAVING count(*) >= ?")?;
+            let full = full.query_map([OF_ONE], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let mut rows = db.prepare("SELECT container, request, why FROM environments WHERE container IS NOT NULL")?;
+            let rows = rows.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))?.collect::<Result<_, _>>()?;
+            Ok((full, rows))
         };
         match read() {
-            Ok(rows) => self.history = rows.into_iter().collect(),
+            Ok((full, rows)) => (self.full, self.history) = (full, rows),
             Err(error) => self.strange.push(format!("read the history: {error}")),
         }
     }

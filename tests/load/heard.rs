@@ -43,6 +43,7 @@ pub struct Server {
 /// Of one container.
 #[derive(Clone, Debug, Default)]
 pub struct Container {
+    pub function: String,
     /// The requests for which it was made; one.
     pub ready: Vec<String>,
     /// Why it ended; once.
@@ -197,7 +198,9 @@ impl Server {
             ("init_failed", ..) => self.started += 1,
             ("ready", _, Some(container)) => {
                 self.started += 1;
-                self.container(container).ready.push(event.request.clone().unwrap_or_default());
+                let known = self.container(container);
+                known.function = event.function.unwrap_or_default();
+                known.ready.push(event.request.unwrap_or_default());
             }
             ("retired", _, Some(container)) => self.container(container).retired.push(event.why.unwrap_or_default()),
             ("invoked", Some(request), _) => self.life(request).invoked += 1,

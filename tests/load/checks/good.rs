@@ -194,7 +194,10 @@ pub fn good() -> Seen {
     server.requests.insert("throttled".into(), Life { throttled: vec!["memory".into()], ..Life::default() });
     for number in 0..6 {
         let (id, request) = (format!("1-{number}"), format!("request-{number}"));
-        server.containers.insert(id.clone(), Container { ready: vec![request.clone()], retired: vec!["idle".into()] });
+        server.containers.insert(
+            id.clone(),
+            Container { function: "fast".into(), ready: vec![request.clone()], retired: vec!["idle".into()] },
+        );
         ledger.history.insert((id, request), Some("idle".into()));
     }
     let heard = Heard { servers: vec![server], strange: Vec::new() };
@@ -211,7 +214,10 @@ pub fn good() -> Seen {
             counts.insert(format!("kiln_swept_total{{kind=\"{kind}\",when=\"running\"}}"), 0.0);
             counts.insert(format!("kiln_swept_total{{kind=\"{kind}\",when=\"death\"}}"), 3.0);
         }
-        counts.extend(["kiln_containers_not_cleared_total", "kiln_books_rows_lost_total"].map(|name| (name.to_owned(), 0.0)));
+        counts.extend(
+            ["kiln_containers_not_cleared_total", "kiln_books_rows_lost_total", "kiln_history_rows_lost_total"]
+                .map(|name| (name.to_owned(), 0.0)),
+        );
         Counts(counts)
     };
     let counts = [counted(5, 3), counted(5 + booked, 4), counted(5 + booked, 4)];

@@ -228,6 +228,14 @@ fn every_invariant_has_a_case_that_breaks_it() {
 }
 
 #[test]
+fn what_the_history_keeps_no_longer_breaks_nothing() {
+    let mut seen = good();
+    seen.ledger.history.remove(&("1-3".into(), "request-3".into()));
+    seen.ledger.full.insert("fast".into());
+    assert_eq!(seen.broken(), [""; 0]);
+}
+
+#[test]
 fn what_a_killed_server_takes_with_it_breaks_nothing() {
     let mut seen = good();
     seen.server_killed(24, 26);
