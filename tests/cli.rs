@@ -310,7 +310,7 @@ fn everything() -> Vec<What> {
         What::Starting { why: Cold::First },
         What::Starting { why: Cold::Retired(Retire::Idle) },
         What::Ready { build_us: 1, init_us: 1 },
-        What::InitFailed { cause: text(), text: text(), again: true, init_us: 1, peak_mib: 1 },
+        What::InitFailed { cause: text(), text: text(), by: Some(text()), again: true, init_us: 1, peak_mib: 1 },
         What::Invoked { cold: true, waited_us: 5000 },
         What::TakenBack,
         What::Frozen,

@@ -67,7 +67,14 @@ fn exposition() -> String {
     let once = [
         What::Starting { why: Cold::First },
         What::Ready { build_us: 900, init_us: 40_000 },
-        What::InitFailed { cause: "Runtime.ExitError".into(), text: String::new(), again: true, init_us: 0, peak_mib: 1 },
+        What::InitFailed {
+            cause: "Runtime.ExitError".into(),
+            text: String::new(),
+            by: None,
+            again: true,
+            init_us: 0,
+            peak_mib: 1,
+        },
         What::Invoked { cold: true, waited_us: 10 },
     ];
     for what in throttled.into_iter().chain(ended).chain(once) {

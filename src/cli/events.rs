@@ -45,7 +45,7 @@ pub async fn execute(client: &Client, asked: Events, as_json: bool) -> Result<()
                 let first = stream.header("x-kiln-first-seq").map(str::to_owned);
                 if cut.take().is_some_and(|cut| Some(cut) != first) {
                     output::say(
-                        "kiln: kilnd was killed, and this is another: events of the last moments before may be missing here",
+                        "kiln: the kilnd before this one ended before it had told all: events of its last moments may be missing here",
                     );
                 }
                 if let (None, Some(number)) = (next, stream.header("x-kiln-seq").and_then(|number| number.parse().ok())) {
@@ -227,7 +227,8 @@ fn words(event: &Value) -> String {
         "ready" => format!("built in {}, init {}", ms(number("build_us")), ms(number("init_us"))),
         "init_failed" => {
             let again = if event["again"] == true { "; it is tried once more" } else { "" };
-            format!("{}: {}{again}", text("cause"), text("text"))
+            let by = event["by"].as_str().map(|by| format!(", by {by}")).unwrap_or_default();
+            format!("{}: {}{by}{again}", text("cause"), text("text"))
         }
         "invoked" => {
             let waited = number("waited_us");

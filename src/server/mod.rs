@@ -225,7 +225,9 @@ async fn serve(config: Config, inherited: Inherited, database: Database, logs: L
                 warn!("not everybody could be told: what is left ends with the server");
             }
         }
-        historian.flush().await;
+        if !historian.flush().await {
+            historian.gives_up();
+        }
         end.send_replace(true);
         let _ = timeout(LAST_WORDS, on_duty.all()).await;
     };

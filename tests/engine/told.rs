@@ -257,7 +257,8 @@ fn a_follower_of_events_goes_on_with_the_next_server_and_is_told_when_the_last_o
     let mut requests = vec![call(&instance)];
     let follower = Follower::start(&instance, &["--kind", "ended"]);
     follower.sees(&requests[0]);
-    const KILLED: &str = "kiln: kilnd was killed, and this is another: events of the last moments before may be missing here";
+    const KILLED: &str =
+        "kiln: the kilnd before this one ended before it had told all: events of its last moments may be missing here";
     let told = || follower.printed("err").lines().filter(|line| *line == KILLED).count();
 
     host::kill(instance.processes("server")[0]);

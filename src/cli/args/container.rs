@@ -57,7 +57,7 @@ const KILL_HELP: &str = help!(
     "  kiln container kill 3-17
 
 It ends at once. The caller of an invocation that it runs is told Runtime.ExitError, signal: killed; the function's log and
-kilnd's log name the user id that did it.",
+kilnd's log name the user id that did it. One that initialises is a failed init, and is tried once more in another container.",
     json: "  containers: a list of { container, function, state (as it was), ended }"
 );
 

@@ -13,10 +13,12 @@ pub(super) const EVENTS_HELP: &str = help!(
 starting says why no warm environment could serve the request, throttled what was short and how much of it there is, retired
 why an environment ended; kiln history has the ends of before, too. Some thousand events are kept in memory, those of
 invocations (invoked, taken_back, thawed, frozen, ended, throttled) apart from the others; after a restart of kilnd there are none.
--f misses nothing when kilnd is restarted; where it was killed, what it did in its last moments may be missing, which is said.",
+-f misses nothing when kilnd is restarted; where it was killed, or could not wait for a slow reader, what it did in its last
+moments may be missing, which is said.",
     json: "  One object a line: seq, time_ms, function, version, container, request (null where there is none), event, and of
   starting: why (first, busy, once, again; retired with last_end, the reason of the last one's end)
-  ready: build_us, init_us  init_failed: cause, text, again (it is tried once more), init_us, peak_mib
+  ready: build_us, init_us  init_failed: cause, text, by (who killed it), again (it is tried
+  once more), init_us, peak_mib
   invoked: cold, waited_us (for capacity)
   ended: duration_us, billed_ms, memory_mib, max_memory_mib, init_us, cold, cause (null: success)
   throttled: reason (memory, starts, concurrency, reserved, queue, payloads), waited_us, in_use, limit

@@ -25,10 +25,10 @@ struct Kept {
 }
 
 impl Remembered {
-    /// `false`: not kept. Kiln's own faults never are: they say nothing about the function. Nor is what an init says late, of a
-    /// function that has another stamp now.
+    /// `false`: not kept. Kiln's own faults never are, nor what was killed by hand: they say nothing about the function. Nor is what an
+    /// init says late, of a function that has another stamp now.
     pub fn keep(&self, function: &Function, failure: &InitFailure, current: Option<Stamp>) -> bool {
-        let ours = matches!(failure.cause, Cause::Sandbox { .. } | Cause::Cut(_));
+        let ours = failure.by.is_some() || matches!(failure.cause, Cause::Sandbox { .. } | Cause::Cut(_));
         if ours || current != Some(function.stamp) || failure.body.as_ref().is_some_and(|body| body.len() > MOST) {
             return false;
         }

@@ -35,7 +35,8 @@ impl<'a> Starting<'a> {
         let (cause, text) = (failure.cause.report_type().to_owned(), failure.cause.text());
         let peak_mib = max_memory_used_mib(failure.peak);
         let init_us = micros(failure.took);
-        self.events.emit(&of, self.request, What::InitFailed { cause, text, again, init_us, peak_mib });
+        let by = failure.by.clone();
+        self.events.emit(&of, self.request, What::InitFailed { cause, text, by, again, init_us, peak_mib });
     }
 }
 
@@ -43,7 +44,7 @@ impl Drop for Starting<'_> {
     fn drop(&mut self) {
         if !self.told {
             let (cause, text) = ("Sandbox.Stopped".to_owned(), "kilnd stopped before it was ready".to_owned());
-            let failed = What::InitFailed { cause, text, again: false, init_us: 0, peak_mib: 0 };
+            let failed = What::InitFailed { cause, text, by: None, again: false, init_us: 0, peak_mib: 0 };
             self.events.emit(&self.of, self.request, failed);
         }
     }

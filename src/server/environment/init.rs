@@ -49,6 +49,8 @@ pub struct Starter<L> {
 #[derive(Clone, Debug)]
 pub struct InitFailure {
     pub cause: Cause,
+    /// Who has killed it by hand, if anybody.
+    pub by: Option<String>,
     /// What the runtime posted, verbatim.
     pub body: Option<Bytes>,
     pub took: Duration,
@@ -95,7 +97,7 @@ impl<L: Launcher> Starter<L> {
             let (cause, took) = (Cause::Sandbox { text: error.to_string() }, began.elapsed());
             let mut journal = Journal::new(nowhere.clone(), self.sink.clone());
             journal.platform(&lines::init_report(took, phase, &cause));
-            InitFailure { cause, body: None, took, peak: 0, origin: nowhere.clone(), said: Vec::new() }
+            InitFailure { cause, by: None, body: None, took, peak: 0, origin: nowhere.clone(), said: Vec::new() }
         };
         crate::kill_point!("before-start");
         let (recipe, container) = self.build(function).await.map_err(our_fault)?;
@@ -130,7 +132,8 @@ impl<L: Launcher> Starter<L> {
         let said = environment.output.said();
         environment.output.platform(&lines::init_report(environment.init, phase, &cause));
         let (took, peak, origin) = (environment.init, environment.wall.peak(), environment.output.origin());
-        Err(InitFailure { cause, body, took, peak, origin, said })
+        let by = environment.facts.killed_by().map(str::to_owned);
+        Err(InitFailure { cause, by, body, took, peak, origin, said })
     }
 
     async fn build(&self, function: &Function) -> Result<(Arc<Recipe>, Container), StartError> {
@@ -173,6 +176,7 @@ impl<L: Launcher> Starter<L> {
                 peak: AtomicU64::default(),
                 unfit: OnceLock::new(),
                 by: OnceLock::new(),
+                killer: OnceLock::new(),
                 visitor: OnceLock::new(),
                 ended: ended.clone(),
                 function: function.clone(),

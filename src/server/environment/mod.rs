@@ -110,6 +110,8 @@ pub struct Facts {
     unfit: OnceLock<Cause>,
     /// Who wanted it to end.
     by: OnceLock<String>,
+    /// Who has killed it.
+    killer: OnceLock<String>,
     /// Who was the first in its container.
     visitor: OnceLock<String>,
     ended: told::Receiver<Option<Ended>>,
@@ -130,8 +132,13 @@ impl Facts {
     /// Kills the container, and says in the function's log who wanted it. Who holds the environment notices, as if the kernel
     /// had done it.
     pub fn kill(&self, by: &str) {
+        let _ = self.killer.set(by.to_owned());
         self.output.platform(&lines::killed(&self.container, by));
         self.cgroup.kill();
+    }
+
+    pub fn killed_by(&self) -> Option<&str> {
+        self.killer.get().map(String::as_str)
     }
 
     /// Somebody wants it to end; the first is remembered.

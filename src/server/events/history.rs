@@ -4,7 +4,7 @@
 //! seen before is: what waits together shares a commit. Where the disk is full, what was seen waits until there is room again, in
 //! its order; past [`MOST`] starts are lost, and counted, and their ends with them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -60,16 +60,24 @@ impl Historian {
         Ok(historian)
     }
 
-    async fn close(&self, before: &mut Option<i64>) {
-        let Some(next) = *before else { return };
+    /// `false`: the disk is full, so what is to be written has to wait, too.
+    async fn close(&self, before: &mut Option<i64>) -> bool {
+        let Some(next) = *before else { return true };
         match self.history.close(next).await {
             Ok(left) => {
                 *before = None;
                 if left > 0 {
                     info!(environments = left, "ended with the kilnd before this one: they are closed in the history");
                 }
+                true
             }
-            Err(error) => warn!(%error, "the history still shows as living what ended with the kilnd before this one"),
+            Err(error) => {
+                let is_full = error.is_full();
+                if !(is_full && std::mem::replace(&mut self.notes().told_full, true)) {
+                    warn!(%error, "the history still shows as living what ended with the kilnd before this one");
+                }
+                !is_full
+            }
         }
     }
 
@@ -83,7 +91,17 @@ impl Historian {
         }
     }
 
-    /// Environments that are missing in the history, since the start.
+    /// It ends now, whatever still waits for room: that is missing for good.
+    pub fn gives_up(&self) {
+        let mut notes = self.notes();
+        let waiting = std::mem::take(&mut notes.changes);
+        if !waiting.is_empty() {
+            notes.lost += environments(&waiting);
+            warn!(lost = notes.lost, "kilnd ends on a full disk: starts and ends of environments are missing in the history");
+        }
+    }
+
+    /// Environments that are missing in the history, or whose end is, since the start.
     pub fn lost(&self) -> u64 {
         self.notes().lost
     }
@@ -91,11 +109,13 @@ impl Historian {
     /// What was seen before is written when this returns; `false`: not all of it, as the disk is full.
     pub async fn flush(&self) -> bool {
         let mut unclosed = self.writing.lock().await;
-        let mut changes = std::mem::take(&mut self.notes().changes);
-        if changes.is_empty() {
+        if self.notes().changes.is_empty() {
             return true;
         }
-        self.close(&mut unclosed).await;
+        if !self.close(&mut unclosed).await {
+            return false;
+        }
+        let mut changes = std::mem::take(&mut self.notes().changes);
         while !changes.is_empty() {
             let rest = changes.split_off(changes.len().min(BATCH));
             let batch = Arc::new(std::mem::replace(&mut changes, rest));
@@ -111,10 +131,9 @@ impl Historian {
                     return false;
                 }
                 Err(error) => {
-                    let begun = batch.iter().filter(|change| matches!(change, Change::Begun(_))).count() as u64;
                     let lost = {
                         let mut notes = self.notes();
-                        notes.lost += begun;
+                        notes.lost += environments(&batch);
                         notes.lost
                     };
                     warn!(%error, lost, "starts and ends of environments are missing in the history");
@@ -130,6 +149,15 @@ impl Historian {
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of how many environments these changes are.
+fn environments(changes: &[Change]) -> u64 {
+    let ids = changes.iter().map(|change| match change {
+        Change::Begun(begun) => begun.id,
+        Change::Over(over) => over.id,
+    });
+    ids.collect::<HashSet<_>>().len() as u64
 }
 
 impl Observer for Historian {
@@ -162,7 +190,7 @@ impl Notes {
                     self.living.insert(container.clone(), id);
                 }
             }
-            What::InitFailed { cause, text, init_us, peak_mib, .. } => {
+            What::InitFailed { cause, text, by, init_us, peak_mib, .. } => {
                 let Some(id) = self.begin(event, None, Some(*init_us)) else { return };
                 self.changes.push(Change::Over(Over {
                     id,
@@ -170,7 +198,7 @@ impl Notes {
                     why: "init".into(),
                     cause: Some(cause.clone()),
                     text: Some(text.clone()),
-                    by: None,
+                    by: by.clone(),
                     needed_by: None,
                     invocations: 0,
                     peak_mib: *peak_mib,
@@ -252,6 +280,25 @@ mod tests {
             Self { directory, historian, events, database, _thread: thread }
         }
 
+        /// SQLite's own bound on the file's size: the same SQLITE_FULL as a full disk's.
+        async fn pages(&self, count: i64) {
+            let work =
+                move |db: &Connection| db.query_row(&format!("PRAGMA max_page_count = {count}"), [], |row| row.get::<_, i64>(0));
+            self.database.write("bound the file", work, |_| ()).await.unwrap();
+        }
+
+        /// With lives until the next one has no room; how many there were.
+        async fn fills_its_disk(&self) -> usize {
+            self.pages(1).await;
+            let mut lives = 0;
+            while self.historian.flush().await {
+                assert!(lives < 10_000, "a bounded file takes no endless history");
+                lives += 1;
+                self.life(&format!("2-{lives}"), Some(Retire::Failed));
+            }
+            lives
+        }
+
         fn path(&self) -> PathBuf {
             self.directory.path().join("kiln.db")
         }
@@ -281,8 +328,14 @@ mod tests {
         house.life("1-2", None);
         let (of, request) = (Subject::function(&FunctionName::parse("g").unwrap()), Some(RequestId::new()));
         house.events.emit(&of, request, What::Starting { why: Cold::First });
-        let failed =
-            What::InitFailed { cause: "Sandbox.Failure".into(), text: "no".into(), again: true, init_us: 9, peak_mib: 0 };
+        let failed = What::InitFailed {
+            cause: "Sandbox.Failure".into(),
+            text: "no".into(),
+            by: None,
+            again: true,
+            init_us: 9,
+            peak_mib: 0,
+        };
         house.events.emit(&of, request, failed);
         let rows = house.all().await;
         let shown: Vec<_> = rows.iter().map(|row| (row.container.as_deref(), row.cold.as_str(), row.why.as_deref())).collect();
@@ -300,27 +353,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_for_a_full_disk_when_kilnd_ends_is_counted_as_missing() {
+        let house = House::open().await;
+        let written = house.fills_its_disk().await - 1;
+        house.life("3-1", None);
+        house.historian.gives_up();
+        assert_eq!((house.historian.lost(), house.all().await.len()), (2, written), "the one that did not fit, and the next");
+        house.historian.gives_up();
+        assert_eq!(house.historian.lost(), 2, "each once");
+    }
+
+    #[tokio::test]
     async fn what_happens_while_the_disk_is_full_is_in_the_history_when_it_has_room() {
         let house = House::open().await;
         house.life("1-1", None);
         assert_eq!(house.all().await.len(), 1);
-        // SQLite's own bound on the file's size: the same SQLITE_FULL as a full disk's.
-        let pages = |count: i64| {
-            let work =
-                move |db: &Connection| db.query_row(&format!("PRAGMA max_page_count = {count}"), [], |row| row.get::<_, i64>(0));
-            house.database.write("bound the file", work, |_| ())
-        };
-        pages(1).await.unwrap();
-        let mut lives = 0;
-        while house.historian.flush().await {
-            assert!(lives < 10_000, "a bounded file takes no endless history");
-            lives += 1;
-            house.life(&format!("2-{lives}"), Some(Retire::Failed));
-        }
+        let lives = house.fills_its_disk().await;
         let end = What::Retired { why: Retire::Killed, detail: Detail::default(), age_s: 1.0, invocations: 1, peak_mib: 1 };
         house.events.emit(&Subject::environment(&FunctionName::parse("f").unwrap(), "1-1"), None, end);
         assert!(!house.historian.flush().await);
-        pages(1 << 20).await.unwrap();
+        house.pages(1 << 20).await;
         assert!(house.historian.flush().await);
         let rows = house.all().await;
         assert_eq!((rows.len(), house.historian.lost()), (lives + 1, 0));

@@ -35,6 +35,9 @@ pub enum What {
         /// As REPORT names it.
         cause: String,
         text: String,
+        /// Who has killed it by hand, if anybody.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
         /// It is tried once more, within the request.
         again: bool,
         init_us: u64,

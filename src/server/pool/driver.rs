@@ -201,7 +201,7 @@ impl<E: Pooled> Pool<E> {
     pub fn drain(&self, function: &FunctionName, by: &str) -> Drained {
         self.0.change(|inner, now| {
             let own = inner.core.slots().filter(|(_, slot)| slot.function == *function);
-            own.filter_map(|(id, _)| inner.facts.get(&id)).for_each(|facts| facts.unwanted(by));
+            own.filter_map(|(id, _)| inner.facts.get(&id).or(inner.building.get(&id))).for_each(|facts| facts.unwanted(by));
             let (leaving, orders) = inner.core.drain(function, now);
             let ended = orders.iter().filter(|order| matches!(order, Order::Retire { why: Retire::Drained, .. })).count();
             (Drained { function: function.clone(), ended, leaving }, orders)

@@ -104,7 +104,7 @@ fn what_a_function_calls_its_errors_is_no_label() {
     for number in 0..1000 {
         tally.see(&event("f", ended(1000, false, Some(&format!("My.Error{number}\"}}\nkiln_fake 1")))));
         let cause = format!("Mine.{number}");
-        tally.see(&event("f", What::InitFailed { cause, text: String::new(), again: false, init_us: 0, peak_mib: 0 }));
+        tally.see(&event("f", What::InitFailed { cause, text: String::new(), by: None, again: false, init_us: 0, peak_mib: 0 }));
     }
     let text = tally.text(&Reading::default());
     assert_eq!(value(&text, "kiln_invocation_errors_total{cause=\"Runtime.Unknown\",function=\"f\"}"), 1000.0);

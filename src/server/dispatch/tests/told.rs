@@ -278,6 +278,8 @@ async fn one_that_initialises_is_seen_by_its_container_and_a_kill_of_it_is_a_fai
     });
     assert_eq!((answer.0.as_str(), state), ("{}", SeenState::Initialising));
     assert_eq!(house.rules.names(), ["starting", "init_failed", "starting", "ready", "invoked", "ended"]);
+    let What::InitFailed { by, .. } = house.rules.last("init_failed") else { panic!("it was told") };
+    assert_eq!(by.as_deref(), Some("uid 8"));
     house.settled().await;
     let left = house.dispatch.snapshot().environments;
     assert_eq!(left.iter().map(|seen| (seen.state, seen.leaving)).collect::<Vec<_>>(), [(SeenState::Idle, None)]);
