@@ -37,7 +37,8 @@ pub struct FunctionRow {
     pub busy: usize,
     pub initialising: usize,
     pub idle: usize,
-    pub used_mib: u64,
+    /// What its environments are charged, as the heading is.
+    pub charged_mib: u64,
     /// CPUs in use.
     pub cpu: Option<f64>,
     pub rates: Option<Rates>,
@@ -138,7 +139,7 @@ impl Known {
                 // Held by people who are inside: none of its invocations runs.
                 _ => row.idle += 1,
             }
-            row.used_mib += environment.seen.used_mib;
+            row.charged_mib += environment.seen.charged_mib;
             if let Some(cpu) = environment.cpu {
                 *row.cpu.get_or_insert(0.0) += cpu;
             }
@@ -261,7 +262,7 @@ fn compare_functions(by: ByFunction, a: &FunctionRow, b: &FunctionRow) -> Orderi
         ByFunction::ColdStarts => by_rate(|rates| rates.cold_starts),
         ByFunction::Throttles => by_rate(|rates| rates.throttles),
         ByFunction::Cpu => number(b.cpu).total_cmp(&number(a.cpu)),
-        ByFunction::Memory => b.used_mib.cmp(&a.used_mib),
+        ByFunction::Memory => b.charged_mib.cmp(&a.charged_mib),
     }
 }
 

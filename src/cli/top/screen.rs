@@ -236,10 +236,10 @@ impl Screen<'_> {
 
     /// What all of its environments use, of the host's budget.
     fn memory_of(&self, row: &FunctionRow, width: u16) -> Line<'static> {
-        let mut spans = vec![Span::raw(format!("{:>6}", memory(row.used_mib)))];
+        let mut spans = vec![Span::raw(format!("{:>6}", memory(row.charged_mib)))];
         if width >= 12 {
             spans.push(Span::raw(" "));
-            spans.extend(self.terminal.bar(row.used_mib as f64, 0.0, self.known.last.pool.budget_mib as f64, width - 7));
+            spans.extend(self.terminal.bar(row.charged_mib as f64, 0.0, self.known.last.pool.budget_mib as f64, width - 7));
         }
         Line::from(spans)
     }
@@ -413,7 +413,8 @@ const HELP: &str = "
   starting   inits under way, of parallel_starts; a long one gives its place up
   CPUS       CPUs in use, now
   IDLE/END   since when it is idle; or why it ends when its invocation does
-  MEMORY     the bar: used now, the most so far, what is configured
+  MEMORY     of a function: what its environments are charged; of an
+             environment: used now, the most so far, what is configured
   CPU        of what its memory buys: 1769 MB are one, init has one at least
   INVOC      invocations that it has served; held: somebody is inside
 

@@ -22,7 +22,7 @@ fn environment(function: &str, container: &str, state: &str, memory_mib: u64, us
         idle_s: (state == "idle").then_some(12.0),
         memory_mib,
         used_mib,
-        charged_mib: memory_mib,
+        charged_mib: if state == "idle" { used_mib } else { memory_mib },
         peak_mib: (used_mib + used_mib / 4).min(memory_mib),
         cpu_ms: Some(300),
         invocations: 12,
@@ -57,7 +57,7 @@ fn usual() -> Known {
     orders.leaving = Some("updated".into());
     let pool = Pool {
         budget_mib: 12_800,
-        charged_mib: 5321,
+        charged_mib: 10_585,
         in_flight: 6,
         concurrency: 1000,
         starting: 2,
