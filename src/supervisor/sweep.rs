@@ -48,12 +48,13 @@ pub fn groups_named<'a>(parents: impl IntoIterator<Item = &'a Path>, name: &str)
     end(parents.into_iter().map(|parent| parent.join(name)).filter(|path| path.is_dir()).collect())
 }
 
+type Step = fn(&Path, Instant) -> Result<(), SweepError>;
+
 fn end(groups: Vec<PathBuf>) -> Result<usize, SweepError> {
     let until = Instant::now() + DEADLINE;
     let mut first = None;
     // All at once, then wait: they die side by side. One that does not keeps no other.
-    let steps: [fn(&Path, Instant) -> Result<(), SweepError>; 3] = [kill, wait_until_empty, remove_group];
-    for step in steps {
+    for step in [kill as Step, wait_until_empty, remove_group] {
         for group in &groups {
             if let Err(error) = step(group, until) {
                 first.get_or_insert(error);

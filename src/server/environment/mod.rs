@@ -162,6 +162,10 @@ impl Facts {
     /// What ended it, or made it unfit, as far as that is known.
     pub fn cause(&self) -> Option<Cause> {
         let noticed = || match *self.ended.borrow() {
+            // An idle one may be whom the kernel ends for another's sake.
+            Some(Ended::Runtime(ProcessEnd::Killed { signal: libc::SIGKILL, .. })) if self.gauge.kernel_killed() => {
+                Some(Cause::OutOfMemory)
+            }
             Some(Ended::Runtime(end)) => Some(Cause::Exit(end)),
             Some(Ended::Launcher) => Some(lost()),
             _ => None,

@@ -165,6 +165,11 @@ impl Gauge {
         Ok((row(text, file).unwrap_or(0), row(text, shmem).unwrap_or(0)))
     }
 
+    /// Whether the kernel has ever ended anything in it for want of memory: its own, or a group's above.
+    pub fn kernel_killed(&self) -> bool {
+        self.kills().is_ok_and(|kills| kills > 0)
+    }
+
     fn kills(&self) -> io::Result<u64> {
         let mut buffer = [0; 512];
         Ok(row(text(&self.events, &mut buffer)?, "oom_kill").unwrap_or(0))
@@ -207,6 +212,23 @@ mod tests {
         let (heap, tmp) = (50 * MIB, 300 * MIB);
         assert_eq!(sample([heap + tmp, heap], 0, 0, 0).used, heap);
         assert_eq!(sample([heap + tmp, heap], tmp, tmp, 0).used, heap);
+    }
+
+    #[test]
+    fn whom_the_kernel_ended_for_want_of_memory_is_known_in_each_layout() {
+        for (layout, events) in [(CgroupLayout::Unified, "memory.events"), (CgroupLayout::Split, "memory.oom_control")] {
+            let dir = tempfile::tempdir().unwrap();
+            for name in ["memory.current", "memory.usage_in_bytes", "memory.stat"] {
+                std::fs::write(dir.path().join(name), "0\n").unwrap();
+            }
+            let events = dir.path().join(events);
+            std::fs::write(&events, "oom 3\noom_kill 0\n").unwrap();
+            let open = || File::open(dir.path()).unwrap();
+            let gauge = Gauge::open(layout, open(), open().into()).unwrap();
+            assert!(!gauge.kernel_killed());
+            std::fs::write(&events, "oom 3\noom_kill 2\n").unwrap();
+            assert!(gauge.kernel_killed());
+        }
     }
 
     #[test]
