@@ -7,126 +7,78 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::args::Events;
 use super::client::{Client, Stream};
 use super::failure::Failure;
+use super::follow::{Followed, Over, follow};
 use super::function::encoded;
-use super::logs::{has_reader, print, since_ms};
+use super::logs::since_ms;
 use super::output;
 
 /// How many there are unless something says otherwise.
 const LINES: u32 = 100;
-/// Between two tries to reach a server that is away, and between two looks whether anybody still reads what we print.
-const PAUSE: Duration = Duration::from_millis(500);
 const NOTHING: &str = "kiln: nothing of that kind is kept: kilnd remembers some thousand events since its start; kiln history and kiln logs go \
                        further back";
-/// More than the longest event.
-const MAX_EVENT: usize = 1 << 20;
+const CUT: &str = "kiln: the kilnd before this one ended before it had told all: events of its last moments may be missing here";
 
 pub async fn execute(client: &Client, asked: Events, as_json: bool) -> Result<(), Failure> {
-    let query = query(&asked)?;
-    let mut shown = Shown::new(as_json);
-    // The number to go on with.
-    let mut next: Option<u64> = None;
-    let mut away = false;
-    // The first number of the server that told us the last events, if it has not told all.
-    let mut cut: Option<String> = None;
-    loop {
-        let from = next.map_or_else(|| begin(&asked), |next| format!("&since_seq={next}"));
-        match client.stream(&format!("/v1/events?{query}{from}")).await {
-            Ok(stream) => {
-                if std::mem::take(&mut away) {
-                    output::say("kiln: kilnd is back");
-                }
-                let first = stream.header("x-kiln-first-seq").map(str::to_owned);
-                if cut.take().is_some_and(|cut| Some(cut) != first) {
-                    output::say(
-                        "kiln: the kilnd before this one ended before it had told all: events of its last moments may be missing here",
-                    );
-                }
-                if let (None, Some(number)) = (next, stream.header("x-kiln-seq").and_then(|number| number.parse().ok())) {
-                    next = Some(number);
-                }
-                match copy(stream, &mut shown, &mut next).await? {
-                    Ended::Reader => return Ok(()),
-                    Ended::Whole if !asked.follow => {
-                        if shown.is_nothing && !as_json {
-                            output::say(NOTHING);
-                        }
-                        return Ok(());
-                    }
-                    Ended::Cut if !asked.follow => {
-                        return Err(Failure::Unreachable("kilnd went away in the middle of the events".into()));
-                    }
-                    Ended::Whole => {}
-                    Ended::Cut => cut = first,
-                }
-            }
-            // It was there before: it will be there again.
-            Err(Failure::Unreachable(_)) if next.is_some() => {
-                if !std::mem::replace(&mut away, true) {
-                    output::say("kiln: kilnd is away; waiting for it");
-                }
-            }
-            Err(failure) => return Err(failure),
-        }
-        if !has_reader() {
-            return Ok(());
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Why a stream is over.
-enum Ended {
-    Whole,
-    /// The server went away.
-    Cut,
-    /// Nobody reads our stdout any more.
-    Reader,
-}
-
-/// Prints whole events as they come; `next` follows what was printed.
-async fn copy(mut stream: Stream, shown: &mut Shown, next: &mut Option<u64>) -> Result<Ended, Failure> {
-    let mut rest: Vec<u8> = Vec::new();
-    loop {
-        let frame = tokio::select! {
-            frame = stream.body.frame() => frame,
-            () = tokio::time::sleep(PAUSE) => {
-                if has_reader() { continue } else { return Ok(Ended::Reader) }
-            }
-        };
-        let data = match frame {
-            None => return Ok(Ended::Whole),
-            Some(Err(_)) => return Ok(Ended::Cut),
-            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-        };
-        rest.extend_from_slice(&data);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let mut text = Vec::new();
-        for line in rest[..whole].split_inclusive(|byte| *byte == b'\n') {
-            let event: Value = serde_json::from_slice(line).map_err(|error| not_understood(&error.to_string()))?;
-            shown.event(&event, line, &mut text);
-            if let Some(seq) = event["seq"].as_u64() {
-                *next = Some(seq + 1);
-            }
-        }
-        rest.drain(..whole);
-        if rest.len() > MAX_EVENT {
-            return Err(not_understood("an endless line"));
-        }
-        if !print(&text)? {
-            return Ok(Ended::Reader);
+    let question = format!("/v1/events?{}", query(&asked)?);
+    let mut lines = Lines { question, begin: begin(&asked), next: None, first: None, cut: None, shown: Shown::new(as_json) };
+    if let Over::Whole = follow(client, "events", asked.follow, &mut lines).await? {
+        if lines.shown.is_nothing && !as_json {
+            output::say(NOTHING);
         }
     }
+    Ok(())
 }
 
-fn not_understood(why: &str) -> Failure {
-    Failure::Failed(format!("kilnd's answer is not understood ({why}): are kiln and kilnd of one version?"))
+/// The events, from where one is.
+struct Lines {
+    /// Path and query, without where it begins.
+    question: String,
+    begin: String,
+    /// The number to go on with.
+    next: Option<u64>,
+    /// The first number of the server that tells.
+    first: Option<String>,
+    /// That of the one before, if it has not told all.
+    cut: Option<String>,
+    shown: Shown,
+}
+
+impl Followed for Lines {
+    const MAX_LINE: usize = 1 << 20;
+
+    fn question(&self) -> String {
+        let from = self.next.map_or_else(|| self.begin.clone(), |next| format!("&since_seq={next}"));
+        format!("{}{from}", self.question)
+    }
+
+    fn was_answered(&self) -> bool {
+        self.next.is_some()
+    }
+
+    fn begins(&mut self, stream: &Stream) {
+        self.first = stream.header("x-kiln-first-seq").map(str::to_owned);
+        if self.cut.take().is_some_and(|cut| Some(cut) != self.first) {
+            output::say(CUT);
+        }
+        self.next = self.next.or_else(|| stream.header("x-kiln-seq")?.parse().ok());
+    }
+
+    fn line(&mut self, json: &[u8], to: &mut Vec<u8>) -> serde_json::Result<()> {
+        let event: Value = serde_json::from_slice(json)?;
+        self.shown.event(&event, json, to);
+        self.next = event["seq"].as_u64().map(|seq| seq + 1).or(self.next);
+        Ok(())
+    }
+
+    fn is_cut(&mut self) {
+        self.cut = self.first.take();
+    }
 }
 
 fn query(asked: &Events) -> Result<String, Failure> {

@@ -9,29 +9,24 @@
 mod place;
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::io::{self, IsTerminal};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::BodyExt;
 use hyper::Method;
 use jiff::Timestamp;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
 use self::place::Place;
 use super::args::Logs;
 use super::client::{Client, Socket, Stream};
 use super::failure::Failure;
+use super::follow::{Followed, follow};
+use super::function::encoded;
 use super::output;
 
 /// How many lines there are unless something says otherwise: a few screens.
 const LINES: usize = 100;
-/// Between two tries to reach a server that is away, and between two looks whether anybody still reads what we print.
-const PAUSE: Duration = Duration::from_millis(500);
-/// More than the longest entry: a line of 256 KiB, escaped.
-const MAX_ENTRY: usize = 4 << 20;
 
 /// An entry, as far as it is shown.
 #[derive(Deserialize)]
@@ -61,113 +56,58 @@ pub async fn execute(client: &Client, logs: Logs, as_json: bool) -> Result<(), F
         output::say(&format!("the log of {function} is removed"));
         return Ok(());
     }
-    let (path, mut place) = match functions.iter().collect::<Vec<_>>()[..] {
+    let (path, place) = match functions.iter().collect::<Vec<_>>()[..] {
         [function] => (of_one(function), Place::One(None)),
         _ => ("/v1/logs".to_owned(), Place::Several(place::Several::default())),
     };
-    let shown = Shown::new(&logs, matches!(place, Place::Several(_)), as_json);
-    let query = query(&logs, matches!(place, Place::Several(_)).then_some(&functions));
+    let several = matches!(place, Place::Several(_));
+    let question = format!("{path}?{}", query(&logs, several.then_some(&functions)));
     // How long ago that is counts from now on, and not from each try.
+    let shown = Shown::new(&logs, several, as_json);
     let begin = begin(&logs)?;
-    let mut away = false;
-    loop {
-        let from = place.query(path.len() + query.len()).unwrap_or_else(|| begin.clone());
-        match client.stream(&format!("{path}?{query}&{from}")).await {
-            Ok(stream) => {
-                if std::mem::take(&mut away) {
-                    output::say("kiln: kilnd is back");
-                }
-                place.begins(&stream);
-                match copy(stream, &shown, &mut place).await? {
-                    Ended::Reader => return Ok(()),
-                    Ended::Whole if !logs.follow => return Ok(()),
-                    Ended::Cut if !logs.follow => {
-                        return Err(Failure::Unreachable("kilnd went away in the middle of the log".into()));
-                    }
-                    Ended::Whole | Ended::Cut => {}
-                }
-            }
-            // It was there before: it will be there again.
-            Err(Failure::Unreachable(_)) if place.is_known() => {
-                if !std::mem::replace(&mut away, true) {
-                    output::say("kiln: kilnd is away; waiting for it");
-                }
-            }
-            Err(failure) => return Err(named(failure, &logs)),
+    let mut lines = Lines { question, begin, place, shown };
+    follow(client, "log", logs.follow, &mut lines).await.map_err(|failure| named(failure, &logs))?;
+    Ok(())
+}
+
+/// The entries, from where one is.
+struct Lines {
+    /// Path and query, without where it begins.
+    question: String,
+    begin: String,
+    place: Place,
+    shown: Shown,
+}
+
+impl Followed for Lines {
+    /// A line of 256 KiB, escaped.
+    const MAX_LINE: usize = 4 << 20;
+
+    fn question(&self) -> String {
+        let from = self.place.query(self.question.len()).unwrap_or_else(|| self.begin.clone());
+        format!("{}&{from}", self.question)
+    }
+
+    fn was_answered(&self) -> bool {
+        self.place.is_known()
+    }
+
+    fn begins(&mut self, stream: &Stream) {
+        self.place.begins(stream);
+    }
+
+    fn line(&mut self, json: &[u8], to: &mut Vec<u8>) -> serde_json::Result<()> {
+        let entry: Entry = serde_json::from_slice(json)?;
+        if self.place.takes(&entry) {
+            self.shown.entry(&entry, json, to);
         }
-        if !has_reader() {
-            return Ok(());
-        }
-        tokio::time::sleep(PAUSE).await;
+        Ok(())
     }
 }
 
 /// The name is percent-encoded.
 fn of_one(function: &str) -> String {
     format!("/v1/functions/{function}/logs")
-}
-
-/// Why a stream is over.
-enum Ended {
-    Whole,
-    /// The server went away.
-    Cut,
-    /// Nobody reads our stdout any more.
-    Reader,
-}
-
-/// Prints whole entries as they come; `place` follows what was printed.
-async fn copy(mut stream: Stream, shown: &Shown, place: &mut Place) -> Result<Ended, Failure> {
-    let mut rest: Vec<u8> = Vec::new();
-    loop {
-        let frame = tokio::select! {
-            frame = stream.body.frame() => frame,
-            () = tokio::time::sleep(PAUSE) => {
-                if has_reader() { continue } else { return Ok(Ended::Reader) }
-            }
-        };
-        let data = match frame {
-            None => return Ok(Ended::Whole),
-            Some(Err(_)) => return Ok(Ended::Cut),
-            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-        };
-        rest.extend_from_slice(&data);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let mut text = Vec::new();
-        for line in rest[..whole].split_inclusive(|byte| *byte == b'\n') {
-            let entry: Entry = serde_json::from_slice(line).map_err(|error| {
-                Failure::Failed(format!("kilnd's answer is not understood ({error}): are kiln and kilnd of one version?"))
-            })?;
-            if place.takes(&entry) {
-                shown.entry(&entry, line, &mut text);
-            }
-        }
-        rest.drain(..whole);
-        if rest.len() > MAX_ENTRY {
-            return Err(Failure::Failed("kilnd's answer is not understood: an endless line".into()));
-        }
-        if !print(&text)? {
-            return Ok(Ended::Reader);
-        }
-    }
-}
-
-/// `false`: nobody reads it, who had what they wanted.
-pub(super) fn print(text: &[u8]) -> Result<bool, Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::Failed(format!("the log cannot be written to stdout: {error}"))),
-    }
-}
-
-/// Whether the other end of our stdout is open, as far as that can be known without writing.
-pub(super) fn has_reader() -> bool {
-    let stdout = io::stdout();
-    let mut looked = [PollFd::new(std::os::fd::AsFd::as_fd(&stdout), PollFlags::empty())];
-    let closed = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
-    !(poll(&mut looked, PollTimeout::ZERO).is_ok() && looked.iter().any(closed))
 }
 
 /// A name, or the one in an ARN, whole or in part, as kilnd's door takes it. A qualifier has no log of its own.
@@ -233,11 +173,6 @@ pub(super) fn since_ms(text: &str, now: Timestamp) -> Result<i64, Failure> {
     then.or_else(exact).ok_or_else(|| {
         Failure::Usage(format!("--since {text}: write 90s, 10m, 2h or 3d, or a time such as 2026-05-04T12:00:00Z"))
     })
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// How entries are printed.

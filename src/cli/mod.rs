@@ -15,6 +15,7 @@ mod drain;
 mod events;
 mod exec;
 mod failure;
+mod follow;
 mod function;
 mod history;
 mod inspect;
